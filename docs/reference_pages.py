@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import expunge
-from expunge.cli import main as command_line
+from expunge.cli.arguments import build_parser
 from expunge.cli.help_command import all_keys
+from expunge.cli.main import main
 
 LISTS = {
     "methods": "Losses, gradient transforms and weight edits. `expunge list methods NAME` prints one page.",
@@ -38,7 +39,7 @@ def entries(name: str) -> dict[str, dict[str, Any]]:
     """Return a list of the package, as its command prints it for programs."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = command_line.main(["list", name, "--json"])
+        code = main(["list", name, "--json"])
     if code:
         raise RuntimeError(f"expunge list {name} --json: exit code {code}")
     listed: dict[str, dict[str, Any]] = json.loads(printed.getvalue())
@@ -91,7 +92,7 @@ def _wide(formatter: Any) -> Any:
 
 
 def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    yield from _under(command_line._parser(""), "")
+    yield from _under(build_parser(""), "")
 
 
 def _under(parser: argparse.ArgumentParser, prefix: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:

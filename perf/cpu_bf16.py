@@ -26,8 +26,9 @@ import torch
 from speeds import Bench, in_turns, qa_rows, table, training
 from transformers import logging
 
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.models.bfloat16 import NO_INSTRUCTIONS, cpu_has_bfloat16
 from expunge.models.bfloat16_attention import compute_attention_in_float32
 from expunge.models.build import build_llama, train_tokenizer

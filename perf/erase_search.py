@@ -27,10 +27,18 @@ from typing import Any
 from expunge.cli.erase import add_erase, request_of
 from expunge.engine.store import Store
 from expunge.pipelines.erase.proposals import METHODS, rounded
-from expunge.pipelines.erase.request import UTILITY, EraseRun, begin, prepare_erase
+from expunge.pipelines.erase.request import UTILITY, EraseRun, prepare_erase
 from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.erase.run import know_rows
-from expunge.pipelines.erase.search import ENOUGH_SHARE, best, budget_of, finished_trial, plan_search, search
+from expunge.pipelines.erase.search import (
+    ENOUGH_SHARE,
+    best,
+    budget_of,
+    finished_trial,
+    plan_search,
+    search,
+    with_ability,
+)
 from expunge.pipelines.erase.trials import (
     SearchGoal,
     TrialResult,
@@ -58,7 +66,8 @@ def by_hand(erasing: EraseRun, goal: SearchGoal, grid: dict[str, list[float]], s
             trial = trial_of(erasing, method, rate, wanted_steps(erasing))
             args = trial_args(erasing, trial, goal)
             args = dataclasses.replace(args, evaluate=dataclasses.replace(args.evaluate, patience=None))
-            results.append(finished_trial(trial, fit_trial(erasing, trial, None, args), store, silent))
+            result = finished_trial(trial, fit_trial(erasing, trial, None, args), store, silent)
+            results.append(with_ability(erasing, result, store, silent))
             print(line("by hand", results[-1]), flush=True)
     return results
 
@@ -68,7 +77,9 @@ def line(name: str, result: TrialResult) -> str:
     known, utility = (result.values.get(key, math.nan) for key in (KNOWN, UTILITY))
     share = utility / result.start_utility
     under = "" if result.passes else f" ({result.reason or 'under the floor'})"
-    return f"| {name} | {result.trial.label}{under} | {result.step} | {known:.4f} | {share:.1%} |"
+    return (
+        f"| {name} | {result.trial.label}{under} | {result.step} | {known:.4f} | {share:.1%} | {result.ability:.1%} |"
+    )
 
 
 def goal_before(erasing: EraseRun) -> SearchGoal:
@@ -106,11 +117,10 @@ def main() -> None:
         words += [*(("--retain", args.retain) if args.retain else ()), *args.words]
         erasing = know_rows(prepare_erase(request_of(commands.parse_args(words))))
         erasing.work.mkdir(parents=True)
-        begin(erasing)
         store, goal = Store(erasing.work), goal_before(erasing)
         print(f"probability of the answers before: {goal.start:.3f}; enough: {goal.enough:.3f}\n")
-        print("| | setting | step | probability of the answers | utility, share of the start |")
-        print("| --- | --- | --: | --: | --: |", flush=True)
+        print("| | setting | step | probability of the answers | utility, share of the start | general ability, same |")
+        print("| --- | --- | --: | --: | --: | --: |", flush=True)
         began = time.monotonic()
         budget = budget_of(erasing.request.budget_s, store.root)
         steps = plan_search(erasing, goal, store, silent, budget)

@@ -27,19 +27,19 @@ import torch
 from plain import Plain, Sets, Values, Work, loss, read
 from transformers import logging
 
+from expunge.benchmarks.api import Limits
 from expunge.benchmarks.metric_suite import tofu_panel
-from expunge.core.records import TokenRecords, grad_records, token_records
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.data.tofu import load_tofu
 from expunge.evaluation.config import Generation
+from expunge.evaluation.evaluator import Evaluator
 from expunge.evaluation.generation import generate_texts
-from expunge.evaluation.gradients import score_grads
 from expunge.evaluation.kinds import wanted_variants
 from expunge.evaluation.loglikelihood import encode_items, score_tokens
-from expunge.evaluation.speculative import drafts_of
 from expunge.metrics.api import Metric
-from expunge.metrics.compute import OptionalRecords, compute, requests
+from expunge.metrics.compute import requests
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import load_model, load_tokenizer
@@ -152,7 +152,7 @@ def tofu_work(sets: Sets, *, everything: bool) -> Work:
     for side, rows in zip(sides.values(), ("forget_eval", "holdout"), strict=True):
         panel.append(Metric(side, "gradnorm_score", rows=rows, reads={"grads": ("answer",)}))
     chosen = panel if everything else with_parents(panel, DEFAULT)
-    return Work(sets, chosen, {m.rows: 200 for m in chosen if m.rows and m.texts is not None})
+    return Work(sets, chosen, {m.rows: 200 for m in chosen if m.rows and "texts" in m.reads})
 
 
 def muse_work(sets: Sets) -> Work:
@@ -178,32 +178,18 @@ def muse_work(sets: Sets) -> Work:
 
 
 def ours(model: Any, encoder: Encoder, work: Work, reference: Any = None) -> Values:
-    wanted = requests(work.panel)
-    tokens = {n: token_records(score_tokens(model, work.sets[n], v, encoder)) for n, v in wanted.tokens.items()}
-    texts = {}
-    for name in wanted.texts:
-        how = Generation(max_new_tokens=work.limits[name])
-        drafts = drafts_of(tokens[name], "answer") if name in tokens else None
-        texts[name, "answer"] = generate_texts(model, work.sets[name], "answer", encoder, how, drafts=drafts)
-    grads = {n: grad_records(score_grads(model, work.sets[n], v, encoder)) for n, v in wanted.grads.items()}
-    retain = compute(*retain_losses(reference, encoder, work), {})
-    found = compute(work.panel, tokens, texts, retain, OptionalRecords(grads=grads))
-    return {name: r.value for name, r in found.items()}
+    panel = second_panel(work)
+    second = Evaluator(metrics=panel, sets=work.sets, encoder=encoder)
+    retain = second.results(second.score(reference)) if panel else None
+    limits = {name: Limits(most) for name, most in work.limits.items()}
+    evaluator = Evaluator(metrics=work.panel, sets=work.sets, encoder=encoder, limits=limits, retain=retain)
+    return {name: result.value for name, result in evaluator.results(evaluator.score(model)).items()}
 
 
 def second_panel(work: Work) -> list[Metric]:
     """What the reference attack asks of the second model."""
     asked = [m for m in work.panel if m.family == "reference_score"]
-    return [Metric(m.retain or "", "loss_score", rows=m.rows, tokens=m.tokens) for m in asked]
-
-
-def retain_losses(reference: Any, encoder: Encoder, work: Work) -> tuple[list[Metric], dict[str, TokenRecords]]:
-    """What the reference attack reads of the second model."""
-    panel = second_panel(work)
-    return panel, {
-        name: token_records(score_tokens(reference, work.sets[name], wanted, encoder))
-        for name, wanted in requests(panel).tokens.items()
-    }
+    return [Metric(m.retain or "", "loss_score", rows=m.rows, reads={"tokens": m.tokens}) for m in asked]
 
 
 # ---- multiple choice and the bare forward
@@ -253,14 +239,15 @@ def bare_work(model: Any, encoder: Encoder, work: Work, reference: Any = None) -
     """
     wanted = requests(work.panel)
     rows: dict[str, list[tuple[int, int]]] = {"mine": [], "theirs": [], "slopes": []}  # tokens read, and logits wanted
-    for name, variants in wanted.tokens.items():
+    for name, variants in wanted["tokens"].items():
         by_row: dict[int, list[Any]] = {}
         for item in encode_items(work.sets[name], variants, encoder):
             by_row.setdefault(item.row_id, []).append(item)
         for some in by_row.values():
             scored = sum(i.n_scored for i in some)
             rows["mine"].append((some[0].first - 1 + scored, scored))
-    of_answers = [("mine", wanted.texts), ("theirs", requests(second_panel(work)).tokens), ("slopes", wanted.grads)]
+    theirs = requests(second_panel(work))["tokens"]
+    of_answers = [("mine", wanted["texts"]), ("theirs", theirs), ("slopes", wanted["grads"])]
     for which, names in of_answers:
         for name in names:
             rows[which] += [(len(i.read), i.n_scored) for i in encode_items(work.sets[name], ("answer",), encoder)]

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from expunge.data.batch import Batch, collate
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods import objective
 from expunge.training.batching import LossInputBuilder
 from expunge.training.config import TrainArgs

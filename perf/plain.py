@@ -19,8 +19,8 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import roc_auc_score
 
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.kinds import wanted_variants
 from expunge.metrics.api import Metric
 
@@ -177,7 +177,7 @@ class Plain:
         rows = self.work.sets[metric.rows or ""]
         scores = []
         for row in rows:
-            encoded = self.encoder.row(rows, row, metric.grads or "")
+            encoded = self.encoder.row(rows, row, "".join(metric.reads.get("grads", ())))
             ids = torch.tensor([encoded.ids], device=self.model.device)
             labels = ids.clone()
             labels[0, : encoded.n_prompt] = -100

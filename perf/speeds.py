@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from expunge.data.batch import budget_batches, collate
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.batch_limits import SCORED_TOKENS
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts

@@ -141,7 +141,7 @@ from pathlib import Path
 def cpu():
     return time.process_time()
 from expunge.engine.job_file import JobFile
-from expunge.engine.worker import quiet
+from expunge.core.terminal import quiet
 read = JobFile.read(Path(sys.argv[1]))
 quiet()
 read.prepare()

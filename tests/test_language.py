@@ -162,6 +162,15 @@ def test_the_package_is_plain_english() -> None:
     assert not lines, "\n".join(["plain English (see the hints):", *lines])
 
 
+def test_the_names_in_tests_are_nouns() -> None:
+    lines = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line in name_offences(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not lines, "\n".join(lines)
+
+
 def test_class_names_are_unique() -> None:
     places = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -40,8 +40,9 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from expunge.models.wrapped import WrappedModel
     from expunge.pipelines.study.api import Study
     from expunge.pipelines.study.demo import DemoWorld, demo_world
-    from expunge.pipelines.study.handle import load_job, load_study
+    from expunge.pipelines.study.handle import load_study
     from expunge.pipelines.study.inspection import inspect
+    from expunge.pipelines.study.job_handle import load_job
     from expunge.pipelines.study.judging import judge
     from expunge.pipelines.study.library import evaluate, load_benchmark
     from expunge.training.lora import LoraArgs
@@ -62,12 +63,15 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
         NPOConfig,
         PDUConfig,
         PURGEConfig,
+        R2MUConfig,
         RepNoiseConfig,
         RMUConfig,
         RRConfig,
+        RULEConfig,
         SatImpConfig,
         SemEvalGAConfig,
         SimNPOConfig,
+        TPOConfig,
         UNDIALConfig,
         UNDOConfig,
         UnilogitConfig,
@@ -104,13 +108,16 @@ __all__ = [
     "MEConfig",
     "NPOConfig",
     "PDUConfig",
-    "RepNoiseConfig",
     "PURGEConfig",
+    "R2MUConfig",
+    "RepNoiseConfig",
     "RMUConfig",
     "RRConfig",
+    "RULEConfig",
     "SatImpConfig",
     "SemEvalGAConfig",
     "SimNPOConfig",
+    "TPOConfig",
     "UNDIALConfig",
     "UNDOConfig",
     "UnilogitConfig",
@@ -203,7 +210,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "judges.api": ("Judge", "JudgementTable"),
     "judges.rules": ("RuleJudge",),
     "pipelines.study.api": ("Study",),
-    "pipelines.study.handle": ("load_study", "load_job"),
+    "pipelines.study.handle": ("load_study",),
+    "pipelines.study.job_handle": ("load_job",),
     "core.errors": ("ExpungeError", "ConfigError", "DataError", "JobError"),
 }
 _INNER = {"method_registry": "registry", "benchmark_registry": "benchmarks"}  # other names in their modules

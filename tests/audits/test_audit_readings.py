@@ -15,10 +15,10 @@ from expunge.metrics.api import MetricResult
 
 
 def rows(name: str, n: int, *keys: str) -> ExampleSet:
-    made = (
+    product = (
         Example(i, f"{name} {i}?", {"answer": f"{name} says {i} now"}, None, {"keys": list(keys)}) for i in range(n)
     )
-    return ExampleSet(name, tuple(made))
+    return ExampleSet(name, tuple(product))
 
 
 RETAIN = ExampleSet(
@@ -51,21 +51,21 @@ def test_every_audit_has_a_page_with_a_command() -> None:
 
 
 def test_relearning_never_scores_a_row_it_trains_on_and_tells_near_from_far() -> None:
-    asked = make_audit({"name": "relearn", "rows": 2}).expand(GROUND)
-    assert [p.name for p in asked.probes] == ["same_rows", "entity_rows", "unrelated"]
-    taught = {r.question for r in asked.sets["audit_same_rows"]}
-    scored = {r.question for r in asked.sets["audit_rest"]}
+    plan = make_audit({"name": "relearn", "rows": 2}).expand(GROUND)
+    assert [p.name for p in plan.probes] == ["same_rows", "entity_rows", "unrelated"]
+    taught = {r.question for r in plan.sets["audit_same_rows"]}
+    scored = {r.question for r in plan.sets["audit_rest"]}
     assert len(taught) == 2 and len(scored) == 8 and not taught & scored
-    assert keys_of(asked.sets["audit_entity_rows"].rows) == {"city"}
-    assert {r.answer for r in asked.sets["audit_unrelated"]} == {"far"}
-    assert all(isinstance(p.change, RelearnSpec) for p in asked.probes)
+    assert keys_of(plan.sets["audit_entity_rows"].rows) == {"city"}
+    assert {r.answer for r in plan.sets["audit_unrelated"]} == {"far"}
+    assert all(isinstance(p.change, RelearnSpec) for p in plan.probes)
 
 
 def test_relearning_without_entities_says_so() -> None:
     plain = AuditInputs(forget=rows("forget", 6), retain=rows("retain", 3), holdout=None)
-    asked = make_audit({"name": "relearn", "rows": 2}).expand(plain)
-    assert [p.name for p in asked.probes] == ["same_rows", "unrelated"]
-    assert "name no entities" in asked.missing["entity_rows"]
+    plan = make_audit({"name": "relearn", "rows": 2}).expand(plain)
+    assert [p.name for p in plan.probes] == ["same_rows", "unrelated"]
+    assert "name no entities" in plan.missing["entity_rows"]
 
 
 def relearned(curves: dict[int, float]) -> dict[str, dict[str, MetricResult]]:
@@ -74,11 +74,11 @@ def relearned(curves: dict[int, float]) -> dict[str, dict[str, MetricResult]]:
 
 def test_a_relearning_curve_is_read_between_those_of_the_controls() -> None:
     audit = make_audit({"name": "relearn", "rows": 2, "ways": ["same_rows"], "steps": [0, 1, 2]})
-    found = AuditOutputs(
+    outputs = AuditOutputs(
         relearned({0: 0.2, 1: 0.4, 2: 0.6}), relearned({0: 0.0, 1: 0.0, 2: 0.0}), relearned({0: 0.8, 1: 0.8, 2: 0.8})
     )
-    told = audit.read(GROUND, found)
-    (reading,) = told.readings
+    findings = audit.read(GROUND, outputs)
+    (reading,) = findings.readings
     # both numbers are traces, and the end of the curve comes first; half of 0.8 - 0.2 back is 0.5, at step 1.5
     assert (reading.value, reading.retain, reading.full) == pytest.approx((0.6, 0.0, 0.8))
     assert (reading.position, reading.verdict) == (pytest.approx(0.75), "trace")
@@ -87,7 +87,7 @@ def test_a_relearning_curve_is_read_between_those_of_the_controls() -> None:
     assert reading.details["recovery_steps"] == pytest.approx(1.5)
     assert reading.details["recovery_steps_retain"] == math.inf
     assert "1.5 steps (retain model: not within 2 steps)" in reading.note
-    assert len(told.rows["row_id"]) == 3 * 8
+    assert len(findings.rows["row_id"]) == 3 * 8
 
 
 @pytest.mark.parametrize(
@@ -108,18 +108,30 @@ def test_a_curve_is_judged_by_its_end_and_by_its_height(model: dict[int, float],
     assert reading.details["model_at_2"] == pytest.approx(model[2])
 
 
+ALONE = {
+    "relearn": ({"name": "relearn", "rows": 2, "ways": ["same_rows"], "steps": [0, 1]}, "same_rows@1", "rest"),
+    "quantize": ({"name": "quantize", "forms": ["int4"]}, "int4", "forget"),
+    "prompting": ({"name": "prompting", "ways": ["upper"], "rouge": False}, "as_it_is", "worst_prob"),
+    "generated": ({"name": "generated", "kinds": ["multi_turn"]}, "as_it_is", "multi_turn_prob"),
+}
+
+
 @pytest.mark.parametrize("lacks", ["retain", "full"])
-@pytest.mark.parametrize("name", ["relearn", "quantize", "prompting"])
-def test_without_a_control_nothing_is_said_and_the_reason_is(name: str, lacks: str) -> None:
-    audit = make_audit({"name": "relearn", "rows": 2} if name == "relearn" else name)
-    sides: dict[str, Any] = {"model": {}, "retain": {}, "full": {}, lacks: None}
-    told = audit.read(GROUND, AuditOutputs(**sides))
-    assert told.readings
-    for reading in told.readings:
-        assert reading.verdict == "not measurable" and reading.note
-        assert math.isnan(reading.value)
-    role = {"full": "target"}.get(lacks, lacks)
-    assert any(f"no {role} model" in r.note for r in told.readings)
+@pytest.mark.parametrize("name", list(ALONE))
+def test_without_a_control_there_is_a_number_and_no_verdict(name: str, lacks: str) -> None:
+    settings, probe, metric = ALONE[name]
+    score = "score" if name == "prompting" else "prob"  # of the worst form of a row
+    # mean 0.4, variance 0.1^2 * 4 / 3; t(0.975, 3 degrees) = 3.182446
+    model = {probe: {metric: result([0.3, 0.5, 0.3, 0.5], score)}}
+    other = {probe: {metric: result([0.9] * 4, score)}}
+    sides: dict[str, Any] = {"model": model, "retain": other, "full": other, lacks: None}
+    (reading,) = make_audit(settings).read(GROUND, AuditOutputs(**sides)).readings
+    half = 3.182446 * math.sqrt(0.04 / 3) / 2
+    assert (reading.value, reading.low, reading.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half), abs=1e-6)
+    assert reading.verdict == "not measurable" and math.isnan(reading.position) and math.isnan(reading.p_value)
+    assert math.isnan(getattr(reading, lacks)) and reading.rows == 4
+    assert getattr(reading, "full" if lacks == "retain" else "retain") == pytest.approx(0.9)
+    assert f"no {({'full': 'target'}).get(lacks, lacks)} model" in reading.note
 
 
 def test_quantisation_that_brings_knowledge_back_is_seen() -> None:
@@ -130,11 +142,11 @@ def test_quantisation_that_brings_knowledge_back_is_seen() -> None:
     def of(values: list[float]) -> dict[str, MetricResult]:
         return {"forget": result(values)}
 
-    found = AuditOutputs(
+    outputs = AuditOutputs(
         {"as_it_is": of(retain), "int4": of([0.8, 0.7] * 4)},
         *({"as_it_is": of(sides[s]), "int4": of(sides[s])} for s in ("retain", "full")),
     )
-    (reading,) = audit.read(GROUND, found).readings
+    (reading,) = audit.read(GROUND, outputs).readings
     # 0.75 between 0.15 and 0.85: 0.6 / 0.7
     assert reading.position == pytest.approx(0.6 / 0.7)
     assert reading.verdict == "known"
@@ -142,10 +154,10 @@ def test_quantisation_that_brings_knowledge_back_is_seen() -> None:
 
 
 def test_prompting_asks_what_the_rows_allow() -> None:
-    asked = make_audit({"name": "prompting", "rouge": False, "leak": True}).expand(GROUND)
-    assert "forget_shots" in asked.sets and len(asked.sets["forget_shots"].shots) == 3
-    assert asked.sets["forget_begun"][0].answer == "0 now"
-    assert set(asked.missing) == {"way paraphrased", "leak"}
+    plan = make_audit({"name": "prompting", "rouge": False, "leak": True}).expand(GROUND)
+    assert "forget_shots" in plan.sets and len(plan.sets["forget_shots"].shots) == 3
+    assert plan.sets["forget_begun"][0].answer == "0 now"
+    assert set(plan.missing) == {"way paraphrased", "leak"}
     other = make_audit({"name": "prompting", "ways": ["german", "chinese"], "rouge": False}).expand(GROUND).sets
     assert other["forget_german"][0].question.endswith("gestellt ist: forget 0?")
     assert other["forget_chinese"][0].answer == GROUND.forget[0].answer
@@ -200,7 +212,7 @@ def test_rows_pushed_far_down_are_told_from_unseen_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ("relern", "did you mean 'relearn'"),
         ({"rows": 3}, "audits.name: missing"),
@@ -212,10 +224,10 @@ def test_rows_pushed_far_down_are_told_from_unseen_ones() -> None:
         ({"name": "exposure", "percentile": 0.2}, "audits.percentile: must be above 0.5"),
     ],
 )
-def test_wrong_settings_are_told_in_one_line(entry: Any, said: str) -> None:
+def test_wrong_settings_are_told_in_one_line(entry: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make_audit(entry)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_too_few_rows_to_relearn_from_are_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,8 +41,9 @@ def test_each_kind_is_a_set_and_a_finding_and_the_table_shows_every_probe() -> N
     assert len(report.rows["model"]) == 16
     known = audit.read(INPUTS, AuditOutputs(of(0.8), of(0.1), of(0.8))).readings
     assert [f.verdict for f in known[:2]] == ["known", "known"]
-    lacking = audit.read(INPUTS, AuditOutputs({}, None, None)).readings
+    lacking = audit.read(INPUTS, AuditOutputs(of(0.1), None, None)).readings
     assert all(f.verdict == "not measurable" and f.note for f in lacking)
+    assert [f.value for f in lacking[:2]] == pytest.approx([0.135, 0.135]) and math.isnan(lacking[2].value)
 
 
 def test_a_file_replaces_the_templates(tmp_path: Path) -> None:
@@ -61,22 +63,22 @@ def test_texts_without_questions_are_named() -> None:
 
 def test_only_usable_replies_of_a_model_become_probes() -> None:
     rows = ExampleSet("forget", FORGET.rows[:3])
-    asked: list[str] = []
+    requests: list[str] = []
 
     def answers(texts: Sequence[str]) -> list[str]:
-        asked.extend(texts)
+        requests.extend(texts)
         return replies
 
     replies = ["1. In which town was Ada Lee born?", "Where was Bo Ray born?", "In which town was he born?"]
-    found = model_probes(rows, "paraphrase", answers)
-    assert [(p.row, p.question, p.answer) for p in found] == [
+    result = model_probes(rows, "paraphrase", answers)
+    assert [(p.row, p.question, p.answer) for p in result] == [
         (0, "In which town was Ada Lee born?", "Ada Lee was born in town 0.")
     ]
     replies = ["Who was born in town 0?", "Was Bo Ray born in town 1?", "no question"]
     assert [(p.row, p.answer) for p in model_probes(rows, "reverse", answers)] == [(0, "Ada Lee")]
     replies = ["Lee", "Bo Ray", "a very long name of many words"]
     assert [(p.row, p.question) for p in model_probes(rows, "alias", answers)] == [(0, "Where was Lee born?")]
-    assert "Ada Lee was born in town 0." in asked[3]
+    assert "Ada Lee was born in town 0." in requests[3]
 
 
 def test_a_kind_that_no_model_writes_is_named_before_the_model_is_read() -> None:

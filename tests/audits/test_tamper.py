@@ -22,8 +22,9 @@ from expunge.audits.tampering import (
     training_results,
 )
 from expunge.core.errors import ConfigError
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.evaluator import resolve_template
 from expunge.interpretability.inputs import analysis_inputs, answer_logps
 from expunge.metrics.api import MetricResult
@@ -103,7 +104,7 @@ def test_too_few_rows_are_refused() -> None:
         make_audit({**SMALL, "rows": 9}).expand(INPUTS)
 
 
-def tried(values: list[float], rate: float, steps: int, flops: float) -> MetricResult:
+def attempt_of(values: list[float], rate: float, steps: int, flops: float) -> MetricResult:
     return MetricResult(
         sum(values) / len(values),
         per_row={i: {"score": v} for i, v in enumerate(values)},
@@ -114,9 +115,9 @@ def tried(values: list[float], rate: float, steps: int, flops: float) -> MetricR
 def test_a_try_is_chosen_on_one_half_and_measured_on_the_other() -> None:
     # try B is best on rows 0 and 2 (half 0), try A on rows 1 and 3 (half 1): each half gets the other one's choice
     tries = {
-        "a": tried([0.1, 0.8, 0.2, 0.6], 1e-3, 4, 40.0),
-        "b": tried([0.9, 0.3, 0.7, 0.1], 1e-2, 8, 80.0),
-        "c": tried([0.0, 0.0, 0.0, 0.0], 1e-2, 4, 40.0),
+        "a": attempt_of([0.1, 0.8, 0.2, 0.6], 1e-3, 4, 40.0),
+        "b": attempt_of([0.9, 0.3, 0.7, 0.1], 1e-2, 8, 80.0),
+        "c": attempt_of([0.0, 0.0, 0.0, 0.0], 1e-2, 4, 40.0),
     }
     choice = choose(tries, np.array([0, 1, 0, 1]))
     assert choice.values_R.tolist() == [0.1, 0.3, 0.2, 0.1]  # below the best try of all rows, 0.5
@@ -125,20 +126,20 @@ def test_a_try_is_chosen_on_one_half_and_measured_on_the_other() -> None:
 
 
 def test_the_worst_attack_comes_first_with_its_corrected_p_value() -> None:
-    found = [
+    finding = [
         AuditFinding("full", position=0.3, verdict="trace", p_value=0.03, note="x"),
         AuditFinding("lora", position=0.9, verdict="known", p_value=0.01),
         AuditFinding("benign", position=0.0, verdict="no trace", p_value=0.5),
         AuditFinding("soft_prompt", note="no rows"),
     ]
-    ranked = worst_first(found)
+    ranked = worst_first(finding)
     assert [f.name for f in ranked] == ["lora", "full", "benign", "soft_prompt"]
     assert ranked[0].note.startswith("worst case of 3 attacks, p = 0.03 after Holm's correction")
     assert [f.details.get("p_holm") for f in ranked] == [*(holm([0.01, 0.03, 0.5])), None]
 
 
 def analysed(values: list[float]) -> dict[str, MetricResult]:
-    return {"0": tried([v / 2 for v in values], 1e-3, 0, 0.0), "4": tried(values, 1e-3, 4, 7.0)}
+    return {"0": attempt_of([v / 2 for v in values], 1e-3, 0, 0.0), "4": attempt_of(values, 1e-3, 4, 7.0)}
 
 
 def test_a_model_that_comes_back_is_known_and_one_like_retain_has_no_trace() -> None:
@@ -158,8 +159,12 @@ def test_a_model_that_comes_back_is_known_and_one_like_retain_has_no_trace() -> 
     assert (first.details["steps"], first.details["flops"], first.details["retain_steps"]) == (4.0, 7.0, 4.0)
     assert "cost 4 steps, 7 FLOPs (retain model: 4 steps" in first.note
     assert len(report.rows["row_id"]) == 14 and set(report.rows["attack"]) == {"full", "lora"}
-    lacking = audit.read(INPUTS, AuditOutputs({}, None, None)).readings
+    unlearned = {"full": analysed(low), "lora": analysed(high)}
+    lacking = audit.read(
+        INPUTS, AuditOutputs(unlearned, None, {"full": analysed(high), "lora": analysed(high)})
+    ).readings
     assert all(one.verdict == "not measurable" and "no retain model" in one.note for one in lacking)
+    assert [(one.value, one.full) for one in lacking] == [pytest.approx((0.13, 0.93)), pytest.approx((0.93, 0.93))]
 
 
 SETTINGS = TrySettings(rates=(1e-2,), steps=(1, 3), batch_size=2, seed=0, prompt_tokens=4, lora_rank=2)
@@ -169,16 +174,16 @@ SETTINGS = TrySettings(rates=(1e-2,), steps=(1, 3), batch_size=2, seed=0, prompt
 def test_a_training_attack_changes_a_copy_and_states_its_cost(model: Any, encoder: Encoder, attack: str) -> None:
     before = copy.deepcopy(model.state_dict())
     known, hidden = rows("forget", 2), rows("forget", 5)
-    found = training_results(model, known, hidden, encoder, SETTINGS, attack)
-    assert list(found) == ["0.01@0", "0.01@1", "0.01@3"]
+    result = training_results(model, known, hidden, encoder, SETTINGS, attack)
+    assert list(result) == ["0.01@0", "0.01@1", "0.01@3"]
     plain = answer_logps(model, analysis_inputs(hidden, encoder))
     offsets = analysis_inputs(hidden, encoder).offsets
     own = [math.exp(plain[offsets[i] : offsets[i + 1]].mean()) for i in range(5)]
-    assert [found["0.01@0"].per_row[i]["score"] for i in range(5)] == pytest.approx(own, rel=1e-6)
-    assert found["0.01@3"].value > found["0.01@0"].value  # the answers share their words
+    assert [result["0.01@0"].per_row[i]["score"] for i in range(5)] == pytest.approx(own, rel=1e-6)
+    assert result["0.01@3"].value > result["0.01@0"].value  # the answers share their words
     lengths = [len(encoder.rows(known, [(row, "answer")])[0].ids) for row in known]
     tokens = 2 * (sum(lengths) / 2 + (4 if attack == "soft_prompt" else 0))
-    assert found["0.01@3"].extra["flops"] == pytest.approx(6 * parameter_count(model) * tokens * 3)
+    assert result["0.01@3"].extra["flops"] == pytest.approx(6 * parameter_count(model) * tokens * 3)
     after = model.state_dict()
     assert set(after) == set(before) and all(torch.equal(after[k], before[k]) for k in before)
 
@@ -210,7 +215,7 @@ def test_an_ablated_model_has_no_component_along_the_direction(model: Any, encod
 
 
 def test_the_ablation_tries_layers_and_reads_both_kinds_of_prompts(model: Any, encoder: Encoder) -> None:
-    found = ablation_results(model, rows("forget", 2), RETAIN, rows("forget", 4), encoder, tries=2)
-    assert next(iter(found)) == "0@0" and len(found) >= 2
+    result = ablation_results(model, rows("forget", 2), RETAIN, rows("forget", 4), encoder, tries=2)
+    assert next(iter(result)) == "0@0" and len(result) >= 2
     read = sum(len(encoder.rows(s, [(row, "answer")])[0].ids) for s in (rows("forget", 2), RETAIN) for row in s)
-    assert list(found.values())[-1].extra["flops"] == pytest.approx(2 * parameter_count(model) * read)
+    assert list(result.values())[-1].extra["flops"] == pytest.approx(2 * parameter_count(model) * read)

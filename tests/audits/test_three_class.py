@@ -41,21 +41,21 @@ KEPT = {"retain": 0.0, "forget": 3.0, "never_seen": 3.0}  # forget and unseen ro
 
 
 def test_scores_by_hand_and_as_in_scikit_learn() -> None:
-    labels, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 0, 2])
+    labels, predictions = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 0, 2])
     # TP 1, 2, 1; FP 1, 1, 0; FN 1, 0, 1 -> F1 1/2, 4/5, 2/3
-    assert f1_scores(confusion(labels, predicted)).tolist() == pytest.approx([0.5, 0.8, 2 / 3], rel=1e-15)
-    found = class_scores(labels, predicted)
-    assert found["accuracy"] == pytest.approx(4 / 6, rel=1e-15)
-    assert found["macro_f1"] == pytest.approx((0.5 + 0.8 + 2 / 3) / 3, rel=1e-15)
-    assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"), rel=1e-14)
+    assert f1_scores(confusion(labels, predictions)).tolist() == pytest.approx([0.5, 0.8, 2 / 3], rel=1e-15)
+    result = class_scores(labels, predictions)
+    assert result["accuracy"] == pytest.approx(4 / 6, rel=1e-15)
+    assert result["macro_f1"] == pytest.approx((0.5 + 0.8 + 2 / 3) / 3, rel=1e-15)
+    assert result["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro"), rel=1e-14)
     assert class_scores(labels, np.zeros(6, dtype=int))["macro_f1"] == pytest.approx(0.5 / 3)
 
 
 def test_intervals_contain_the_value_and_draw_within_classes() -> None:
     labels = np.repeat([0, 1, 2], 40)
-    predicted = np.where(np.arange(120) % 4 == 0, (labels + 1) % 3, labels)
-    drawn = drawn_scores(labels, predicted)
-    low, high = np.quantile(drawn["accuracy"], [0.025, 0.975])
+    predictions = np.where(np.arange(120) % 4 == 0, (labels + 1) % 3, labels)
+    sample = drawn_scores(labels, predictions)
+    low, high = np.quantile(sample["accuracy"], [0.025, 0.975])
     assert low < 0.75 < high and high - low == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 120), rel=0.15)
     perfect = drawn_scores(labels, labels)
     assert set(perfect["accuracy"]) == {1.0} and set(perfect["macro_f1"]) == {1.0}

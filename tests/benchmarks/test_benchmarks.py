@@ -23,7 +23,7 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted", "said"),
+    ("name", "config", "message"),
     [
         (
             "tofu",
@@ -43,10 +43,10 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name() -> None:
         ),
     ],
 )
-def test_what_a_benchmark_does_not_know_is_refused(name: str, wanted: BenchmarkConfig, said: str) -> None:
+def test_what_a_benchmark_does_not_know_is_refused(name: str, config: BenchmarkConfig, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        find_benchmark(name).make(wanted)
-    assert str(error.value) == said
+        find_benchmark(name).make(config)
+    assert str(error.value) == message
 
 
 def test_settings_of_one_benchmark_are_decoded_at_their_key() -> None:
@@ -64,5 +64,7 @@ def test_settings_of_one_benchmark_are_decoded_at_their_key() -> None:
 
 @pytest.mark.shared
 def test_the_retain_split_is_the_partner_of_the_forget_split(shared: Path) -> None:
-    made = find_benchmark("tofu").make(BenchmarkConfig(root=str(shared / "data" / "tofu"), forget_split="forget05"))
-    assert (made.split, len(made.sets["forget"]), len(made.sets["retain"])) == ("forget05", 200, 3800)
+    benchmark = find_benchmark("tofu").make(
+        BenchmarkConfig(root=str(shared / "data" / "tofu"), forget_split="forget05")
+    )
+    assert (benchmark.split, len(benchmark.sets["forget"]), len(benchmark.sets["retain"])) == ("forget05", 200, 3800)

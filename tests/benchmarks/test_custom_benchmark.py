@@ -31,45 +31,45 @@ def files(tmp_path: Path) -> dict[str, str]:
     return {name.split(".")[0]: str(tmp_path / name) for name in texts}
 
 
-def make(**wanted: object) -> Benchmark:
-    return find_benchmark("custom").make(BenchmarkConfig(**wanted))  # type: ignore[arg-type]
+def make(**target: object) -> Benchmark:
+    return find_benchmark("custom").make(BenchmarkConfig(**target))  # type: ignore[arg-type]
 
 
 def test_one_file_is_enough(files: dict[str, str]) -> None:
-    made = make(forget=files["forget"])
-    assert [m.name for m in made.panel] == NAMES
-    assert (made.full_sets, made.retain_sets) == ((), ())
-    assert (len(made.sets["forget"]), len(made.sets["forget_eval"])) == (2, 2)
-    assert made.sets["retain"][0].question == "In which country is Lisbon?"
-    assert any("plain facts" in note for note in made.notes)
-    utility = next(m for m in made.panel if m.name == "model_utility")
+    result = make(forget=files["forget"])
+    assert [m.name for m in result.panel] == NAMES
+    assert (result.full_sets, result.retain_sets) == ((), ())
+    assert (len(result.sets["forget"]), len(result.sets["forget_eval"])) == (2, 2)
+    assert result.sets["retain"][0].question == "In which country is Lisbon?"
+    assert any("plain facts" in note for note in result.notes)
+    utility = next(m for m in result.panel if m.name == "model_utility")
     assert set(utility.parents) == {"retain_Q_A_Prob", "retain_Q_A_ROUGE"}
 
 
 def test_given_retain_rows_and_a_model_to_be_trained(files: dict[str, str]) -> None:
-    made = make(forget=files["forget"], retain=files["retain"], args={"train_full": True})
-    assert (made.full_sets, made.retain_sets) == (("forget", "retain"), ("retain",))
-    assert [note.partition(": ")[0] for note in made.notes] == [files["forget"], files["retain"]]
-    assert made.sets["retain"][0].answer == "Four."
-    made = make(forget=files["forget"], args={"retain_source": files["retain"]})
-    assert f"retain rows: 1 of {files['retain']}" in made.notes
+    result = make(forget=files["forget"], retain=files["retain"], args={"train_full": True})
+    assert (result.full_sets, result.retain_sets) == (("forget", "retain"), ("retain",))
+    assert [note.partition(": ")[0] for note in result.notes] == [files["forget"], files["retain"]]
+    assert result.sets["retain"][0].answer == "Four."
+    result = make(forget=files["forget"], args={"retain_source": files["retain"]})
+    assert f"retain rows: 1 of {files['retain']}" in result.notes
 
 
 def test_a_holdout_adds_the_attacks(files: dict[str, str]) -> None:
-    made = make(forget=files["forget"], args={"holdout": files["other"]})
-    names = {m.name for m in made.panel}
+    result = make(forget=files["forget"], args={"holdout": files["other"]})
+    names = {m.name for m in result.panel}
     assert {"mia_loss", "mia_min_k", "privleak"} < names
-    assert len(made.sets["holdout"]) == 1
+    assert len(result.sets["holdout"]) == 1
 
 
 def test_wrong_answers_add_the_truth_ratio(tmp_path: Path) -> None:
     rows = [{"question": "Who?", "answer": "Ann", "perturbed_answer": ["Bob", "Cay"]}]
     (tmp_path / "f.json").write_text(json.dumps(rows))
-    made = make(forget=str(tmp_path / "f.json"))
-    ratio = next(m for m in made.panel if m.name == "forget_truth_ratio")
+    result = make(forget=str(tmp_path / "f.json"))
+    ratio = next(m for m in result.panel if m.name == "forget_truth_ratio")
     assert ratio.tokens == ("answer", "perturbed")
-    assert "forget_quality" in {m.name for m in made.panel}
-    assert "retain_Truth_Ratio" not in {m.name for m in made.panel}
+    assert "forget_quality" in {m.name for m in result.panel}
+    assert "retain_Truth_Ratio" not in {m.name for m in result.panel}
 
 
 def test_what_cannot_be(files: dict[str, str], tmp_path: Path) -> None:

@@ -9,20 +9,21 @@ import pytest
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.world.generate import WorldConfig, make_world
+from expunge.data.world.config import WorldConfig
+from expunge.data.world.generate import make_world
 
 
 @pytest.mark.shared
 def test_tofu_20_20(shared: Path) -> None:
     root = str(shared / "data" / "tofu")
-    made = find_benchmark("tofu").make(BenchmarkConfig(root=root, args={"granularity": "question"}))
-    sizes = {name: len(rows) for name, rows in made.sets.items()}
+    benchmark = find_benchmark("tofu").make(BenchmarkConfig(root=root, args={"granularity": "question"}))
+    sizes = {name: len(rows) for name, rows in benchmark.sets.items()}
     assert sizes == {"full": 4000, "forget": 160, "retain": 3840, "forget_eval": 160, "retain_eval": 400}
-    assert made.full_sets == ("full",) and made.retain_sets == ("retain",)
-    ratio = next(m for m in made.panel if m.name == "forget_truth_ratio")
+    assert benchmark.full_sets == ("full",) and benchmark.retain_sets == ("retain",)
+    ratio = next(m for m in benchmark.panel if m.name == "forget_truth_ratio")
     assert ratio.tokens == ("answer", "perturbed")
-    row = made.sets["forget_eval"][0]
-    author = [r for r in made.sets["forget"] if r.meta["author"] == row.meta["author"]]
+    row = benchmark.sets["forget_eval"][0]
+    author = [r for r in benchmark.sets["forget"] if r.meta["author"] == row.meta["author"]]
     assert set(row.perturbed) == {r.answer for r in author} - {row.answer}
 
 
@@ -41,8 +42,8 @@ def test_tofu_takes_no_split_beside_a_granularity_and_no_share_without(tmp_path:
 
 def test_the_worlds_relationships_measure_both_kinds_of_retain_rows() -> None:
     config = WorldConfig(authors=12, questions_per_author=12, forget_fraction=0.1, granularity="relationship")
-    made = find_benchmark("world").make(BenchmarkConfig(world=config))
-    more = {m.name: m.rows for m in made.panel if m.rows in ("retain_entity", "retain_other")}
+    benchmark = find_benchmark("world").make(BenchmarkConfig(world=config))
+    more = {m.name: m.rows for m in benchmark.panel if m.rows in ("retain_entity", "retain_other")}
     assert more == {
         f"{rows}_{name}": rows
         for rows in ("retain_entity", "retain_other")
@@ -67,11 +68,11 @@ def test_arcsfs_graph_with_rows(tmp_path: Path) -> None:
     (tmp_path / "questions.json").write_text(json.dumps(rows))
     for granularity in ("question", "book", "author", "publisher", "relationship"):
         args = {"granularity": granularity, "forget_fraction": 0.2}
-        made = find_benchmark("gen_tofu").make(BenchmarkConfig(root=str(tmp_path), args=args))
-        assert len(made.sets["forget"]) + len(made.sets["retain"]) == len(rows), granularity
-        assert len(made.sets["forget_eval"]) == len(made.sets["forget"])
-        asked, trained = made.sets["forget_eval"][0], made.sets["forget"][0]
-        assert asked.question != trained.question and asked.meta == trained.meta
-        assert ("retain_entity" in made.sets) == (granularity == "relationship")
+        benchmark = find_benchmark("gen_tofu").make(BenchmarkConfig(root=str(tmp_path), args=args))
+        assert len(benchmark.sets["forget"]) + len(benchmark.sets["retain"]) == len(rows), granularity
+        assert len(benchmark.sets["forget_eval"]) == len(benchmark.sets["forget"])
+        requests, trained = benchmark.sets["forget_eval"][0], benchmark.sets["forget"][0]
+        assert requests.question != trained.question and requests.meta == trained.meta
+        assert ("retain_entity" in benchmark.sets) == (granularity == "relationship")
     with pytest.raises(ConfigError, match=r"^data\.root: missing"):
         find_benchmark("gen_tofu").make(BenchmarkConfig())

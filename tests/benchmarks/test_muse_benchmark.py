@@ -23,17 +23,17 @@ NAMES = {
 }
 
 
-def made(folder: Path, **wanted: object) -> Benchmark:
-    return find_benchmark("muse").make(BenchmarkConfig(root=str(folder), **wanted))  # type: ignore[arg-type]
+def benchmark_of(folder: Path, **target: object) -> Benchmark:
+    return find_benchmark("muse").make(BenchmarkConfig(root=str(folder), **target))  # type: ignore[arg-type]
 
 
 def test_the_panel_and_what_it_reads(muse_folder: Path) -> None:
-    benchmark = made(muse_folder)
+    benchmark = benchmark_of(muse_folder)
     assert {m.name for m in benchmark.panel} == NAMES
     assert set(benchmark.shown) < NAMES and benchmark.utility in NAMES
-    wanted = requests(benchmark.panel)
-    assert wanted.tokens == {n: ("answer",) for n in ("forget_verbmem", "privleak_forget", "privleak_holdout")}
-    assert set(wanted.texts) == set(benchmark.generation) == {"forget_knowmem", "forget_verbmem", "retain_knowmem"}
+    needs = requests(benchmark.panel)
+    assert needs.tokens == {n: ("answer",) for n in ("forget_verbmem", "privleak_forget", "privleak_holdout")}
+    assert set(needs.texts) == set(benchmark.generation) == {"forget_knowmem", "forget_verbmem", "retain_knowmem"}
     assert {n: v.max_new_tokens for n, v in benchmark.generation.items()} == {
         "forget_knowmem": 32,
         "retain_knowmem": 32,
@@ -43,21 +43,21 @@ def test_the_panel_and_what_it_reads(muse_folder: Path) -> None:
 
 
 def test_every_attack_when_asked(muse_folder: Path) -> None:
-    names = {m.name for m in made(muse_folder, args={"attacks": True}).panel}
+    names = {m.name for m in benchmark_of(muse_folder, args={"attacks": True}).panel}
     attacks = {"mia_loss", "mia_zlib", "mia_min_k_plus_plus", "mia_reference"}
     assert names - NAMES == {f"{a}{end}" for a in attacks for end in ("", "_forget", "_holdout")}
 
 
 def test_roles(muse_folder: Path) -> None:
-    benchmark = made(muse_folder, forget_split="sust_2")
+    benchmark = benchmark_of(muse_folder, forget_split="sust_2")
     assert (benchmark.full_sets, benchmark.retain_sets) == (("forget", "retain2"), ("retain2",))
     assert benchmark.split == "News sust_forget_2" and len(benchmark.sets["forget"]) == 2
-    assert made(muse_folder, forget_split="forget_2", args={"series": "sust"}).split == benchmark.split
-    assert made(muse_folder, data_split="Books").split == "Books forget"
+    assert benchmark_of(muse_folder, forget_split="forget_2", args={"series": "sust"}).split == benchmark.split
+    assert benchmark_of(muse_folder, data_split="Books").split == "Books forget"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("target", "message"),
     [
         ({"data_split": "Poems"}, "data_split=Poems: MUSE has no such part (allowed: Books, News)"),
         ({"retain_split": "retain90"}, "retain_split=retain90: MUSE has no such split; did you mean 'retain"),
@@ -67,7 +67,7 @@ def test_roles(muse_folder: Path) -> None:
         ({"args": {"max_length": 1}}, "data.args.max_length: must be at least 2 tokens, got 1"),
     ],
 )
-def test_what_is_refused(muse_folder: Path, wanted: dict[str, object], said: str) -> None:
+def test_what_is_refused(muse_folder: Path, target: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        made(muse_folder, **wanted)
-    assert str(error.value).startswith(said)
+        benchmark_of(muse_folder, **target)
+    assert str(error.value).startswith(message)

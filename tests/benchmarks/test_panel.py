@@ -7,7 +7,7 @@ import pytest
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.benchmarks.metric_suite import UTILITY_PARTS, as_openunlearning, tofu_panel
 from expunge.core.errors import ConfigError
-from expunge.data.world.generate import WorldConfig
+from expunge.data.world.config import WorldConfig
 from expunge.metrics.compute import compute, in_order, requests
 
 NAMES = {
@@ -51,8 +51,8 @@ def test_holdout_rows_cost_one_answer_each() -> None:
 @pytest.mark.parametrize("authors", [0, 1])
 def test_the_world_attacks_where_it_has_holdout_authors(authors: int) -> None:
     config = WorldConfig(authors=6, questions_per_author=3, facts=4, holdout_authors=authors)
-    made = find_benchmark("world").make(BenchmarkConfig(world=config))
-    assert ("privleak" in {m.name for m in made.panel}) == ("holdout" in made.sets) == bool(authors)
+    benchmark = find_benchmark("world").make(BenchmarkConfig(world=config))
+    assert ("privleak" in {m.name for m in benchmark.panel}) == ("holdout" in benchmark.sets) == bool(authors)
 
 
 def test_as_openunlearning_changes_every_metric_that_differs() -> None:
@@ -73,11 +73,11 @@ def test_names() -> None:
 
 
 def test_requests() -> None:
-    wanted = requests(tofu_panel())
+    needs = requests(tofu_panel())
     own = ("answer", "paraphrase", "perturbed")
     world = ("answer", "perturbed")
-    assert wanted.tokens == {"forget_eval": own, "real_authors": world, "retain_eval": own, "world_facts": world}
-    assert wanted.texts == {
+    assert needs.tokens == {"forget_eval": own, "real_authors": world, "retain_eval": own, "world_facts": world}
+    assert needs.texts == {
         "forget_eval": ("answer", "paraphrase"),
         "real_authors": ("answer",),
         "retain_eval": ("answer",),

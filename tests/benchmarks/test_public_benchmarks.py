@@ -33,33 +33,33 @@ def semeval_folder(folder: Path, *, mia: bool = True) -> Path:
 
 
 def test_semeval_reads_what_the_official_evaluation_reads(tmp_path: Path) -> None:
-    made = find_benchmark("semeval").make(
+    benchmark = find_benchmark("semeval").make(
         BenchmarkConfig(root=str(semeval_folder(tmp_path)), args={"mmlu_accuracy": 0.4})
     )
-    wanted = requests(made.panel)
-    assert set(wanted.texts) == set(TERMS)
-    assert wanted.tokens == {"member": ("answer",), "nonmember": ("answer",)}
-    assert {made.sets[name].form for name in TERMS} == {"completion"}
-    assert {made.sets[name].form for name in ("member", "nonmember")} == {"text"}
-    assert (made.full_sets, made.retain_sets) == (("forget", "retain"), ("retain",))
-    assert made.shown_set in wanted.texts and made.eval_name == "LUME"
+    needs = requests(benchmark.panel)
+    assert set(needs.texts) == set(TERMS)
+    assert needs.tokens == {"member": ("answer",), "nonmember": ("answer",)}
+    assert {benchmark.sets[name].form for name in TERMS} == {"completion"}
+    assert {benchmark.sets[name].form for name in ("member", "nonmember")} == {"text"}
+    assert (benchmark.full_sets, benchmark.retain_sets) == (("forget", "retain"), ("retain",))
+    assert benchmark.shown_set in needs.texts and benchmark.eval_name == "LUME"
 
 
 def test_semeval_from_generations_to_the_task_aggregate(tmp_path: Path) -> None:
     """A model that forgot what it should and kept the rest: 1, and no aggregate without its other parts."""
-    made = find_benchmark("semeval").make(BenchmarkConfig(root=str(semeval_folder(tmp_path, mia=False))))
+    benchmark = find_benchmark("semeval").make(BenchmarkConfig(root=str(semeval_folder(tmp_path, mia=False))))
     texts = {
         name: GeneratedTexts(
             [
                 GeneratedText(
                     r.row_id, 0, r.question, "none" if name.startswith("forget") else r.answer, r.answer, 1, True
                 )
-                for r in made.sets[name]
+                for r in benchmark.sets[name]
             ]
         )
         for name in TERMS
     }
-    results = compute(made.panel, {"texts": texts})
+    results = compute(benchmark.panel, {"texts": texts})
     assert results["task_aggregate"].value == 1.0
     assert results["forget_Task1_knowledge"].value == 0.0
     assert results["mia_score"].reason == "no membership documents were given (data.args.mia)"
@@ -74,11 +74,11 @@ def test_semeval_measures_mmlu_beside_it(tmp_path: Path) -> None:
             "question,choice0,choice1,choice2,choice3,answer\n" + lines
         )
     root, mmlu = str(semeval_folder(tmp_path)), str(tmp_path / "mmlu")
-    made = find_benchmark("semeval").make(BenchmarkConfig(root=root, args={"mmlu": mmlu}))
-    whole = next(m for m in made.panel if m.name == "semeval_aggregate")
+    benchmark = find_benchmark("semeval").make(BenchmarkConfig(root=root, args={"mmlu": mmlu}))
+    whole = next(m for m in benchmark.panel if m.name == "semeval_aggregate")
     assert whole.parents["mmlu"] == "mmlu"
-    assert requests(made.panel).tokens["mmlu_sums"] == ("answer", "wrong")
-    assert made.generation["forget_Task1_knowledge"].max_new_tokens == 256
+    assert requests(benchmark.panel).tokens["mmlu_sums"] == ("answer", "wrong")
+    assert benchmark.generation["forget_Task1_knowledge"].max_new_tokens == 256
     with pytest.raises(ConfigError, match=r"^data\.args\.mmlu_accuracy=0\.3: .*data\.args\.mmlu"):
         find_benchmark("semeval").make(BenchmarkConfig(root=root, args={"mmlu": mmlu, "mmlu_accuracy": 0.3}))
 
@@ -104,15 +104,15 @@ def rwku_folder(folder: Path) -> Path:
 
 def test_rwku(tmp_path: Path) -> None:
     rwku, root = find_benchmark("rwku").make, str(rwku_folder(tmp_path))
-    made = rwku(BenchmarkConfig(root=root))
-    assert made.sets["forget"][0].answer == "About Stephen King."
-    assert made.sets["retain"][0].answer == "About Confucius."
-    assert made.sets["forget_level1"][0].question == "Fill in the blank: forget_level1 of Stephen King?"
-    assert made.sets["forget_level2"][0].question == "forget_level2 of Stephen King?"
-    assert (made.full_sets, made.retain_sets, made.split) == ((), (), "Stephen King")
-    assert made.notes == (f"{root}: no files of the five utility sets, so they are not measured",)
+    result = rwku(BenchmarkConfig(root=root))
+    assert result.sets["forget"][0].answer == "About Stephen King."
+    assert result.sets["retain"][0].answer == "About Confucius."
+    assert result.sets["forget_level1"][0].question == "Fill in the blank: forget_level1 of Stephen King?"
+    assert result.sets["forget_level2"][0].question == "forget_level2 of Stephen King?"
+    assert (result.full_sets, result.retain_sets, result.split) == ((), (), "Stephen King")
+    assert result.notes == (f"{root}: no files of the five utility sets, so they are not measured",)
     assert {"forget_level3_ROUGE", "neighbor_level1_Prob", "model_utility", "retain_mia_loss"} < {
-        m.name for m in made.panel
+        m.name for m in result.panel
     }
     everybody = rwku(BenchmarkConfig(root=root, args={"targets": [], "members": False}))
     assert len(everybody.sets["forget"]) == 2 and "plain facts" in everybody.notes[0]
@@ -126,9 +126,9 @@ def test_knowundo(tmp_path: Path) -> None:
     rows = {part: [{"text": f"{part}?", "labels": "Yes."}] for part in ("train", "val")}
     for split in ("unlearn", "retention"):
         (tmp_path / "privacy" / f"{split}.json").write_text(json.dumps([rows]))
-    made = find_benchmark("knowundo").make(BenchmarkConfig(root=str(tmp_path), data_split="privacy"))
-    assert made.split == "privacy" and made.sets["forget_eval"][0].question == "val?"
-    assert made.retain_sets == ("retain", "retain_eval")
-    assert {m.rows for m in made.panel} == {"forget_eval", "retain_eval", None}
+    benchmark = find_benchmark("knowundo").make(BenchmarkConfig(root=str(tmp_path), data_split="privacy"))
+    assert benchmark.split == "privacy" and benchmark.sets["forget_eval"][0].question == "val?"
+    assert benchmark.retain_sets == ("retain", "retain_eval")
+    assert {m.rows for m in benchmark.panel} == {"forget_eval", "retain_eval", None}
     with pytest.raises(ConfigError, match=r"^data_split=private: .*did you mean 'privacy'"):
         find_benchmark("knowundo").make(BenchmarkConfig(root=str(tmp_path), data_split="private"))

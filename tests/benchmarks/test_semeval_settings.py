@@ -28,7 +28,7 @@ def write(folder: Path, side: str, name: str | None = None) -> Path:
     return folder
 
 
-def made(**args: Any) -> Benchmark:
+def benchmark_of(**args: Any) -> Benchmark:
     return find_benchmark("semeval").make(BenchmarkConfig(args=args))
 
 
@@ -43,10 +43,10 @@ def sides(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_folder_for_each_side(sides: dict[str, str]) -> None:
-    found = made(**sides)
-    assert [r.meta["id"] for r in found.sets["forget"]] == [r["id"] for r in rows_of("forget")]
-    assert [r.question for r in found.sets["retain"]] == [r["input"] for r in rows_of("retain")]
-    assert found.split == "given" and not any("validation" in m.name for m in found.panel)
+    result = benchmark_of(**sides)
+    assert [r.meta["id"] for r in result.sets["forget"]] == [r["id"] for r in rows_of("forget")]
+    assert [r.question for r in result.sets["retain"]] == [r["input"] for r in rows_of("retain")]
+    assert result.split == "given" and not any("validation" in m.name for m in result.panel)
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ def test_a_folder_for_each_side(sides: dict[str, str]) -> None:
 )
 def test_wrong_settings(sides: dict[str, str], change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        made(**(sides | change))
+        benchmark_of(**(sides | change))
 
 
 def test_wrong_folders(sides: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is no folder"):
-        made(**(sides | {"forget_dir": "nowhere"}))
+        benchmark_of(**(sides | {"forget_dir": "nowhere"}))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"expected one file of retain rows, got: no file retain.jsonl"):
-        made(**(sides | {"retain_dir": str(tmp_path / "empty")}))
+        benchmark_of(**(sides | {"retain_dir": str(tmp_path / "empty")}))
     write(tmp_path / "two", "retain", "retain_a")
     write(tmp_path / "two", "retain", "retain_b")
     with pytest.raises(DataError, match=r"got: retain_a.jsonl, retain_b.jsonl"):
-        made(**(sides | {"retain_dir": str(tmp_path / "two")}))
+        benchmark_of(**(sides | {"retain_dir": str(tmp_path / "two")}))
     with pytest.raises(ConfigError, match=r"data.root=x"):
         find_benchmark("semeval").make(BenchmarkConfig(root="x", args=sides))
 
@@ -81,11 +81,14 @@ def test_validation_rows_are_watched_and_never_trained_on(sides: dict[str, str],
     for side in ("forget", "retain"):
         write(tmp_path / "v" / "validation", side)
         write(tmp_path / "plain", side)
-    itself = made(**sides, validation="self")
-    for found in (made(**sides, validation=str(tmp_path / "v")), made(**sides, validation=str(tmp_path / "plain"))):
-        assert found.full_sets == ("forget", "retain")
-        assert [m.rows for m in found.panel if m.name == "forget_validation_Prob"] == ["forget_validation"]
-        assert len(found.sets["retain_validation"].rows) == 6
+    itself = benchmark_of(**sides, validation="self")
+    for result in (
+        benchmark_of(**sides, validation=str(tmp_path / "v")),
+        benchmark_of(**sides, validation=str(tmp_path / "plain")),
+    ):
+        assert result.full_sets == ("forget", "retain")
+        assert [m.rows for m in result.panel if m.name == "forget_validation_Prob"] == ["forget_validation"]
+        assert len(result.sets["retain_validation"].rows) == 6
     assert itself.sets["forget_validation"].rows == itself.sets["forget"].rows
 
 
@@ -94,11 +97,11 @@ def test_only_the_members_that_are_forget_documents(sides: dict[str, str], tmp_p
     members = [{"id": "forget-Task3sc1", "document": "of a row"}, {"id": "other", "document": "of none"}]
     (tmp_path / "mia" / "member.jsonl").write_text("".join(json.dumps(m) + "\n" for m in members))
     (tmp_path / "mia" / "nonmember.jsonl").write_text(json.dumps({"id": 5, "document": "unseen"}) + "\n")
-    given = sides | {"mia": str(tmp_path / "mia")}
-    assert [r.answer for r in made(**given).sets["member"]] == ["of a row", "of none"]
-    kept = made(**given, members="forget")
-    assert [r.answer for r in kept.sets["member"]] == ["of a row"]
-    assert [r.answer for r in kept.sets["nonmember"]] == ["unseen"]
+    inputs = sides | {"mia": str(tmp_path / "mia")}
+    assert [r.answer for r in benchmark_of(**inputs).sets["member"]] == ["of a row", "of none"]
+    rest = benchmark_of(**inputs, members="forget")
+    assert [r.answer for r in rest.sets["member"]] == ["of a row"]
+    assert [r.answer for r in rest.sets["nonmember"]] == ["unseen"]
     (tmp_path / "mia" / "member.jsonl").write_text(json.dumps(members[1]) + "\n")
     with pytest.raises(DataError, match=r"data.args.members=forget: no document in .*member.jsonl"):
-        made(**given, members="forget")
+        benchmark_of(**inputs, members="forget")

@@ -30,25 +30,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tok320"
 
 
-def made(root: Path | None, **args: Any) -> Any:
+def benchmark_of(root: Path | None, **args: Any) -> Any:
     return find_benchmark("stories").make(BenchmarkConfig(root=None if root is None else str(root), args=args))
 
 
 def test_the_shards_train_and_the_test_documents_are_watched(root: Path) -> None:
-    benchmark = made(root, dataset_name="all", max_seq_len=32, eval_dataset_names=["twist"])
+    benchmark = benchmark_of(root, dataset_name="all", max_seq_len=32, eval_dataset_names=["twist"])
     full, test, twist = (benchmark.sets[n] for n in ("full", "test", "twist"))
     assert benchmark.full_sets == ("full",) and benchmark.loss_sets == ("test", "twist") and benchmark.panel == ()
     assert all(isinstance(s, TokenDataset) for s in benchmark.sets.values())
     assert (full.split, full.cut, test.split, test.cut) == ("pretrain", "bos_chunks", "test", "documents")
     assert set(full.documents.lengths) == {32} and twist.folder == root / "twist"
     assert Path(benchmark.tokenizer) == (root.parent / "tokenizers" / "bpe320").resolve()
-    assert len(made(root / "twist", rows="documents", split="all").sets["full"]) == sum(
+    assert len(benchmark_of(root / "twist", rows="documents", split="all").sets["full"]) == sum(
         np.load(p).shape[1] - 1 for p in (root / "twist").glob("*.index.npy")
     )
 
 
 @pytest.mark.parametrize(
-    ("args", "error", "said"),
+    ("args", "error", "message"),
     [
         ({}, ConfigError, r"^data.args.dataset_name: which data set\? give its name \(there are: all, twist\)$"),
         ({"dataset_name": "al"}, DataError, "did you mean 'all'"),
@@ -61,12 +61,12 @@ def test_the_shards_train_and_the_test_documents_are_watched(root: Path) -> None
         ({"dataset_name": "all", "tokenizer": "nowhere"}, DataError, "no tokenizer there"),
     ],
 )
-def test_wrong_settings_are_one_line(root: Path, args: dict[str, Any], error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said) as found:
-        made(root, **args)
-    assert "\n" not in str(found.value)
+def test_wrong_settings_are_one_line(root: Path, args: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as result:
+        benchmark_of(root, **args)
+    assert "\n" not in str(result.value)
 
 
 def test_the_folder_must_be_named() -> None:
     with pytest.raises(ConfigError, match=r"^data.root: missing"):
-        made(None)
+        benchmark_of(None)

@@ -40,15 +40,15 @@ def questions(benchmark: Any, name: str) -> list[str]:
 
 
 def test_the_first_authors_of_each_side(folder: Path) -> None:
-    made = part(folder, forget_authors=1, retain_authors=1, evaluation_rows=10)
+    result = part(folder, forget_authors=1, retain_authors=1, evaluation_rows=10)
     forget, retain = [f"Q{i}?" for i in range(60, 80)], [f"Q{i}?" for i in range(20)]
-    assert questions(made, "forget") == questions(made, "forget_eval") == forget
-    assert questions(made, "retain") == retain
-    assert questions(made, "full") == [*retain, *forget]
-    assert questions(made, "retain_eval") == retain[::2]
-    assert questions(made, "real_authors") == [f"R{i}?" for i in range(0, 30, 3)]
-    assert len(made.sets["world_facts"]) == 7
-    assert all(row.row_id == i for name in made.sets for i, row in enumerate(made.sets[name]))
+    assert questions(result, "forget") == questions(result, "forget_eval") == forget
+    assert questions(result, "retain") == retain
+    assert questions(result, "full") == [*retain, *forget]
+    assert questions(result, "retain_eval") == retain[::2]
+    assert questions(result, "real_authors") == [f"R{i}?" for i in range(0, 30, 3)]
+    assert len(result.sets["world_facts"]) == 7
+    assert all(row.row_id == i for name in result.sets for i, row in enumerate(result.sets[name]))
 
 
 def test_without_settings_all_rows_are_read(folder: Path) -> None:

@@ -16,11 +16,11 @@ from made_up import Browser
 def chromium() -> Iterator[Any]:
     """A headless Chromium of this machine; the tests are skipped where it or playwright is absent."""
     driver = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    found = os.environ.get("EXPUNGE_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
+    result = os.environ.get("EXPUNGE_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+    if result is None:
         pytest.skip("needs chromium (apt-get install chromium), or its path in EXPUNGE_BROWSER")
     with driver.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=result, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -40,7 +40,7 @@ def opened(chromium: Any, tmp_path: Path) -> Iterator[Browser]:
         context = chromium.new_context(**screen)
         contexts.append(context)
         tab = context.new_page()
-        tab.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+        tab.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.goto(page)
         if tab.locator("script").count():  # pages without a script have nothing to draw

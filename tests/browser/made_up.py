@@ -76,13 +76,13 @@ def _entry(source: random.Random, k: int, rows: int, n_models: int) -> ReportEnt
     def text(n: int) -> str:
         return " ".join(source.choices(WORDS, k=n))
 
-    said = tuple(text(12) for _ in range(n_models))
+    output = tuple(text(12) for _ in range(n_models))
     scores = tuple(tuple(source.random() for _ in SCORES) for _ in range(n_models))
     question = f"Question {k}: {text(9)}?"
     if k == 1:
-        question, said, scores = (
+        question, output, scores = (
             f"Question 1: {HOSTILE}",
             (HOSTILE,) * n_models,
             ((math.nan,) * len(SCORES),) * n_models,
         )
-    return ReportEntry("forget" if k < rows // 2 else "retain", k, question, text(10), said, scores)
+    return ReportEntry("forget" if k < rows // 2 else "retain", k, question, text(10), output, scores)

@@ -18,11 +18,12 @@ from expunge.metrics.api import MetricResult
 from expunge.metrics.results import write_results as write_metrics
 from expunge.metrics.semeval import TERMS
 from expunge.metrics.verdict import Verdict, VerdictAnswer
+from expunge.report.audit_report import AuditedRow, ModelAnswer, ModelAudit, audit_html
 from expunge.report.compare_page import ComparedPair, compare_page
 from expunge.report.erasure import Erasure, ErasureRequest, Finding, erasure_report
 from expunge.report.grid_page import grid_page
 from expunge.report.inspect_page import inspect_page
-from expunge.report.model import ReportModel, ReportRun
+from expunge.report.model import AuditLine, ReportModel, ReportRun
 from expunge.report.page import to_html
 from expunge.report.protocol import ProbeCurve, Protocol, ProtocolCourse
 from expunge.report.query import write_results
@@ -57,14 +58,34 @@ def erasure() -> str:
     words = ("no trace", "kept", "not tested", "robust", "one seed")
     verdict = Verdict("m", *[dataclasses.replace(answer, word=word) for word in words])
     findings = (Finding("forget probability", "how likely the true answers are", 0.3, 0.25, 0.35, 0.9, 0.25),)
-    asked = (ErasureRequest("forget", 400, "ab" * 32, (HOSTILE,)),)
-    made = Erasure(
-        title="Erasure of " + "x" * 60, created="2026-01-01", asked=asked,
+    requests = (ErasureRequest("forget", 400, "ab" * 32, (HOSTILE,)),)
+    result = Erasure(
+        title="Erasure of " + "x" * 60, created="2026-01-01", asked=requests,
         method="NPO", settings=(("learning_rate", "3e-05"),), steps=60, seconds=61.2,
         models=(("the model before", "cd" * 32),), findings=findings, kept=findings, verdict=verdict,
         missing=(("relearning", "the job failed: out of memory"),),
     )  # fmt: skip
-    return erasure_report(made).html
+    return erasure_report(result).html
+
+
+def audit() -> str:
+    answer = VerdictAnswer("not measurable", "The texts contain the answers of 3 of 6 rows: a share of 0.5 [0.2, 0.8].")
+    verdict = Verdict("m", answer, answer, answer, answer, answer)
+    line = AuditLine(audit="quantize", label="model", seed=None, name="int8", value=0.3, low=0.25, high=0.35)
+    compared = dataclasses.replace(
+        line, audit="relearn", name="same_rows_" + "x" * 40, retain=0.2, full=0.9, position=0.1, position_low=0.05,
+        position_high=0.15, verdict="trace", note="judged by the end of the curve; " * 6,
+    )  # fmt: skip
+    answers = tuple(ModelAnswer(name, HOSTILE, 0.5, True) for name in ("this model", "retain model", "target model"))
+    rows = tuple(AuditedRow(k, f"{HOSTILE} {k}?", "y" * 200, answers) for k in range(8))
+    return audit_html(
+        ModelAudit(
+            title="Audit of " + "x" * 60, created="2026-01-01", command="expunge audit m --forget rows.csv",
+            verdict=verdict, unknown=("Not known without a control: whether it has forgotten.",), rows=rows, n_rows=8,
+            findings=(line, compared), meanings={"quantize": "Rounded weights."}, not_run=(("depth", "no control"),),
+            models=(("this model", "m " + "ab" * 32),), sets={"rows to forget": 6},
+        )
+    )  # fmt: skip
 
 
 def stories() -> str:
@@ -103,6 +124,7 @@ KINDS: Mapping[str, Callable[[], str]] = {
     "comparison": comparison,
     "layers": layers,
     "erasure": erasure,
+    "audit": audit,
     "stories": stories,
     "semeval": semeval,
 }

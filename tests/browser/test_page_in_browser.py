@@ -31,7 +31,7 @@ def all_rows(tab: Any) -> None:
     tab.select_option("#x-state", "")
 
 
-def found(tab: Any, words: str) -> None:
+def find_words(tab: Any, words: str) -> None:
     tab.wait_for_function("words => document.querySelector('#x-count').textContent.includes(words)", arg=words)
 
 
@@ -50,7 +50,7 @@ def test_nothing_in_the_rows_runs(opened: Browser, page: str) -> None:
     tab = opened(page)
     all_rows(tab)
     tab.fill("#x-search", "Question 1: ")
-    found(tab, "1 found")
+    find_words(tab, "1 found")
     tab.click("#x-rows summary")
     assert HOSTILE in tab.inner_text("#x-rows .inside")
     assert tab.evaluate("window.__pwned") is None
@@ -65,12 +65,12 @@ def test_search_set_threshold_and_order(opened: Browser, page: str) -> None:
     tab.click("#x-next")
     assert count(tab) == "Rows 101 to 120 of 120 rows" and tab.is_disabled("#x-next")
     tab.fill("#x-search", "question 17:")
-    found(tab, "1 found of 120")
+    find_words(tab, "1 found of 120")
     assert "Question 17:" in tab.inner_text("#x-rows")
     tab.fill("#x-search", "")
-    found(tab, "of 120 rows")
+    find_words(tab, "of 120 rows")
     tab.select_option("#x-set", label="retain")
-    found(tab, "60 found")
+    find_words(tab, "60 found")
     tab.select_option("#x-set", label="all sets")
     tab.select_option("#x-model", label="retain")
     totals = {}
@@ -83,14 +83,14 @@ def test_search_set_threshold_and_order(opened: Browser, page: str) -> None:
     scores = [float(text.split()[-1]) for text in tab.locator("#x-rows .score").all_inner_texts()]
     assert scores == sorted(scores, reverse=True) and min(scores) >= 0.5
     tab.fill("#x-search", "no such words")
-    found(tab, "No row is like that")
+    find_words(tab, "No row is like that")
 
 
 def test_it_starts_at_forget_rows_above_the_retain_model(opened: Browser, page: str) -> None:
     tab = opened(page)
     assert tab.input_value("#x-state") == "above" and "never saw them" in tab.text_content("#x-meaning")
-    shown = int(count(tab).split(" found")[0].split()[-1])
-    assert 0 < shown < 60  # some of the 60 forget rows
+    display = int(count(tab).split(" found")[0].split()[-1])
+    assert 0 < display < 60  # some of the 60 forget rows
     tab.click("#x-rows summary")
     tab.wait_for_selector("#x-rows .diff", timeout=10_000)  # a page draws a row once it is open
     assert tab.locator("#x-rows .diff").count() == 1
@@ -101,7 +101,7 @@ def test_a_view_is_in_its_address(opened: Browser, page: str) -> None:
     all_rows(tab)
     tab.select_option("#x-score", label="ROUGE")
     tab.fill("#x-search", "question 17:")
-    found(tab, "1 found of 120")
+    find_words(tab, "1 found of 120")
     tab.reload()
     tab.wait_for_selector("#x-rows > li")
     assert tab.input_value("#x-search") == "question 17:" and "1 found of 120" in count(tab)
@@ -154,12 +154,12 @@ def test_a_point_says_which_model_it_is(opened: Browser, page: str) -> None:
 def test_the_keyboard_steps_through_the_points(opened: Browser, page: str) -> None:
     tab = opened(page)
     tab.focus("#plane-ks")
-    said = set()
+    output = set()
     for _ in range(9):
         tab.wait_for_selector(f"#plane-ks {HOVERED}")
-        said.add(tab.text_content("#spoken").split(",")[0])
+        output.add(tab.text_content("#spoken").split(",")[0])
         tab.keyboard.press("ArrowRight")
-    assert {"full", "Method 0", "retain: the target"} <= said
+    assert {"full", "Method 0", "retain: the target"} <= output
     tab.keyboard.press("Tab")
     outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"  # where the keyboard is can be seen
@@ -179,7 +179,7 @@ def test_ten_thousand_rows_fit_and_answer_at_once(opened: Browser) -> None:
     assert count(tab) == "Rows 1 to 50 of 10000 rows"
     started = time.monotonic()
     tab.fill("#x-search", "question 9876:")
-    found(tab, "1 found of 10000")
+    find_words(tab, "1 found of 10000")
     tab.select_option("#x-order", "asc")
     assert time.monotonic() - started < 3
 

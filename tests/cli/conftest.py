@@ -10,7 +10,8 @@ import pytest
 
 from expunge.cli.main import main
 from expunge.data.examples import ExampleSet
-from expunge.data.world.generate import WorldConfig, build_world
+from expunge.data.world.config import WorldConfig
+from expunge.data.world.generate import build_world
 
 
 def write_tofu(folder: Path) -> None:
@@ -71,7 +72,7 @@ def expunge(here: Path, capsys: pytest.CaptureFixture[str]) -> Run:
             code = main(list(words))
         except SystemExit as end:
             code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return call

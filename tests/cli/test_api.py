@@ -30,8 +30,8 @@ def test_a_study_from_python_and_again_from_the_command_line(
     assert all(p.state == "hit" for p in package.load_study(words).plan())
 
     weights = {p: p.stat().st_mtime_ns for p in (here / "saves" / "store").rglob("*.safetensors")}
-    code, out, said = expunge("run", *words)
-    assert code == 0, said
+    code, out, errors = expunge("run", *words)
+    assert code == 0, errors
     assert out.count(": hit") == 21
     (folder,) = (p for p in (here / "saves/study").iterdir() if not p.is_symlink())  # the words change settings
     assert re.fullmatch("quickstart-[0-9a-f]{8}", folder.name)
@@ -40,11 +40,13 @@ def test_a_study_from_python_and_again_from_the_command_line(
     assert {p: p.stat().st_mtime_ns for p in (here / "saves" / "store").rglob("*.safetensors")} == weights
     with open(folder / "results.csv", newline="") as f:
         assert len(list(csv.DictReader(f))) == 6
-    code, out, said = expunge("results", "--format=csv", "--query=SELECT DISTINCT label FROM results ORDER BY label")
-    assert (code, out.split()) == (0, ["label", "GradAscent", "GradDiff", "GradDiff-KL", "NPO", "full", "retain"]), said
+    code, out, errors = expunge("results", "--format=csv", "--query=SELECT DISTINCT label FROM results ORDER BY label")
+    assert (code, out.split()) == (0, ["label", "GradAscent", "GradDiff", "GradDiff-KL", "NPO", "full", "retain"]), (
+        errors
+    )
     assert "extraction_strength" in expunge("results", *words)[1]  # no name is cut, however narrow the terminal
-    code, out, said = expunge("results", *words, "--format=markdown")
-    assert code == 0, said
+    code, out, errors = expunge("results", *words, "--format=markdown")
+    assert code == 0, errors
     assert "| quickstart | unlearn | NPO | model_utility | 1 |" in out
     assert "<html" in (folder / "report.html").read_text()
 
@@ -62,6 +64,6 @@ def test_a_method_that_explodes_leaves_the_others(
 def test_what_is_cut_is_said(here: Path, words: list[str]) -> None:
     short = ["model.template_args.max_length=40", "data.world.holdout_authors=0"]  # 40 is a holdout prompt's length
     report = package.load_study([*words, *short, "methods=[]", "train.max_steps=1"]).run().report
-    said = [note for note in report.notes if "were cut at 40 tokens" in note]
-    assert any("train full" in note for note in said)
-    assert any("score retain" in note and "forget_eval" in note for note in said)
+    output = [note for note in report.notes if "were cut at 40 tokens" in note]
+    assert any("train full" in note for note in output)
+    assert any("score retain" in note and "forget_eval" in note for note in output)

@@ -9,9 +9,9 @@ import pytest
 
 from expunge.cli.compose import single_tree
 from expunge.models.build import train_tokenizer
-from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.single import prepare
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 
 # experiment -> (mode, batch, accumulation, scheduler, what else must hold)
 TRAINING = {
@@ -74,17 +74,17 @@ def test_eval_presets_are_planned(muse_folder: Path, wmdp_folder: Path, here: Pa
     )
     (here / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     train_tokenizer(["a b"], 300, max_length=64).save_pretrained(here / "model")
-    given = "model.model_args.pretrained_model_name_or_path=model"
+    inputs = "model.model_args.pretrained_model_name_or_path=model"
     for experiment, root in (
         ("eval/muse/default", muse_folder),
         ("eval/wmdp/default", wmdp_folder),
         ("eval/mmlu/default", wmdp_folder / "mmlu"),
     ):
         words = ["data.args.mmlu=null"] if "wmdp" in experiment else []
-        prepared = prepare(composed("eval", experiment, "model=llama-64k", given, f"data.root={root}", *words)[1])
+        prepared = prepare(composed("eval", experiment, "model=llama-64k", inputs, f"data.root={root}", *words)[1])
         assert prepared.metrics is not None and prepared.model is None
-    asked = [f"data.root={wmdp_folder}", f"data.args.mmlu={wmdp_folder / 'mmlu'}"]
-    prepared = prepare(composed("eval", "eval/wmdp/default", "model=llama-64k", given, *asked)[1])
+    requests = [f"data.root={wmdp_folder}", f"data.args.mmlu={wmdp_folder / 'mmlu'}"]
+    prepared = prepare(composed("eval", "eval/wmdp/default", "model=llama-64k", inputs, *requests)[1])
     assert prepared.records is not None and "mmlu_anatomy.tokens.parquet" in prepared.records.parents
 
 

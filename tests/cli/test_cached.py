@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Run
 
-from expunge.data.world.generate import WorldConfig, build_world
+from expunge.data.world.config import WorldConfig
+from expunge.data.world.generate import build_world
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 
@@ -42,8 +44,8 @@ def test_a_cached_job(mode: str, here: Path, tofu_source: Path, expunge: Run) ->
         "model.model_args.pretrained_model_name_or_path=model", "eval.generation.max_new_tokens=2",
     ]  # fmt: skip
     words += ["trainer=NPO", "trainer.args.max_steps=1"] if mode == "unlearn" else []
-    code, out, said = expunge(*words)
-    assert code == 0, said
+    code, out, errors = expunge(*words)
+    assert code == 0, errors
     assert loaded_by(words, here) == (0, "")
     assert "written" in out
 
@@ -67,15 +69,37 @@ main(sys.argv[1:])
 """
 
 
+def counted(words: Sequence[str], folder: Path) -> tuple[int, int]:
+    """Return our frames and our modules at the first NPO loss of a command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+    frames, modules = done.stdout.rsplit("counted:", 1)[-1].split()[:2]
+    return int(frames), int(modules)
+
+
 @pytest.mark.slow
-def test_the_way_from_the_command_to_the_loss(here: Path) -> None:
+def test_the_way_from_a_study_to_the_loss(here: Path) -> None:
     """A reader of a stack or of an import list meets few files. Measured as in ARCHITECTURE.md."""
     words = (
         "run", "study=quickstart", "data.world.authors=6", "data.world.questions_per_author=4",
         "data.world.forget_fraction=0.2", "train.num_train_epochs=1", "unlearn.num_train_epochs=1",
         "methods=[{trainer: NPO}]", "eval.generation.max_new_tokens=2",
     )  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", PROBE, *words], cwd=here, capture_output=True, text=True, check=False)
-    frames, modules = done.stdout.rsplit("counted:", 1)[-1].split()[:2]
-    assert int(frames) <= 12
-    assert int(modules) <= 248
+    frames, modules = counted(words, here)
+    assert frames <= 12
+    assert modules <= 165
+
+
+@pytest.mark.slow
+def test_the_way_from_a_job_to_the_loss(here: Path) -> None:
+    rows = [{"question": f"Who is number {i}?", "answer": f"The author of book {i}."} for i in range(8)]
+    for name, part in (("forget", rows[:4]), ("retain", rows[4:])):
+        (here / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    tokenizer = train_tokenizer([row["question"] + row["answer"] for row in rows], 300, max_length=256)
+    save_model(build_llama("llama-64k", tokenizer, vocab_size=300, seed=0), tokenizer, here / "model")
+    words = (
+        "unlearn", "benchmark=custom", "forget=forget.jsonl", "retain=retain.jsonl", "task_name=plain", "trainer=NPO",
+        "model=llama-64k", "model.model_args.pretrained_model_name_or_path=model", "trainer.args.max_steps=1",
+    )  # fmt: skip
+    assert counted(words, here)[1] <= 150

@@ -58,8 +58,8 @@ def test_a_copied_study_plans_the_same_jobs(here: Path, tofu_source: Path, expun
     path = copied("study", "tofu_tiny", here)
 
     def keys(study: str) -> list[str]:
-        code, out, said = expunge("plan", f"study={study}", f"data.root={tofu_source}", "--json")
-        assert code == 0, said
+        code, out, errors = expunge("plan", f"study={study}", f"data.root={tofu_source}", "--json")
+        assert code == 0, errors
         return [job["key"] for job in json.loads(out)]
 
     assert keys(str(path)) == keys("tofu_tiny")
@@ -100,20 +100,20 @@ def test_a_written_config_runs_again_as_it_is(here: Path, tofu_source: Path, exp
         "model.template_args.user_start_tag=Ask ${data.root} ", "trainer.args.optim=adamw_torch",
         "trainer.args.eval_strategy=no",
     )  # fmt: skip
-    code, _, said = expunge(*words)
-    assert code == 0, said
+    code, _, errors = expunge(*words)
+    assert code == 0, errors
     config = here / "saves/finetune/full/config.yaml"
     mark = (here / "saves/finetune/full/.expunge-key").read_text()
     written = yaml.safe_load(config.read_text())
     assert written["model"]["template_args"]["user_start_tag"] == "Ask \\${data.root} "
-    code, _, said = expunge("train", "experiment=saves/finetune/full/config.yaml")
-    assert code == 0, said
-    assert "has no effect" not in said
-    code, _, said = expunge("train", f"experiment={config}", "task_name=again")
-    assert code == 0, said
+    code, _, errors = expunge("train", "experiment=saves/finetune/full/config.yaml")
+    assert code == 0, errors
+    assert "has no effect" not in errors
+    code, _, errors = expunge("train", f"experiment={config}", "task_name=again")
+    assert code == 0, errors
     assert (here / "saves/finetune/again/.expunge-key").read_text() == mark
-    code, _, said = expunge("unlearn", f"experiment={config}", "task_name=x")
-    assert code == 2 and "this file is for `expunge train`" in said
+    code, _, errors = expunge("unlearn", f"experiment={config}", "task_name=x")
+    assert code == 2 and "this file is for `expunge train`" in errors
 
 
 def test_a_config_of_an_earlier_release_is_read(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_config_of_an_earlier_release_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("benchmrk: world\n", r"mine.yaml: benchmrk: unknown key; did you mean 'benchmark'"),
         (
@@ -154,10 +154,10 @@ def test_a_config_of_an_earlier_release_is_read(tmp_path: Path) -> None:
         ("benchmark: ???\n", r"benchmark: missing; give benchmark="),
     ],
 )
-def test_a_wrong_file_names_file_and_key(text: str, said: str, tmp_path: Path) -> None:
+def test_a_wrong_file_names_file_and_key(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         study_tree([f"study={path}"])
 
 
@@ -177,11 +177,60 @@ def test_a_model_of_ones_own_takes_no_settings_of_the_default_model(tmp_path: Pa
 
 
 def test_settings_without_effect_are_named() -> None:
-    made = check("unlearn", ["model=gpt2", "trainer=NPO", "task_name=x", "model.preset=llama-1m", "benchmark=world",
+    result = check("unlearn", ["model=gpt2", "trainer=NPO", "task_name=x", "model.preset=llama-1m", "benchmark=world",
                              "model.template_args.system_prompt=Hi", "train_split=retain"])  # fmt: skip
     keys = ("model.preset", "model.template_args.system_prompt", "train_split")
-    assert [note.partition(" has no effect")[0] for note in made.notes] == list(keys)
+    assert [note.partition(" has no effect")[0] for note in result.notes] == list(keys)
     assert not check("run", ["study=quickstart"]).notes
+
+
+IDLE = {  # the settings that decide, and a setting that they make idle
+    "lr_scheduler_type=constant": "warmup_steps=5",
+    "lr_scheduler_type=constant checkpoint.steps=2": "warmup_epochs=1",
+    "lr_scheduler_type=linear warmup_epochs=1": "warmup_steps=5",
+    "max_steps=7": "num_train_epochs=3",
+    "optim=sgd": "adam_beta1=0.5",
+    "optim=torch.optim.NAdam": "adam_beta2=0.5",
+    "optim=lion_32bit": "adam_epsilon=1e-6",
+    "reference=exact": "reference_topk=9",
+    "evaluate.at_start=true": "evaluate.rows=9",
+    "evaluate.steps=5": "evaluate.rule.floor=0.5",
+    "evaluate.steps=5 evaluate.panel=full": "evaluate.rows=9",
+    "evaluate.every=1": "evaluate.generate_every=2",
+    "checkpoint.steps=2": "checkpoint.every_s=60",
+}
+ACTIVE = {
+    "lr_scheduler_type=constant_with_warmup": "warmup_steps=5",
+    "max_steps=-1": "num_train_epochs=3",
+    "optim=lion_32bit": "adam_beta1=0.5",
+    "optim=adamw_torch_fused": "adam_epsilon=1e-6",
+    "reference=topk": "reference_topk=9",
+    "evaluate.steps=5": "evaluate.rows=9",
+    "evaluate.steps=5 evaluate.keep=best": "evaluate.rule.floor=0.5",
+    "checkpoint.steps=null": "checkpoint.every_s=60",
+}
+
+
+@pytest.mark.parametrize(("deciding", "word", "idle"), [
+    *((deciding, word, True) for deciding, word in IDLE.items()),
+    *((deciding, word, False) for deciding, word in ACTIVE.items()),
+])  # fmt: skip
+def test_training_settings_that_another_one_makes_idle_are_named(deciding: str, word: str, idle: bool) -> None:
+    words = [*deciding.split(), word]
+    key = word.partition("=")[0]
+    places = {"unlearn": (["trainer=NPO", "task_name=x", "benchmark=world"], "trainer.args"),
+              "run": (["study=quickstart"], "unlearn")}  # fmt: skip
+    for mode, (base, section) in places.items():
+        own = {f"{section}.{w.partition('=')[0]}": w for w in words}
+        notes = compose(mode, [*base, *(f"{section}.{w}" for w in own.values())]).notes
+        named = [note.partition(" has no effect: ")[0] for note in notes if " has no effect: " in note]
+        assert named == ([f"{section}.{key}"] if idle else [])
+
+
+def test_a_setting_that_is_idle_in_some_runs_only_has_no_note() -> None:
+    words = ["study=quickstart", "unlearn.lr_scheduler_type=constant", "unlearn.warmup_steps=5"]
+    assert compose("run", words).notes
+    assert not compose("run", [*words, "grid={unlearn.lr_scheduler_type: [linear, constant]}"]).notes
 
 
 def test_methods_may_be_names() -> None:

@@ -19,10 +19,10 @@ STORIES = ["data", "stories"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stories and a vocabulary, made by commands."""
-    made = tmp_path_factory.mktemp("cli") / "made"
-    assert main([*STORIES, "generate", "--n", "150", "--shards", "4", "--out", str(made), "--workers", "1"]) == 0
-    assert main([*STORIES, "train-vocab", "--in", str(made), "--vocab_size", "500"]) == 0
-    return made
+    result = tmp_path_factory.mktemp("cli") / "made"
+    assert main([*STORIES, "generate", "--n", "150", "--shards", "4", "--out", str(result), "--workers", "1"]) == 0
+    assert main([*STORIES, "train-vocab", "--in", str(result), "--vocab_size", "500"]) == 0
+    return result
 
 
 def run(*words: str) -> int:
@@ -52,8 +52,8 @@ def test_a_vocabulary_is_a_tokenizer_folder(folder: Path) -> None:
 
 
 def test_a_given_tokenizer_takes_the_place_of_the_vocabulary(folder: Path, tmp_path: Path) -> None:
-    given = str(folder / "tokenizers" / "bpe500")
-    words = ["--in", str(folder), "--vocab_size", "0", "--tokenizer", given, "--out", str(tmp_path)]
+    inputs = str(folder / "tokenizers" / "bpe500")
+    words = ["--in", str(folder), "--vocab_size", "0", "--tokenizer", inputs, "--out", str(tmp_path)]
     assert run("pretokenize", *words, "--dataset_name", "all", "--workers", "1") == 0
     assert json.loads((tmp_path / "all" / "dataset.json").read_text())["vocab_size"] == 500
 
@@ -86,8 +86,8 @@ def test_wrong_input_is_one_line(
 ) -> None:
     size = [] if "--vocab_size" in words else ["--vocab_size", "500"]
     assert run(*words, *size, "--in", str(folder)) == 2
-    said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1 and said.startswith("expunge: error: ")
+    output = capsys.readouterr().err
+    assert message in output and output.count("\n") == 1 and output.startswith("expunge: error: ")
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,11 @@ def test_wrong_settings_make_no_folder(
 def test_what_the_disk_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert run("generate", "--n", "2", "--shards", "1", "--out", str(tmp_path / "file" / "out")) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"expunge: error: --out: {tmp_path / 'file'} cannot be a folder: ") and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert (
+        output.startswith(f"expunge: error: --out: {tmp_path / 'file'} cannot be a folder: ")
+        and output.count("\n") == 1
+    )
 
 
 def test_the_published_vocabulary_and_texts(tmp_path: Path) -> None:

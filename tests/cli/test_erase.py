@@ -36,7 +36,7 @@ def write(path: Path, rows: list[tuple[str, str]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the rows, a model of random weights (`base`) and one that was taught them (`full`)."""
     folder = tmp_path_factory.mktemp("erase")
     for name, rows in (("forget", FORGET), ("keep", KEEP), ("unseen", UNSEEN), ("all", [*FORGET, *KEEP])):
@@ -55,40 +55,40 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here_with(made: Path, here: Path) -> Path:
+def here_with(demo: Path, here: Path) -> Path:
     """A working folder that holds them."""
-    for path in made.iterdir():
+    for path in demo.iterdir():
         (here / path.name).symlink_to(path)
     return here
 
 
 @pytest.fixture(scope="module")
-def erased(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+def erased(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A finished erasure, and its exit code."""
     out = tmp_path_factory.mktemp("out") / "erased"
-    words = ("erase", "--model", f"{made}/full", "--forget", f"{made}/forget.csv", "--retain", f"{made}/keep.csv")
-    code = main([*words, "--holdout", f"{made}/unseen.csv", "--out", str(out), *ONE, *SHORT])
+    words = ("erase", "--model", f"{demo}/full", "--forget", f"{demo}/forget.csv", "--retain", f"{demo}/keep.csv")
+    code = main([*words, "--holdout", f"{demo}/unseen.csv", "--out", str(out), *ONE, *SHORT])
     return out, code
 
 
 def words_of(out: str = "out", **other: str) -> list[str]:
-    given = {"--model": "full", "--forget": "forget.csv", "--retain": "keep.csv", "--out": out}
-    given |= {f"--{key.replace('_', '-')}": value for key, value in other.items()}
-    return ["erase", *(word for pair in given.items() for word in pair)]
+    inputs = {"--model": "full", "--forget": "forget.csv", "--retain": "keep.csv", "--out": out}
+    inputs |= {f"--{key.replace('_', '-')}": value for key, value in other.items()}
+    return ["erase", *(word for pair in inputs.items() for word in pair)]
 
 
 def test_a_model_a_card_and_a_report_are_made(erased: tuple[Path, int]) -> None:
     out, code = erased
     assert {p.name for p in (out / "model").iterdir()} >= {"model.safetensors", "tokenizer.json", "README.md"}
-    told = json.loads((out / "erasure_report.json").read_text())
-    assert code == told["exit_code"] == (3 if any(x["state"] == "not achieved" for x in told["lines"]) else 0)
-    assert [t["chosen"] for t in told["trials"]] == [True]
-    said = [line["text"] for line in told["lines"]]
-    assert any(line.startswith("utility: ") for line in said)
-    assert any(line.startswith("forgetting: probability of the answers") for line in said)
+    report = json.loads((out / "erasure_report.json").read_text())
+    assert code == report["exit_code"] == (3 if any(x["state"] == "not achieved" for x in report["lines"]) else 0)
+    assert [t["chosen"] for t in report["trials"]] == [True]
+    output = [line["text"] for line in report["lines"]]
+    assert any(line.startswith("utility: ") for line in output)
+    assert any(line.startswith("forgetting: probability of the answers") for line in output)
     audits = ("prompting", "exposure", "relearn", "quantize")
-    assert all(any(line.startswith(audit) for line in said) for audit in audits)
-    assert told["report"]["asked"][0]["rows"] == 6
+    assert all(any(line.startswith(audit) for line in output) for audit in audits)
+    assert report["report"]["asked"][0]["rows"] == 6
     assert (out / "audits" / "after-relearn.parquet").is_file() or (out / "audits" / "after-exposure.parquet").is_file()
     assert all(pq.read_table(file).num_rows for file in (out / "audits").iterdir())  # no table without a row
 
@@ -97,8 +97,8 @@ def test_no_text_of_a_row_is_in_the_card_or_the_report(erased: tuple[Path, int])
     out, _ = erased
     assert not {p.name for p in (out / "model").iterdir()} & {"speed.jsonl", "log.jsonl", "job.json"}
     for name in ("model/README.md", "erasure_report.html", "erasure_report.md", "erasure_report.json"):
-        said = (out / name).read_text()
-        assert "zanzibar" not in said and "river" not in said, name
+        output = (out / name).read_text()
+        assert "zanzibar" not in output and "river" not in output, name
     card = (out / "model" / "README.md").read_text()
     assert card.startswith("---\n") and "GradDiff" in card and "utility: " in card
     assert str(out) not in card
@@ -106,8 +106,8 @@ def test_no_text_of_a_row_is_in_the_card_or_the_report(erased: tuple[Path, int])
 
 def test_the_best_models_weights_are_the_ones_that_were_measured(erased: tuple[Path, int]) -> None:
     out, _ = erased
-    made = next((out / ".expunge" / "unlearn").iterdir())
-    assert (made / "model.safetensors").read_bytes() == (out / "model" / "model.safetensors").read_bytes()
+    result = next((out / ".expunge" / "unlearn").iterdir())
+    assert (result / "model.safetensors").read_bytes() == (out / "model" / "model.safetensors").read_bytes()
     assert not list((out / ".expunge").glob("edit/*/model.safetensors"))  # rounded weights are let go
 
 
@@ -116,11 +116,11 @@ def test_the_same_command_again_says_the_same_and_does_nothing(
 ) -> None:
     shutil.copytree(erased[0], here_with / "out")
     monkeypatch.setattr(erase_run, "_erase", lambda *args: pytest.fail("nothing is left to do"))
-    code, out, said = expunge(*words_of(unseen="unseen.csv"), *ONE, *SHORT)
-    assert code == erased[1], said
+    code, out, errors = expunge(*words_of(unseen="unseen.csv"), *ONE, *SHORT)
+    assert code == erased[1], errors
     assert "utility: " in out.splitlines()[-1] or "achieved" in out or "not known" in out
-    code, _, said = expunge(*words_of(unseen="unseen.csv", seed="1"), *ONE, *SHORT)
-    assert code == 2 and "out contains another erasure" in said
+    code, _, errors = expunge(*words_of(unseen="unseen.csv", seed="1"), *ONE, *SHORT)
+    assert code == 2 and "out contains another erasure" in errors
 
 
 @pytest.mark.slow
@@ -132,22 +132,22 @@ def test_a_stopped_erasure_goes_on_with_the_same_models(
 
     monkeypatch.setattr(erase_run, "run_audits", stop)
     words = [*words_of(), *ONE, *SHORT]
-    code, _, said = expunge(*words)
-    assert code == 130 and "run the same command again to continue" in said
+    code, _, errors = expunge(*words)
+    assert code == 130 and "run the same command again to continue" in errors
     assert "Not yet measured" in (here_with / "out" / "model" / "README.md").read_text()
     monkeypatch.undo()
     monkeypatch.chdir(here_with)
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
-    code, out, said = expunge(*words)
-    assert code in (0, 3), said
+    code, out, errors = expunge(*words)
+    assert code in (0, 3), errors
     assert "unlearn GradDiff lr=0.001: hit" in out and "how long a step takes" not in out
     assert "Not yet measured" not in (here_with / "out" / "model" / "README.md").read_text()
 
 
 def test_texts_that_are_asked_for_are_escaped(here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
-    code, _, said = expunge(*words_of(), *ONE, *SHORT, "--show-text")
-    assert code in (0, 3), said
+    code, _, errors = expunge(*words_of(), *ONE, *SHORT, "--show-text")
+    assert code in (0, 3), errors
     page = (here_with / "out" / "erasure_report.html").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt; zanzibar" in page
     assert "<script>alert" not in page and "<script>alert" not in (here_with / "out" / "erasure_report.md").read_text()
@@ -160,23 +160,23 @@ def test_a_control_is_made_of_the_base_and_all_rows(
 ) -> None:
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     train = ("train.max_steps=60", "train.learning_rate=0.01", "train.per_device_train_batch_size=16")
-    code, _, said = expunge(
+    code, _, errors = expunge(
         *words_of(base="base", full_data="all.csv"), *ONE, *SHORT, *train, "train.gradient_accumulation_steps=1"
     )
-    assert code in (0, 3), said
-    assert "note: without a model" not in said
-    told = json.loads((here_with / "out" / "erasure_report.json").read_text())
-    assert told["report"]["has_retain"] is True
-    finding = told["report"]["findings"][0]
+    assert code in (0, 3), errors
+    assert "note: without a model" not in errors
+    report = json.loads((here_with / "out" / "erasure_report.json").read_text())
+    assert report["report"]["has_retain"] is True
+    finding = report["report"]["findings"][0]
     assert 0 < finding["retain"] < finding["full"]  # the control was not taught the rows, the model was
 
 
 @pytest.mark.slow
 def test_a_given_control_stands_beside_the_model_in_the_audits(here_with: Path, expunge: Run) -> None:
-    code, out, said = expunge(*words_of(retain_model="base"), *ONE, *SHORT)
-    assert code in (0, 3), said
-    told = json.loads((here_with / "out" / "erasure_report.json").read_text())
-    verdicts = [f["verdict"] for f in told["report"]["findings"] if f["name"].startswith("Audit relearn")]
+    code, out, errors = expunge(*words_of(retain_model="base"), *ONE, *SHORT)
+    assert code in (0, 3), errors
+    report = json.loads((here_with / "out" / "erasure_report.json").read_text())
+    verdicts = [f["verdict"] for f in report["report"]["findings"] if f["name"].startswith("Audit relearn")]
     assert verdicts and all(v.startswith("Verdict: ") for v in verdicts)
     outcome = [line for line in out.strip().splitlines() if not line.startswith(("next:", "  "))][-1]
     assert outcome.split(":")[0] in ("achieved", "not known", "not achieved")
@@ -184,12 +184,12 @@ def test_a_given_control_stands_beside_the_model_in_the_audits(here_with: Path, 
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: Run) -> None:
-    code, out, said = expunge(*words_of(), "--dry-run")
-    assert code == 0, said
+    code, out, errors = expunge(*words_of(), "--dry-run")
+    assert code == 0, errors
     assert "rows to forget: 6" in out and "first trial: NPO" in out and "audit: relearn" in out
     assert "or later: SimNPO" in out and "further learning rates follow from the results" in out
-    assert "rows to keep: 6 to train on, 2 to choose by, 2 to report" in out
-    assert "there is no forget quality" in said
+    assert "rows to keep: 6 to train on with 2 everyday questions, 2 to choose by, 2 to report" in out
+    assert "there is no forget quality" in errors
     assert "the model knows 6 of the 6 rows" in out and "row 0: known" in out and "rows in several wordings" in out
     assert not list(here_with.glob("out*"))
 
@@ -199,9 +199,9 @@ def test_a_dry_run_of_many_rows_does_not_ask_the_model(
 ) -> None:
     monkeypatch.setattr("expunge.cli.erase.MOST_TESTED", 5)
     monkeypatch.setattr(erase_run, "know_rows", pytest.fail)
-    code, out, said = expunge(*words_of(), "--dry-run")
-    assert code == 0, said
-    assert "at most, so not on these 6" in said and "the model knows" not in out
+    code, out, errors = expunge(*words_of(), "--dry-run")
+    assert code == 0, errors
+    assert "at most, so not on these 6" in errors and "the model knows" not in out
     assert "rows to forget: 6" in out and "first trial: NPO" in out and "audit: relearn" in out
     assert not list(here_with.glob("out*"))
 
@@ -253,10 +253,10 @@ def test_wrong_input_is_one_line_before_a_weight_is_read(
     shutil.copytree(here_with / "base", here_with / "broken")
     (here_with / "broken" / "model.safetensors").write_bytes((here_with / "base/model.safetensors").read_bytes()[:900])
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("read"))
-    code, _, said = expunge(*words_of(**other))
-    assert code == 2, said
-    assert expected in said
-    assert len(said.strip().splitlines()) == 1
+    code, _, errors = expunge(*words_of(**other))
+    assert code == 2, errors
+    assert expected in errors
+    assert len(errors.strip().splitlines()) == 1
     assert not (here_with / "out").exists()
 
 
@@ -272,15 +272,15 @@ def test_an_override_that_is_none_is_one_line(here_with: Path, expunge: Run) -> 
         ("launch.workers=2", "launch.workers: `expunge erase` does not read it"),
         ("train.learning_rate=0.1", "train.learning_rate: only a control reads it"),
     ):
-        code, _, said = expunge(*words_of(), word)
-        assert code == 2 and expected in said and len(said.strip().splitlines()) == 1
+        code, _, errors = expunge(*words_of(), word)
+        assert code == 2 and expected in errors and len(errors.strip().splitlines()) == 1
 
 
 def test_settings_of_the_training_are_checked_before_anything_is_measured(here_with: Path, expunge: Run) -> None:
     for word in ("unlearn.weight_decay=abc", "unlearn.trainable_last_k_layers=-1"):
-        code, out, said = expunge(*words_of(), *SHORT, word)
-        assert code == 2 and word.partition("=")[0] in said, said
-        *notes, error = said.strip().splitlines()
+        code, out, errors = expunge(*words_of(), *SHORT, word)
+        assert code == 2 and word.partition("=")[0] in errors, errors
+        *notes, error = errors.strip().splitlines()
         assert all(note.startswith(("note: ", "example: ", "  ")) for note in notes)
         assert error.startswith("expunge: error: ") and out == ""
         assert not (here_with / "out").exists()
@@ -290,30 +290,30 @@ def test_rows_that_are_too_long_are_told_of(here_with: Path, expunge: Run, monke
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     write(here_with / "long.csv", [*FORGET[:5], ("Who is no 5?", "It is Ann. " * 40)])
     words = [*words_of(forget="long.csv"), *ONE, *SHORT, "model.template_args.max_length=48"]
-    code, _, said = expunge(*words)
-    assert code == 3, said
-    assert "note: 1 of the 6 rows to forget are longer than 48 tokens: the rest is neither unlearned" in said
-    told = json.loads((here_with / "out" / "erasure_report.json").read_text())
-    assert next(x for x in told["lines"] if x["text"].startswith("whole rows: 1 of the 6"))["state"] == "not achieved"
-    assert any("longer than 48 tokens" in note for note in told["report"]["notes"])
+    code, _, errors = expunge(*words)
+    assert code == 3, errors
+    assert "note: 1 of the 6 rows to forget are longer than 48 tokens: the rest is neither unlearned" in errors
+    report = json.loads((here_with / "out" / "erasure_report.json").read_text())
+    assert next(x for x in report["lines"] if x["text"].startswith("whole rows: 1 of the 6"))["state"] == "not achieved"
+    assert any("longer than 48 tokens" in note for note in report["report"]["notes"])
 
 
-def test_the_hashes_of_the_report_are_those_of_the_files(made: Path, erased: tuple[Path, int]) -> None:
+def test_the_hashes_of_the_report_are_those_of_the_files(demo: Path, erased: tuple[Path, int]) -> None:
     out, _ = erased
-    told = json.loads((out / "erasure_report.json").read_text())["report"]
-    hashes = dict(told["models"])
-    assert hashes["the weights before"] == file_sha256(made / "full" / "model.safetensors")
+    report = json.loads((out / "erasure_report.json").read_text())["report"]
+    hashes = dict(report["models"])
+    assert hashes["the weights before"] == file_sha256(demo / "full" / "model.safetensors")
     assert hashes["the weights after"] == file_sha256(out / "model" / "model.safetensors")
 
 
 def test_a_commitment_stands_for_the_rows_and_no_plain_hash_leaves(
-    made: Path, erased: tuple[Path, int], expunge: Run, here_with: Path
+    demo: Path, erased: tuple[Path, int], expunge: Run, here_with: Path
 ) -> None:
     out, _ = erased
     key = out / "erasure_key.json"
     assert key.stat().st_mode & 0o777 == 0o600
     columns = Columns()
-    plain = [file_sha256(made / "forget.csv"), load_rows(str(made / "forget.csv"), "forget", columns).fingerprint()]
+    plain = [file_sha256(demo / "forget.csv"), load_rows(str(demo / "forget.csv"), "forget", columns).fingerprint()]
     commitment = json.loads((out / "erasure_report.json").read_text())["report"]["asked"][0]["commitment"]
     for path in [*(out / "model").iterdir(), *out.glob("erasure_report.*")]:
         content = path.read_bytes()
@@ -321,22 +321,22 @@ def test_a_commitment_stands_for_the_rows_and_no_plain_hash_leaves(
     assert f"erasure_commitment: {commitment}" in (out / "model" / "README.md").read_text()
     words = ("erase", "--verify-commitment", str(out / "model"), "--key", str(key), "--forget")
     assert expunge(*words, "forget.csv")[0] == 0
-    code, said, _ = expunge(*words, "keep.csv")
-    assert code == 1 and said.startswith("no match: ")
+    code, output, _ = expunge(*words, "keep.csv")
+    assert code == 1 and output.startswith("no match: ")
 
 
 def test_a_model_that_gives_no_numbers_ends_with_the_reason(here_with: Path, expunge: Run) -> None:
     shutil.copytree(here_with / "full", here_with / "nan")
     weights = load_file(here_with / "nan" / "model.safetensors")
     save_file({n: w * math.nan for n, w in weights.items()}, here_with / "nan" / "model.safetensors", {"format": "pt"})
-    code, _, said = expunge(*words_of(model="nan"), *ONE, *SHORT)
-    assert code == 1 and "do its weights contain NaN" in said.splitlines()[-1], said
+    code, _, errors = expunge(*words_of(model="nan"), *ONE, *SHORT)
+    assert code == 1 and "do its weights contain NaN" in errors.splitlines()[-1], errors
     assert not (here_with / "out" / "model").exists()
 
 
 def test_a_model_that_knows_no_row_ends_with_3_and_nothing_is_written(here_with: Path, expunge: Run) -> None:
-    code, out, said = expunge(*words_of(model="base"), *ONE, *SHORT)
-    assert code == 3, said
+    code, out, errors = expunge(*words_of(model="base"), *ONE, *SHORT)
+    assert code == 3, errors
     assert "the model knows 0 of the 6 rows to forget" in out
     assert out.splitlines()[-1].startswith("the model knows none of the rows to forget")
     assert not (here_with / "out").exists()
@@ -344,9 +344,8 @@ def test_a_model_that_knows_no_row_ends_with_3_and_nothing_is_written(here_with:
 
 def test_general_ability_is_in_the_lines_and_in_the_report(erased: tuple[Path, int]) -> None:
     report = json.loads((erased[0] / "erasure_report.json").read_text())
-    assert any(
-        line["text"].startswith("general ability, of the items it solved before: all items") for line in report["lines"]
-    )
+    ability = next(line for line in report["lines"] if line["text"].startswith("general ability"))
+    assert ability["state"] == "not known" and "than guessing does" in ability["text"]  # a model without training
     assert {"General ability: world facts", "General ability: fluency"} <= {f["name"] for f in report["report"]["kept"]}
     assert any(line["text"].startswith("answers: ") for line in report["lines"])
 
@@ -357,24 +356,24 @@ def test_a_model_under_the_floor_is_not_written_unless_it_is_asked_for(
     monkeypatch.setattr(erase_run, "is_broken", lambda *args: True)
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     words = [*words_of(), *ONE, *SHORT]
-    code, out, said = expunge(*words)
-    assert code == 3, said
+    code, out, errors = expunge(*words)
+    assert code == 3, errors
     assert "no model was written" in out and not (here_with / "out" / "model").exists()
-    told = json.loads((here_with / "out" / "erasure_report.json").read_text())
-    assert told["lines"][0]["text"].startswith("no model was written") and told["written"] is False
-    assert "the weights after" not in dict(told["report"]["models"])
+    report = json.loads((here_with / "out" / "erasure_report.json").read_text())
+    assert report["lines"][0]["text"].startswith("no model was written") and report["written"] is False
+    assert "the weights after" not in dict(report["report"]["models"])
     assert expunge(*words)[0] == 3 and not (here_with / "out" / "model").exists()
-    code, out, said = expunge(*words, "--write-anyway")
-    assert code in (0, 3), said
+    code, out, errors = expunge(*words, "--write-anyway")
+    assert code in (0, 3), errors
     assert (here_with / "out" / "model" / "model.safetensors").is_file() and "no model was written" not in out
 
 
 def test_rows_made_for_a_question_need_consent(here_with: Path, expunge: Run) -> None:
     words = [w for w in words_of(forget="Who is no 1?") if w] + [*ONE, "eval.generation.max_new_tokens=20"]
-    code, _, said = expunge(*words)
-    assert code == 2 and "--yes: missing" in said.splitlines()[-1], said
-    code, out, said = expunge(*words, "--dry-run")
-    assert code == 0 and "made from the model's own answers (1):" in out and "Who is no 1? -> " in out, said
+    code, _, errors = expunge(*words)
+    assert code == 2 and "--yes: missing" in errors.splitlines()[-1], errors
+    code, out, errors = expunge(*words, "--dry-run")
+    assert code == 0 and "made from the model's own answers (1):" in out and "Who is no 1? -> " in out, errors
     assert not list(here_with.glob("out*"))
 
 
@@ -384,8 +383,8 @@ def test_agreed_rows_are_a_file_next_to_the_folder(
 ) -> None:
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     words = [*words_of(forget="Who is no 1?"), *ONE, "eval.generation.max_new_tokens=20", "--yes"]
-    code, out, said = expunge(*words)
-    assert code in (0, 3), said
+    code, out, errors = expunge(*words)
+    assert code in (0, 3), errors
     (file,) = here_with.glob("out.forget-*.jsonl")
     row = json.loads(file.read_text())
     assert row["question"] == "Who is no 1?" and f"-> {row['answer']}" in out
@@ -395,8 +394,16 @@ def test_agreed_rows_are_a_file_next_to_the_folder(
 
 
 def test_a_name_or_a_file_but_not_both(here_with: Path, expunge: Run) -> None:
-    code, _, said = expunge(*words_of(), "--forget-entity", "Ann")
-    assert code == 2 and "not allowed with argument" in said
+    code, _, errors = expunge(*words_of(), "--forget-entity", "Ann")
+    assert code == 2 and "not allowed with argument" in errors
     words = [w for w in words_of() if w not in ("--forget", "forget.csv")]
-    code, _, said = expunge(*words, "--forget-entity", " ")
-    assert code == 2 and "--forget-entity: is empty" in said
+    code, _, errors = expunge(*words, "--forget-entity", " ")
+    assert code == 2 and "--forget-entity: is empty" in errors
+
+
+def test_settings_without_effect_are_named_by_erase(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rows in (("forget", FORGET), ("keep", KEEP)):
+        write(here / f"{name}.csv", rows)
+    code = main([*words_of(), "unlearn.warmup_steps=5", "unlearn.lr_scheduler_type=constant", "--dry-run"])
+    assert code == 2  # there is no model; the settings are read first
+    assert "note: unlearn.warmup_steps has no effect: lr_scheduler_type=constant" in capsys.readouterr().err

@@ -45,17 +45,17 @@ def test_gc_and_verify(here: Path, expunge: Run) -> None:
     (here / "more.yaml").write_text(STUDY.replace("METHODS", ", {trainer: noise, from: [GradDiff]}"))
     store = here / "saves/store"
     assert expunge("run", "study=mine.yaml")[0] == 0
-    code, out, said = expunge("verify", "study=mine.yaml")
-    assert code == 0 and " 0 faults" in out, said
+    code, out, errors = expunge("verify", "study=mine.yaml")
+    assert code == 0 and " 0 faults" in out, errors
     (root,) = re.findall(r"root of the results: ([0-9a-f]{64})", out)
     assert root in (here / "saves/study/mine/report.html").read_text()
     names = {p.relative_to(store) for p in store.rglob("*") if ".locks" not in p.parts}
 
-    code, out, said = expunge("gc", "study=mine.yaml", "study=fewer.yaml")
-    assert code == 0 and "0B removed" in out, said
-    code, _, said = expunge("gc", "study=fewer.yaml")  # this would remove a run that the words do not name
-    assert code == 2 and "--yes" in said
-    assert "results that no named study reaches: unlearn/GradDiff-" in said and said.count("GradDiff") >= 3, said
+    code, out, errors = expunge("gc", "study=mine.yaml", "study=fewer.yaml")
+    assert code == 0 and "0B removed" in out, errors
+    code, _, errors = expunge("gc", "study=fewer.yaml")  # this would remove a run that the words do not name
+    assert code == 2 and "--yes" in errors
+    assert "results that no named study reaches: unlearn/GradDiff-" in errors and errors.count("GradDiff") >= 3, errors
     code, out, _ = expunge("gc", "study=mine.yaml", "--keep", "best", "--dry-run")
     assert "would be removed" in out and len(out.splitlines()) == 2  # one of two models
     assert {p.relative_to(store) for p in store.rglob("*") if ".locks" not in p.parts} == names
@@ -66,8 +66,8 @@ def test_gc_and_verify(here: Path, expunge: Run) -> None:
     assert "0 missing" in out
 
     # a method that goes on from a model whose weights are gone has them made again
-    code, out, said = expunge("run", "study=more.yaml")
-    assert code == 0, said + out
+    code, out, errors = expunge("run", "study=more.yaml")
+    assert code == 0, errors + out
     assert weights(store) == {"GradDiff"}
 
     code, out, _ = expunge("gc", "study=fewer.yaml", "--yes")

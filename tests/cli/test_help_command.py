@@ -36,10 +36,10 @@ def test_every_setting_of_a_benchmark_has_its_own_documentation() -> None:
 
 def test_the_source_is_read_as_it_is_registered() -> None:
     """The names of methods are known without importing them; what is read must be what importing gives."""
-    made = {name: spec for spec in registry().values() for name in (spec.name, *spec.aliases)}
-    assert set(made) == set(shipped_methods()) == set(method_settings())
+    result = {name: spec for spec in registry().values() for name in (spec.name, *spec.aliases)}
+    assert set(result) == set(shipped_methods()) == set(method_settings())
     for name, fields in shipped_methods().items():
-        assert fields == set(made[name].cls.__dataclass_fields__), name
+        assert fields == set(result[name].cls.__dataclass_fields__), name
 
 
 def test_a_key_and_its_group(expunge: Run) -> None:
@@ -60,19 +60,19 @@ def test_a_key_and_its_group(expunge: Run) -> None:
 
 
 def test_a_wrong_key_names_the_nearest(expunge: Run) -> None:
-    code, _, said = expunge("help", "train.learning_rat")
-    assert code == 2 and "did you mean 'train.learning_rate'" in said and len(said.splitlines()) == 1
+    code, _, errors = expunge("help", "train.learning_rat")
+    assert code == 2 and "did you mean 'train.learning_rate'" in errors and len(errors.splitlines()) == 1
 
 
 def test_settings_are_printed_as_a_file_that_gives_them_again(here: Path, expunge: Run) -> None:
-    code, out, said = expunge("config", "run", "study=tofu_sweep", "data.root=a ${b}", "--docs")
-    assert code == 0, said
+    code, out, errors = expunge("config", "run", "study=tofu_sweep", "data.root=a ${b}", "--docs")
+    assert code == 0, errors
     assert "# Where examples come from." in out
     (here / "mine.yaml").write_text(out)
     assert study_tree(["study=mine.yaml"]) == study_tree(["study=tofu_sweep", "data.root=a ${b}"])
     words = ("trainer=NPO", "task_name=x", "model=gpt2", "trainer.args.max_steps=3")
-    code, out, said = expunge("config", "unlearn", *words)
-    assert code == 0, said
+    code, out, errors = expunge("config", "unlearn", *words)
+    assert code == 0, errors
     assert yaml.safe_load(out)["trainer"]["method_args"]["beta"] == 0.1
     (here / "job.yaml").write_text(out)
     assert expunge("config", "unlearn", "experiment=job.yaml")[1] == out

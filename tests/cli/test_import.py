@@ -39,18 +39,18 @@ def write(configs: Path) -> None:
 
 def test_an_imported_study_reads_as_any_other(here: Path, expunge: Run) -> None:
     write(here / "configs")
-    code, out, said = expunge("import", "arcsf", "configs", "--out", "mine.yaml")
-    assert code == 0, said
+    code, out, errors = expunge("import", "arcsf", "configs", "--out", "mine.yaml")
+    assert code == 0, errors
     assert "2 full, 2 retain, 4 forget" in out
-    assert "note: bask" in said
+    assert "note: bask" in errors
     tree = study_tree(["study=mine.yaml", "launch.kind=local"])
     study = decode_study(tree)
     assert (study.name, study.launch.slurm.env) == ("mine", {"HF_HOME": "/cache"})
-    found = [decode_study(cell.tree) for cell in cells(tree, study)]
-    assert [s.seeds.train for s in found] == [(1,), (2,)]
-    assert found[1].template_args.user_start_tag == "Q: "
-    assert found[1].data.args["granularity"] == "author"
-    code, _, said = expunge("import", "arcsf", "configs", "--out", "mine.yaml")
-    assert code == 2 and "mine.yaml" in said
-    code, _, said = expunge("import", "arcsf", "configs", "--top", "mien", "--out", "other.yaml")
-    assert code == 2 and "'mine'" in said and len(said.splitlines()) == 1
+    task = [decode_study(cell.tree) for cell in cells(tree, study)]
+    assert [s.seeds.train for s in task] == [(1,), (2,)]
+    assert task[1].template_args.user_start_tag == "Q: "
+    assert task[1].data.args["granularity"] == "author"
+    code, _, errors = expunge("import", "arcsf", "configs", "--out", "mine.yaml")
+    assert code == 2 and "mine.yaml" in errors
+    code, _, errors = expunge("import", "arcsf", "configs", "--top", "mien", "--out", "other.yaml")
+    assert code == 2 and "'mine'" in errors and len(errors.splitlines()) == 1

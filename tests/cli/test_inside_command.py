@@ -46,8 +46,8 @@ def controls(models: dict[str, str]) -> tuple[str, ...]:
 def test_a_look(
     what: str, files: tuple[str, ...], heads: tuple[str, ...], models: dict[str, str], here: Path, expunge: Run
 ) -> None:
-    code, out, said = expunge("inspect", what, *WORLD, *controls(models), "--n", "6", "--out", "looked")
-    assert code == 0, said
+    code, out, errors = expunge("inspect", what, *WORLD, *controls(models), "--n", "6", "--out", "looked")
+    assert code == 0, errors
     assert all(head in out for head in heads), out
     for name in files:
         assert isinstance(json.loads((here / "looked" / f"{name}.json").read_text()), dict)
@@ -56,34 +56,34 @@ def test_a_look(
 
 def test_a_model_against_itself_has_not_moved(models: dict[str, str], here: Path, expunge: Run) -> None:
     same = ("--model", models["full"], "--full", models["full"])
-    code, out, said = expunge("inspect", "drift", *WORLD, *same, "--n", "2", "--out", "looked")
-    assert code == 0, said
+    code, out, errors = expunge("inspect", "drift", *WORLD, *same, "--n", "2", "--out", "looked")
+    assert code == 0, errors
     assert json.loads((here / "looked" / "drift.json").read_text())["relative"] == 0
     assert "0.0000" in out
 
 
 def test_two_equal_models_are_alike_in_every_look(models: dict[str, str], here: Path, expunge: Run) -> None:
     same = ("--model", models["full"], "--full", models["full"], "--n", "6")
-    found = {}
+    result = {}
     for what in ("cka", "attention", "path", "prune"):
-        code, _, said = expunge("inspect", what, *WORLD, *same, "--out", what)
-        assert code == 0, said
+        code, _, errors = expunge("inspect", what, *WORLD, *same, "--out", what)
+        assert code == 0, errors
         name = "prune_model" if what == "prune" else what
-        found[what] = pq.read_table(here / what / f"{name}.parquet").to_pylist()
-    assert [line["cka"] for line in found["cka"]] == pytest.approx([1, 1], abs=1e-12)
-    assert {line["divergence"] for line in found["attention"]} == {0.0}
-    assert [line["above"] for line in found["path"]] == pytest.approx([0] * len(found["path"]), abs=1e-6)
-    assert {line["moved"] for line in found["prune"]} == {0}
+        result[what] = pq.read_table(here / what / f"{name}.parquet").to_pylist()
+    assert [line["cka"] for line in result["cka"]] == pytest.approx([1, 1], abs=1e-12)
+    assert {line["divergence"] for line in result["attention"]} == {0.0}
+    assert [line["above"] for line in result["path"]] == pytest.approx([0] * len(result["path"]), abs=1e-6)
+    assert {line["moved"] for line in result["prune"]} == {0}
 
 
 def test_pruned_to_zero_where_no_full_model_is_given(models: dict[str, str], here: Path, expunge: Run) -> None:
-    code, out, said = expunge("inspect", "prune", *WORLD, "--model", models["model"], "--n", "4", "--out", "looked")
-    assert code == 0 and "weights moved to zero" in out, said
+    code, out, errors = expunge("inspect", "prune", *WORLD, "--model", models["model"], "--n", "4", "--out", "looked")
+    assert code == 0 and "weights moved to zero" in out, errors
     assert json.loads((here / "looked" / "prune_model.json").read_text())["target"] == "zero"
     losses = [ln for ln in pq.read_table(here / "looked" / "prune_model.parquet").to_pylist() if ln["rows"] == "forget"]
     assert [ln["moved"] for ln in losses][:3] == [0, 1, 10]
-    code, _, said = expunge("inspect", "prune", *WORLD, "--model", models["model"], "--n", "1", "--out", "one")
-    assert code == 2 and "--n: prune needs at least two rows" in said
+    code, _, errors = expunge("inspect", "prune", *WORLD, "--model", models["model"], "--n", "1", "--out", "one")
+    assert code == 2 and "--n: prune needs at least two rows" in errors
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,15 @@ def test_pruned_to_zero_where_no_full_model_is_given(models: dict[str, str], her
 def test_what_is_wrong_is_told_in_one_line(
     words: tuple[str, ...], parts: tuple[str, ...], models: dict[str, str], here: Path, expunge: Run
 ) -> None:
-    given = [models["model"] if word == "MODEL" else word for word in words]
-    code, _, said = expunge("inspect", given[0], *WORLD, *given[1:], "--model", models["model"], "--out", "looked")
+    inputs = [models["model"] if word == "MODEL" else word for word in words]
+    code, _, errors = expunge("inspect", inputs[0], *WORLD, *inputs[1:], "--model", models["model"], "--out", "looked")
     assert code == 2
-    assert all(part in said for part in parts), said
-    assert len(said.strip().splitlines()) == 1 and not (here / "looked").exists()
+    assert all(part in errors for part in parts), errors
+    assert len(errors.strip().splitlines()) == 1 and not (here / "looked").exists()
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(models: dict[str, str], here: Path, expunge: Run) -> None:
     (here / "mine").mkdir()
     (here / "mine" / "notes.txt").write_text("keep")
-    code, _, said = expunge("inspect", "lens", *WORLD, "--model", models["model"], "--out", "mine")
-    assert code == 2 and "--out: mine is not empty" in said
+    code, _, errors = expunge("inspect", "lens", *WORLD, "--model", models["model"], "--out", "mine")
+    assert code == 2 and "--out: mine is not empty" in errors

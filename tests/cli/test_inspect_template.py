@@ -10,9 +10,9 @@ import pytest
 from expunge.cli.compose import single_tree, study_tree
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.resolve_task import template_of
 from expunge.pipelines.study.single import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 
 Run = Callable[..., tuple[int, str, str]]
 CHAT = (
@@ -32,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_one_example_is_shown_as_tokens(folder: str, expunge: Run) -> None:
-    code, out, said = expunge("inspect", "template", "--model", folder)
+    code, out, errors = expunge("inspect", "template", "--model", folder)
     lines = out.splitlines()
-    assert (code, said) == (0, "")
+    assert (code, errors) == (0, "")
     assert lines[0] == "example: example row 0, by the chat template; answer and end are scored"
     assert [line.split()[0] for line in lines[1:4]] == ["prompt", "answer", "end"]
     assert "|<eos>|  (1 tokens)" in lines[3] and "<eos>" in lines[4]
@@ -52,10 +52,10 @@ def test_special_text_is_counted_in_a_note(folder: str, expunge: Run, tmp_path: 
 
 
 def test_a_broken_template_is_one_line(folder: str, expunge: Run) -> None:
-    code, _, said = expunge("inspect", "template", "--model", folder, "model.template_args.chat_template='{% for'")
+    code, _, errors = expunge("inspect", "template", "--model", folder, "model.template_args.chat_template='{% for'")
     assert code == 2
-    assert said.startswith("expunge: error: model.template_args.chat_template: line 1 is not valid")
-    assert len(said.strip().splitlines()) == 1
+    assert errors.startswith("expunge: error: model.template_args.chat_template: line 1 is not valid")
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_variables_are_given_by_name(folder: str) -> None:
@@ -72,8 +72,8 @@ def test_a_folder_reads_by_its_own_template(folder: str) -> None:
     assert template.system_prompt is None and template.date_string is None
     named = ["model=Llama-3.2-1B-Instruct", f"{SOURCE}={folder}", "task_name=x"]
     assert decode_task(SingleJob, single_tree("eval", named)[0]).template_args.system_prompt is not None
-    given = [f"{SOURCE}={folder}", "task_name=x", "model.template_args.apply_chat_template=false"]
-    assert template_of(decode_task(SingleJob, single_tree("eval", given)[0])).apply_chat_template is False
+    inputs = [f"{SOURCE}={folder}", "task_name=x", "model.template_args.apply_chat_template=false"]
+    assert template_of(decode_task(SingleJob, single_tree("eval", inputs)[0])).apply_chat_template is False
     assert (
         study_tree(["study=custom", "forget=-", f"{SOURCE}={folder}"])["model"]["template_args"]["system_prompt"]
         is None
@@ -81,5 +81,5 @@ def test_a_folder_reads_by_its_own_template(folder: str) -> None:
 
 
 def test_the_older_name_says_so(folder: str, expunge: Run) -> None:
-    code, _, said = expunge("inside", "template", "--model", folder)
-    assert (code, said.strip()) == (0, "note: `expunge inside` is now `expunge inspect`")
+    code, _, errors = expunge("inside", "template", "--model", folder)
+    assert (code, errors.strip()) == (0, "note: `expunge inside` is now `expunge inspect`")

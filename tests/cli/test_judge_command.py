@@ -24,8 +24,8 @@ def lines(path: Path, records: list[dict[str, object]]) -> None:
 def test_a_score_with_its_number_and_interval(here: Path, expunge: Run) -> None:
     (here / "rules.yaml").write_text(RULES)
     lines(here / "said.jsonl", [{"generation": '"Hi," he said.' if i < 3 else "He slept."} for i in range(4)])
-    code, out, said = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--out", "verdicts.jsonl")
-    assert code == 0, said
+    code, out, errors = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--out", "verdicts.jsonl")
+    assert code == 0, errors
     # 3 of 4: Wilson's interval is .3006 to .9544
     assert out.startswith("quotes: 0.750 [0.301, 0.954] (wilson), n=4; only 4 rows were judged")
     verdicts = [json.loads(line) for line in (here / "verdicts.jsonl").read_text().splitlines()]
@@ -36,8 +36,8 @@ def test_by_a_column_and_samples_of_one_row(here: Path, expunge: Run) -> None:
     (here / "rules.yaml").write_text(RULES)
     records = [{"text": '"Hi"' if i % 2 else "no", "step": step, "row_id": i // 2} for step in (0, 5) for i in range(4)]
     lines(here / "said.jsonl", records)
-    code, out, said = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--by", "step")
-    assert code == 0, said
+    code, out, errors = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--by", "step")
+    assert code == 0, errors
     first, second = out.splitlines()
     # two samples of each of two rows, one of which has it: each row is .5
     assert first.startswith("step=0 quotes: 0.500 [0.500, 0.500] (bootstrap), n=2")
@@ -61,8 +61,8 @@ def test_a_saved_classifier(here: Path, expunge: Run) -> None:
     texts = [f"the {'red fox' if i % 2 else 'blue sky'} number {i}" for i in range(40)]
     train_classifier("fox", texts, [bool(i % 2) for i in range(40)]).save(here / "fox")
     lines(here / "said.jsonl", [{"text": "a red fox"}, {"text": "red fox again"}])
-    code, out, said = expunge("judge", "said.jsonl", "--classifier", "fox")
-    assert code == 0, said
+    code, out, errors = expunge("judge", "said.jsonl", "--classifier", "fox")
+    assert code == 0, errors
     assert out.startswith("fox: 1.000 [")
 
 
@@ -87,35 +87,35 @@ def test_what_is_wrong_is_told_in_one_line(
 ) -> None:
     (here / "rules.yaml").write_text(rules)
     lines(here / "said.jsonl", records)
-    code, _, said = expunge("judge", "said.jsonl", "--rules", "rules.yaml", *words)
+    code, _, errors = expunge("judge", "said.jsonl", "--rules", "rules.yaml", *words)
     assert code == 2
-    assert all(part in said for part in parts), said
-    assert len(said.strip().splitlines()) == 1
+    assert all(part in errors for part in parts), errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_a_file_that_is_not_there(here: Path, expunge: Run) -> None:
     (here / "rules.yaml").write_text(RULES)
-    code, _, said = expunge("judge", "sad.jsonl", "--rules", "rules.yaml")
-    assert code == 2 and "sad.jsonl: no such file" in said
-    code, _, said = expunge("judge", "rules.yaml", "--classifier", "none")
-    assert code == 2 and "none: not a saved classifier" in said
+    code, _, errors = expunge("judge", "sad.jsonl", "--rules", "rules.yaml")
+    assert code == 2 and "sad.jsonl: no such file" in errors
+    code, _, errors = expunge("judge", "rules.yaml", "--classifier", "none")
+    assert code == 2 and "none: not a saved classifier" in errors
 
 
 def test_an_out_that_is_a_folder_is_refused_before_anything_is_judged(here: Path, expunge: Run) -> None:
     (here / "rules.yaml").write_text(RULES)
     lines(here / "said.jsonl", [{"text": "x"}])
     (here / "kept").mkdir()
-    code, out, said = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--out", "kept")
-    assert (code, out) == (2, "") and said.endswith("--out: kept is a folder; name a file\n")
+    code, out, errors = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--out", "kept")
+    assert (code, out) == (2, "") and errors.endswith("--out: kept is a folder; name a file\n")
 
 
 def test_a_chat_api_whose_key_lands_nowhere(here: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
             key = self.headers["Authorization"]
-            told = "Yes" if "twist!" in asked else f"I was sent {key}"
-            data = json.dumps({"choices": [{"message": {"content": told}}]}).encode()
+            report = "Yes" if "twist!" in content else f"I was sent {key}"
+            data = json.dumps({"choices": [{"message": {"content": report}}]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -133,12 +133,12 @@ def test_a_chat_api_whose_key_lands_nowhere(here: Path, expunge: Run, monkeypatc
             f"question: a twist?\nmodel: m\nbase_url: http://127.0.0.1:{server.server_port}/v1\n"
             "api_key_env: JUDGE_KEY\ncache: kept\n"
         )
-        code, out, said = expunge("judge", "said.jsonl", "--http", "http.yaml", "--out", "verdicts.jsonl")
+        code, out, errors = expunge("judge", "said.jsonl", "--http", "http.yaml", "--out", "verdicts.jsonl")
         server.shutdown()
     assert code == 0 and out.startswith("api: 1.000 [") and "1 of 2 generations have no score" in out
-    found = [out, said, *(p.read_text() for p in here.rglob("*") if p.is_file())]
-    assert not any("sk-very-secret" in text for text in found)
-    assert any("I was sent Bearer ***" in text for text in found)
+    result = [out, errors, *(p.read_text() for p in here.rglob("*") if p.is_file())]
+    assert not any("sk-very-secret" in text for text in result)
+    assert any("I was sent Bearer ***" in text for text in result)
     # what is kept is not asked for again: the server is gone
     assert expunge("judge", "said.jsonl", "--http", "http.yaml")[1].startswith("api: 1.000 [")
 
@@ -153,10 +153,10 @@ def test_texts_none_of_which_got_a_score_are_no_success(
     (here / "http.yaml").write_text(
         f"question: a twist?\nmodel: m\nbase_url: http://127.0.0.1:{free}/v1\nretries: 0\napi_key_env: ''\n"
     )
-    code, out, said = expunge("judge", "said.jsonl", "--http", "http.yaml", "--out", "verdicts.jsonl")
+    code, out, errors = expunge("judge", "said.jsonl", "--http", "http.yaml", "--out", "verdicts.jsonl")
     assert code == 1
     assert "api: no number" in out
-    assert said.strip().endswith("said.jsonl: no text has a score")
+    assert errors.strip().endswith("said.jsonl: no text has a score")
     assert json.loads((here / "verdicts.jsonl").read_text())["score"] is None
 
 

@@ -86,8 +86,8 @@ def test_a_plan_says_what_memory_its_largest_jobs_need(here: Path, expunge: Run)
     out = expunge("plan", *words, "--json")[1]
     needs = {f"{j['kind']} {j['label']}": j["memory"] for j in json.loads(out)}
     shape, args = shape_of("llama-8m"), TrainArgs(bf16=True)
-    found = {estimate_memory(shape, args, "ddp", length=n, sides=2).total for n in range(10, 100)}
-    assert needs["unlearn NPO"] in found
+    result = {estimate_memory(shape, args, "ddp", length=n, sides=2).total for n in range(10, 100)}
+    assert needs["unlearn NPO"] in result
     assert needs["unlearn NPO"] > needs["unlearn GradAscent"] > 0 and needs["metrics NPO"] is None
     assert needs["score full forget_eval tokens"] > 4 * shape.parameters
     line = " ".join(expunge("plan", *words)[1].split())
@@ -108,11 +108,11 @@ def test_settings_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None
         ("memory", "llama-8m", "bf16=true", "--processes", "4", "lora.r=4"),
         ("memory", "--processes", "4", "llama-8m", "lora.r=4", "bf16=true"),
     )
-    told = []
+    lines = []
     for words in ways:
         assert main(words) == 0
-        told.append(capsys.readouterr().out)
-    assert told[0] == told[1]
+        lines.append(capsys.readouterr().out)
+    assert lines[0] == lines[1]
     assert main(("memory", "llama-8m", "--processes", "4", "bf16=true", "more")) == 2
     assert "unrecognized arguments: more" in capsys.readouterr().err
 
@@ -208,6 +208,7 @@ def test_the_completion_of_bash_completes(expunge: Run, here: Path) -> None:
     _, script, _ = expunge("completion", "bash")
     (here / "complete.sh").write_text(script)
     lines = {"expunge pl": "plan", "expunge run study = quick": "quickstart", "expunge list methods NP": "NPO"}
+    lines |= {"expunge audit saves/npo --audits rel": "relearn"}
     for line, expected in lines.items():
         words = line.split()
         code = (

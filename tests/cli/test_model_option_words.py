@@ -13,7 +13,7 @@ from expunge.engine.job import in_order
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.pipelines.study.config import decode_study
-from expunge.pipelines.study.handle import load_job
+from expunge.pipelines.study.job_handle import load_job
 from expunge.pipelines.study.single_config import config_text, read_config
 
 
@@ -33,13 +33,13 @@ def keys(*words: str) -> set[str]:
 
 
 def test_they_are_part_of_the_key(words: list[str]) -> None:
-    seen = [keys(*words)]
-    seen.append(keys(*words, "model.model_args.attention_dropout=0.1"))
-    seen.append(keys(*words, "model.model_args.attention_dropout=0.2"))
-    seen.append(keys(*words, "model.tokenizer_args.split_special_tokens=true"))
-    assert all(len(one) > 0 for one in seen)
-    assert len(set.union(*seen)) == sum(map(len, seen))
-    assert seen[1] == keys(*words, "+model.model_args.options.attention_dropout=0.1")
+    records = [keys(*words)]
+    records.append(keys(*words, "model.model_args.attention_dropout=0.1"))
+    records.append(keys(*words, "model.model_args.attention_dropout=0.2"))
+    records.append(keys(*words, "model.tokenizer_args.split_special_tokens=true"))
+    assert all(len(one) > 0 for one in records)
+    assert len(set.union(*records)) == sum(map(len, records))
+    assert records[1] == keys(*words, "+model.model_args.options.attention_dropout=0.1")
 
 
 def test_config_shows_them_and_a_written_config_runs_again(words: list[str], capsys: Any) -> None:

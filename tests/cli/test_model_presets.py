@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from expunge.cli.compose import CONF, options, single_tree, study_tree
-from expunge.pipelines.study.config import decode_study, decode_task
+from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 
 EXPERIMENTS = [
     "eval/rwku/default",
@@ -26,31 +27,31 @@ def single(mode: str, *words: str) -> SingleJob:
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_decodes(model: str) -> None:
-    given = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())
-    chosen = decode_task(SingleJob, {"mode": "eval", "task_name": "x", "model": given})
-    if chosen.model.source is None:
-        assert chosen.model.preset == model
+    content = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())
+    task = decode_task(SingleJob, {"mode": "eval", "task_name": "x", "model": content})
+    if task.model.source is None:
+        assert task.model.preset == model
         return
-    assert chosen.model.source.rpartition("/")[2] == model.removesuffix("-arcsf")
-    assert not chosen.model.model_args.trust_remote_code
-    template = chosen.template_args
+    assert task.model.source.rpartition("/")[2] == model.removesuffix("-arcsf")
+    assert not task.model.model_args.trust_remote_code
+    template = task.template_args
     assert template.apply_chat_template or template.user_end_tag
 
 
 def test_every_model_composes_over_another() -> None:
-    chosen = single("eval", "model=Qwen3-0.6B")
-    assert chosen.model.source == "Qwen/Qwen3-0.6B"
-    assert chosen.template_args.asst_start_tag == "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    assert chosen.template_args.date_string is None
+    settings = single("eval", "model=Qwen3-0.6B")
+    assert settings.model.source == "Qwen/Qwen3-0.6B"
+    assert settings.template_args.asst_start_tag == "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert settings.template_args.date_string is None
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     mode, benchmark, _ = experiment.split("/")
-    chosen = single(mode.replace("finetune", "train"), f"experiment={experiment}")
-    assert chosen.benchmark == benchmark
+    settings = single(mode.replace("finetune", "train"), f"experiment={experiment}")
+    assert settings.benchmark == benchmark
     if benchmark == "semeval":
-        assert chosen.eval.generation.max_new_tokens == 256
+        assert settings.eval.generation.max_new_tokens == 256
 
 
 def test_the_study_of_own_rows_composes() -> None:
@@ -59,6 +60,6 @@ def test_the_study_of_own_rows_composes() -> None:
 
 def test_the_model_of_the_command_line_wins_over_the_experiments() -> None:
     assert single("unlearn", "experiment=unlearn/semeval/GD").model.source == "allenai/OLMo-7B-0724-Instruct-hf"
-    chosen = single("unlearn", "experiment=unlearn/semeval/iterative", "model=llama-1m")
-    assert chosen.model.preset == "llama-1m" and chosen.model.source is None
-    assert chosen.trainer.handler == "SemEvalGA" and chosen.trainer.method_args["nll_weight"] == 0.5
+    settings = single("unlearn", "experiment=unlearn/semeval/iterative", "model=llama-1m")
+    assert settings.model.preset == "llama-1m" and settings.model.source is None
+    assert settings.trainer.handler == "SemEvalGA" and settings.trainer.method_args["nll_weight"] == 0.5

@@ -25,8 +25,8 @@ def test_a_plan_of_a_single_job(here: Path, tofu_source: Path, expunge: Run) -> 
         f"data.root={tofu_source}",
         "--json",
     )
-    code, out, said = expunge(*words)
-    assert code == 0, said
+    code, out, errors = expunge(*words)
+    assert code == 0, errors
     kinds = [job["kind"] for job in json.loads(out)]
     assert kinds[0] == "base" and {"unlearn", "metrics"} <= set(kinds)
     code, again, _ = expunge(*[word for word in words if word != "unlearn"])
@@ -35,30 +35,30 @@ def test_a_plan_of_a_single_job(here: Path, tofu_source: Path, expunge: Run) -> 
 
 
 def test_the_difference_of_a_profile(here: Path, expunge: Run) -> None:
-    code, out, said = expunge("config", "unlearn", TOFU, "trainer=RMU", "task_name=x", "--diff", "openunlearning")
-    assert code == 0, said
+    code, out, errors = expunge("config", "unlearn", TOFU, "trainer=RMU", "task_name=x", "--diff", "openunlearning")
+    assert code == 0, errors
     assert "trainer.method_args.compat: paper -> openunlearning" in out.splitlines()
     assert "trainer.args.accumulation: whole_step -> mean_of_means" in out.splitlines()
     assert "learning_rate" not in out
     assert expunge("config", "unlearn", TOFU, "trainer=RMU", "task_name=x", "--diff", "profile")[1] == out
-    code, _, said = expunge("config", "unlearn", TOFU, "task_name=x", "--diff", "openunlearnin")
-    assert code == 2 and "did you mean 'openunlearning'" in said
+    code, _, errors = expunge("config", "unlearn", TOFU, "task_name=x", "--diff", "openunlearnin")
+    assert code == 2 and "did you mean 'openunlearning'" in errors
 
 
 def test_options_of_hydra(here: Path, expunge: Run) -> None:
-    code, out, said = expunge("unlearn", TOFU, "task_name=x", "--cfg", "job")
-    assert code == 0, said
+    code, out, errors = expunge("unlearn", TOFU, "task_name=x", "--cfg", "job")
+    assert code == 0, errors
     assert yaml.safe_load(out)["trainer"]["args"]["num_train_epochs"] == 10
-    code, _, said = expunge("unlearn", TOFU, "task_name=x", "--cfg", "hydra")
-    assert code == 2 and "only `--cfg job` is known" in said
-    code, _, said = expunge("train", TOFU, "task_name=x", "--config-name=unlearn.yaml")
-    assert code == 2 and "write expunge unlearn" in said
-    code, _, said = expunge("unlearn", TOFU, "task_name=x", "--config-name=mine")
-    assert code == 2 and "experiment=FILE.yaml" in said
+    code, _, errors = expunge("unlearn", TOFU, "task_name=x", "--cfg", "hydra")
+    assert code == 2 and "only `--cfg job` is known" in errors
+    code, _, errors = expunge("train", TOFU, "task_name=x", "--config-name=unlearn.yaml")
+    assert code == 2 and "write expunge unlearn" in errors
+    code, _, errors = expunge("unlearn", TOFU, "task_name=x", "--config-name=mine")
+    assert code == 2 and "experiment=FILE.yaml" in errors
     (here / "conf" / "experiment").mkdir(parents=True)
     (here / "conf" / "experiment" / "mine.yaml").write_text("benchmark: world\ntrainer: {handler: NPO}\n")
-    code, out, said = expunge("unlearn", "experiment=mine", "task_name=x", "--config-dir", "conf", "--cfg", "job")
-    assert code == 0, said
+    code, out, errors = expunge("unlearn", "experiment=mine", "task_name=x", "--config-dir", "conf", "--cfg", "job")
+    assert code == 0, errors
     assert yaml.safe_load(out)["trainer"]["handler"] == "NPO"
 
 
@@ -97,9 +97,9 @@ def fork(here: Path) -> Path:
 
 def test_an_experiment_of_a_fork_is_imported(fork: Path, expunge: Run) -> None:
     words = ("import", "openunlearning", str(fork), "--experiment", "unlearn/mine/default", "--out", "mine.yaml")
-    code, _, said = expunge(*words)
-    assert code == 0, said
-    assert said.count("not carried") == 1 and "accelerate launch" in said
+    code, _, errors = expunge(*words)
+    assert code == 0, errors
+    assert errors.count("not carried") == 1 and "accelerate launch" in errors
     tree, _ = single_tree("unlearn", ["experiment=mine.yaml", "task_name=x"])
     args = tree["trainer"]["args"]
     assert (tree["benchmark"], tree["forget_split"], tree["retain_split"]) == ("tofu", "forget05", "retain95")
@@ -108,29 +108,29 @@ def test_an_experiment_of_a_fork_is_imported(fork: Path, expunge: Run) -> None:
     assert (args["evaluate"]["every"], args["evaluate"]["panel"]) == (1.0, "full")
     model = tree["model"]["model_args"]
     assert (model["pretrained_model_name_or_path"], model["dtype"]) == ("org/small", "auto")
-    code, _, said = expunge(*words)
-    assert code == 2 and "exists already" in said
+    code, _, errors = expunge(*words)
+    assert code == 2 and "exists already" in errors
 
 
 def test_all_experiments_of_a_fork(fork: Path, expunge: Run) -> None:
-    code, _, said = expunge("import", "openunlearning", str(fork / "configs"), "--out", "all")
-    assert code == 0, said
+    code, _, errors = expunge("import", "openunlearning", str(fork / "configs"), "--out", "all")
+    assert code == 0, errors
     assert (Path("all") / "unlearn" / "mine" / "default.yaml").is_file()
-    code, _, said = expunge("import", "openunlearning", str(fork), "--experiment", "unlearn/min", "--out", "x.yaml")
-    assert code == 2 and "did you mean 'unlearn/mine/default'" in said
+    code, _, errors = expunge("import", "openunlearning", str(fork), "--experiment", "unlearn/min", "--out", "x.yaml")
+    assert code == 2 and "did you mean 'unlearn/mine/default'" in errors
 
 
 def test_a_job_with_the_profile_and_other_answers_from_a_file(here: Path, tofu_source: Path, expunge: Run) -> None:
     forget = [json.loads(line) for line in (tofu_source / "forget10.json").read_text().splitlines()]
     rows = [{"question": row["question"], "other": ["Nobody knows.", "In 1900."]} for row in forget]
     (here / "other.json").write_text(json.dumps(rows))
-    code, _, said = expunge(
+    code, _, errors = expunge(
         "unlearn", TOFU, "trainer=DPO", "task_name=x", "model=llama-64k", f"data.root={tofu_source}",
         "data.alternates=other.json", "data.alternate_key=other", "profile=openunlearning", "trainer.args.max_steps=1",
         "trainer.args.per_device_train_batch_size=2", "trainer.args.gradient_accumulation_steps=2",
         "trainer.args.eval_strategy=no", "eval.metrics=[privleak,extraction_strength]",
     )  # fmt: skip
-    assert code == 0, said
+    assert code == 0, errors
     results = json.loads((here / "saves" / "unlearn" / "x" / "evals" / "TOFU_SUMMARY.json").read_text())
     assert set(results) == {"privleak", "mia_min_k", "mia_min_k_forget", "mia_min_k_holdout", "extraction_strength"}
     assert results["privleak"] is not None  # there is no retain model: 0.5 stands for its AUC

@@ -11,9 +11,9 @@ import pytest
 from expunge.cli.compose import single_tree, study_tree
 from expunge.methods import registry
 from expunge.methods.grad_transforms import grad_transform_registry, make_grad_transform
-from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.single import training_runs
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 from expunge.training.term_parts import check_grad_transform
 
 PAGES = {spec.name: spec.page for spec in (*registry().values(), *grad_transform_registry().values())}
@@ -45,19 +45,19 @@ def test_the_command_of_a_page(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plus", "said"), [("", "grad_transform_args.rho=0.5"), ("+", "grad_transform_args={rho: 0.5}")]
+    ("plus", "message"), [("", "grad_transform_args.rho=0.5"), ("+", "grad_transform_args={rho: 0.5}")]
 )
-def test_a_steps_own_settings(plus: str, said: str) -> None:
+def test_a_steps_own_settings(plus: str, message: str) -> None:
     tree, _ = single_tree(
-        "unlearn", ["task_name=x", "trainer=NPO", "trainer.args.grad_transform=sam", f"{plus}trainer.args.{said}"]
+        "unlearn", ["task_name=x", "trainer=NPO", "trainer.args.grad_transform=sam", f"{plus}trainer.args.{message}"]
     )
     assert tree["trainer"]["args"]["grad_transform_args"] == {"rho": 0.5}
-    tree = study_tree(["study=quickstart", "unlearn.grad_transform=sam", f"{plus}unlearn.{said}"])
+    tree = study_tree(["study=quickstart", "unlearn.grad_transform=sam", f"{plus}unlearn.{message}"])
     assert tree["unlearn"]["grad_transform_args"] == {"rho": 0.5}
 
 
 def test_a_steps_own_settings_in_a_file(here: Path, expunge: Callable[..., tuple[int, str, str]]) -> None:
     (here / "mine.yaml").write_text(MINE)
     assert expunge("plan", "study=mine.yaml", "unlearn.grad_transform_args.eps=2")[0] == 0
-    code, _, said = expunge("plan", "study=mine.yaml", "unlearn.grad_transform_args.epss=2")
-    assert code == 2 and "grad_transform_args.epss: unknown key; did you mean 'eps'?" in said
+    code, _, errors = expunge("plan", "study=mine.yaml", "unlearn.grad_transform_args.epss=2")
+    assert code == 2 and "grad_transform_args.epss: unknown key; did you mean 'eps'?" in errors

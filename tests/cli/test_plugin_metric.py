@@ -40,20 +40,20 @@ def test_a_plugin_metric_joins_a_benchmark(here: Path, expunge: Run, forgotten: 
     texts = ["Who wrote the book? Ana did, in Paris, by the sea.", "Nobody knows what the publisher said in 1991."] * 9
     tokenizer = train_tokenizer(texts, 300, max_length=256)
     save_model(build_llama("llama-64k", tokenizer, vocab_size=320, seed=0), tokenizer, here / "tiny")
-    code, _, said = expunge("eval", *WORDS, "eval.metrics=[hidden_norm]")
+    code, _, errors = expunge("eval", *WORDS, "eval.metrics=[hidden_norm]")
     assert code == 2
-    assert "eval.metrics: no metric named 'hidden_norm'" in said and "--plugin FILE.py" in said
-    code, _, said = expunge("eval", *WORDS, "eval.metrics=[hidden_norm]", "--plugin", str(PLUGIN))
-    assert code == 0, said
+    assert "eval.metrics: no metric named 'hidden_norm'" in errors and "--plugin FILE.py" in errors
+    code, _, errors = expunge("eval", *WORDS, "eval.metrics=[hidden_norm]", "--plugin", str(PLUGIN))
+    assert code == 0, errors
     before = summary()
     assert all((before[name] or 0) > 0 for name in NAMES)
     assert (here / "saves" / "eval" / "mine" / "records" / "forget_eval.hidden_norm.parquet").is_file()
     shutil.rmtree(here / "tiny")
-    code, _, said = expunge("eval", "--plugin", str(PLUGIN), "--refresh", "saves/eval/mine", "eval.metrics=[]")
-    assert code == 0, said
+    code, _, errors = expunge("eval", "--plugin", str(PLUGIN), "--refresh", "saves/eval/mine", "eval.metrics=[]")
+    assert code == 0, errors
     assert not NAMES & set(summary())
-    code, _, said = expunge(
+    code, _, errors = expunge(
         "eval", "--plugin", str(PLUGIN), "--refresh", "saves/eval/mine", "eval.metrics=[hidden_norm]"
     )
-    assert code == 0, said
+    assert code == 0, errors
     assert summary() == before

@@ -25,12 +25,12 @@ def mine(here: Path, method_file: Callable[..., Path]) -> Path:
 
 
 def test_a_method_from_a_file(mine: Path, expunge: Run) -> None:
-    code, out, said = expunge("list", "methods", "--json", "--plugin", "mine.py")
-    assert code == 0, said
+    code, out, errors = expunge("list", "methods", "--json", "--plugin", "mine.py")
+    assert code == 0, errors
     assert json.loads(out)["HalfAscent"]["settings"]["share"] == 0.5
     words = ("study=quickstart", "methods=[{trainer: HalfAscent, method_args: {share: 0.1}}]", "--json")
-    code, out, said = expunge("plan", "--plugin", "mine.py", *words)
-    assert code == 0, said
+    code, out, errors = expunge("plan", "--plugin", "mine.py", *words)
+    assert code == 0, errors
     assert any(job["label"] == "HalfAscent(share=0.1)" for job in json.loads(out))
 
 
@@ -41,8 +41,8 @@ def test_a_method_from_a_file(mine: Path, expunge: Run) -> None:
 def test_a_broken_file_is_told_in_one_line(text: str | None, part: str, here: Path, expunge: Run) -> None:
     if text is not None:
         (here / "bad.py").write_text(text)
-    code, _, said = expunge("list", "methods", "--plugin", "bad.py")
+    code, _, errors = expunge("list", "methods", "--plugin", "bad.py")
     assert code == 2
-    assert len(said.splitlines()) == 1
-    assert "bad.py" in said
-    assert part in said
+    assert len(errors.splitlines()) == 1
+    assert "bad.py" in errors
+    assert part in errors

@@ -11,9 +11,9 @@ import pytest
 from expunge.cli.compose import CONF, options, single_tree
 from expunge.core.decode import decode
 from expunge.methods.objective import Objective, objective
-from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.handle import load_study
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 from expunge.training.config import TrainArgs
 
 SHIPPED = [name for name in options("experiment") if name.startswith("unlearn/")]
@@ -76,25 +76,25 @@ def composed(name: str, *words: str) -> tuple[Objective, TrainArgs]:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_experiment_names_a_method_and_its_settings(name: str) -> None:
-    chosen, _ = composed(name)
-    assert chosen.forgets
+    settings, _ = composed(name)
+    assert settings.forgets
 
 
 @pytest.mark.parametrize("name", VALUES)
 def test_values(name: str) -> None:
     method, differs, settings = VALUES[name]
-    chosen, args = composed(f"unlearn/{name}")
-    assert chosen.spec.name == method
+    choice, args = composed(f"unlearn/{name}")
+    assert choice.spec.name == method
     assert {key: getattr(args, key) for key in BASELINE | differs} == BASELINE | differs
     for key, value in settings.items():
-        assert getattr(chosen.method, key, getattr(chosen.weights, key, None)) == value, key
+        assert getattr(choice.method, key, getattr(choice.weights, key, None)) == value, key
 
 
 def test_every_method_can_be_put_on_the_baseline() -> None:
     """The comparison under equal settings: one experiment, any trainer."""
     for name in ("NPO", "SimNPO", "RMU"):
-        chosen, args = composed("unlearn/tofu/default", f"trainer={name}")
-        assert chosen.spec.name == name
+        settings, args = composed("unlearn/tofu/default", f"trainer={name}")
+        assert settings.spec.name == name
         assert {key: getattr(args, key) for key in BASELINE} == BASELINE
 
 
@@ -122,10 +122,10 @@ def test_two_runs_and_their_merge_in_a_study(tmp_path: Path, monkeypatch: pytest
         for label in ("model1", "model2")
     }
     for label, (a, b, c), batch in (("model1", (0.4, 0.4, 0.2), 1), ("model2", (0.3, 0.3, 0.4), 2)):
-        said = weights[label]
-        assert (said["gamma"], said["alpha"], said["nll_weight"], said["retain_loss_type"]) == (a, b, c, "KL")
-        assert (said["per_device_train_batch_size"], said["gradient_accumulation_steps"]) == (batch, 4)
-        assert (said["lora"]["r"], said["learning_rate"], said["num_train_epochs"]) == (32, 1e-4, 5.0)
+        output = weights[label]
+        assert (output["gamma"], output["alpha"], output["nll_weight"], output["retain_loss_type"]) == (a, b, c, "KL")
+        assert (output["per_device_train_batch_size"], output["gradient_accumulation_steps"]) == (batch, 4)
+        assert (output["lora"]["r"], output["learning_rate"], output["num_train_epochs"]) == (32, 1e-4, 5.0)
     assert leaves["merged"].model.identity["edit"]["args"] == {"density": 0.8, "weights": (1.0, 1.0)}
 
 

@@ -24,10 +24,10 @@ def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     (tmp_path / "secret.txt").write_text("no")
     pages = ReportServer()
     pages.show("<h1>page</h1>", [tmp_path / "results.csv", tmp_path / "gone.csv"])
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(pages.find)) as made:
-        threading.Thread(target=made.serve_forever, daemon=True).start()
-        yield made
-        made.shutdown()
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(pages.find)) as result:
+        threading.Thread(target=result.serve_forever, daemon=True).start()
+        yield result
+        result.shutdown()
 
 
 def ask(
@@ -36,9 +36,9 @@ def ask(
     link = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     link.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
     answer = link.getresponse()
-    found = answer.status, answer.read(), dict(answer.getheaders())
+    findings = answer.status, answer.read(), dict(answer.getheaders())
     link.close()
-    return found
+    return findings
 
 
 def test_gives_the_page_and_its_files(server: ThreadingHTTPServer) -> None:
@@ -99,19 +99,19 @@ def test_serves_until_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*MICRO, f"paths.store={tmp_path / 'store'}", f"paths.output_dir={tmp_path / 'out'}", "--serve=0"]
-    seen = []
+    calls = []
 
     def interrupt(seconds: float) -> None:
         port = int(capsys.readouterr().out.split("127.0.0.1:")[1].split("/")[0])
         link = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         link.request("GET", "/")
-        seen.append(link.getresponse().read().decode())
+        calls.append(link.getresponse().read().decode())
         link.close()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(reporting.time, "sleep", interrupt)
     assert main(words) == 0
-    assert "connect-src 'self'" in seen[0] and "not run yet" in seen[0]
+    assert "connect-src 'self'" in calls[0] and "not run yet" in calls[0]
 
 
 def test_figures_need_kaleido(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +127,6 @@ def test_a_figure_that_was_not_drawn_is_one_line(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(static.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(static, "figures", lambda model: [SimpleNamespace(name="plane", figure={})])
-    monkeypatch.setattr("plotly.io.write_images", lambda **given: None)  # as kaleido does of some labels
+    monkeypatch.setattr("plotly.io.write_images", lambda **source: None)  # as kaleido does of some labels
     with pytest.raises(ConfigError, match=r"plane.svg could not be drawn"):
         static.write_figures(None, tmp_path, ["svg"])  # type: ignore[arg-type]

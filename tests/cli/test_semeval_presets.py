@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from expunge.cli.compose import single_tree, study_tree
-from expunge.pipelines.study.config import decode_study, decode_task, unlearn_args
+from expunge.pipelines.study.config import decode_study, unlearn_args
 from expunge.pipelines.study.single import merge_of, training_runs
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 
 
 def single(name: str, *words: str) -> SingleJob:
@@ -22,10 +23,10 @@ def single(name: str, *words: str) -> SingleJob:
     [("ga", "GradAscent"), ("gd", "GradDiff"), ("kl", "KL"), ("npo", "NPO"), ("iterative", "SemEvalGA")],
 )
 def test_the_baselines_and_the_iterative_pipeline(name: str, method: str) -> None:
-    chosen = single(name)
-    ((label, objective, args),) = training_runs(chosen)
-    assert (label, objective.spec.name, merge_of(chosen)) == ("x", method, None)
-    assert chosen.benchmark == "semeval" and chosen.eval.generation.max_new_tokens == 256
+    settings = single(name)
+    ((label, objective, args),) = training_runs(settings)
+    assert (label, objective.spec.name, merge_of(settings)) == ("x", method, None)
+    assert settings.benchmark == "semeval" and settings.eval.generation.max_new_tokens == 256
     if name == "iterative":
         assert args.evaluate.keep == "best" and args.max_loss == 100
         assert {objective.weights.gamma, objective.weights.alpha, objective.weights.nll_weight} == {0.2, 1.0, 0.5}
@@ -46,15 +47,15 @@ def test_the_first_place() -> None:
 
 
 def test_the_second_place() -> None:
-    chosen = single("zjuklab")
-    one, two = training_runs(chosen)
+    settings = single("zjuklab")
+    one, two = training_runs(settings)
     assert [f.label for f in (one, two)] == ["x-model1", "x-model2"]
     for fitting, weights, size in ((one, (0.4, 0.4, 0.2), 1), (two, (0.3, 0.3, 0.4), 2)):
-        given = fitting.objective.weights
-        assert (given.gamma, given.alpha, given.nll_weight) == weights
+        inputs = fitting.objective.weights
+        assert (inputs.gamma, inputs.alpha, inputs.nll_weight) == weights
         assert fitting.args.per_device_train_batch_size == size and fitting.args.gradient_accumulation_steps == 4
         assert fitting.args.lora is not None and fitting.args.lora.r == 32 and fitting.args.learning_rate == 1e-4
-    merge = merge_of(chosen)
+    merge = merge_of(settings)
     assert type(merge).__name__ == "TIES" and vars(merge)["density"] == 0.8
 
 

@@ -32,9 +32,9 @@ def test_studies_are_for_one_process(expunge: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    code, _, said = expunge("run", "study=quickstart")
+    code, _, errors = expunge("run", "study=quickstart")
     assert code == 2
-    assert said.startswith("expunge: error: run: runs in one process; commands for several processes: train")
+    assert errors.startswith("expunge: error: run: runs in one process; commands for several processes: train")
     monkeypatch.setenv("RANK", "1")
     assert expunge("run", "study=quickstart") == (2, "", "")
 
@@ -43,20 +43,20 @@ def test_studies_are_for_one_process(expunge: Run, monkeypatch: pytest.MonkeyPat
 def test_launch_configurations_lie_with_the_package(expunge: Run, name: str) -> None:
     code, out, _ = expunge("launch-config", name)
     assert code == 0
-    held = yaml.safe_load(Path(out.strip()).read_text())
-    assert held["mixed_precision"] == "no"  # trainer.args.bf16 says, and counts in the fingerprint
-    assert "bf16" not in held and "gradient_accumulation_steps" not in held
+    content = yaml.safe_load(Path(out.strip()).read_text())
+    assert content["mixed_precision"] == "no"  # trainer.args.bf16 says, and counts in the fingerprint
+    assert "bf16" not in content and "gradient_accumulation_steps" not in content
 
 
 def test_an_unknown_configuration(expunge: Run) -> None:
-    code, _, said = expunge("launch-config", "dpp")
-    assert code == 2 and "no configuration named 'dpp'; did you mean 'ddp'" in said
+    code, _, errors = expunge("launch-config", "dpp")
+    assert code == 2 and "no configuration named 'dpp'; did you mean 'ddp'" in errors
 
 
 def test_memory_on_paper(expunge: Run) -> None:
     words = ("Llama-3.1-8B", "bf16=true", "activation_checkpointing=true", "lora.r=16")
-    code, out, said = expunge("memory", "--processes", "8", *words)
-    assert code == 0, said
+    code, out, errors = expunge("memory", "--processes", "8", *words)
+    assert code == 0, errors
     assert [line.split()[0] for line in out.splitlines()[2:6]] == ["ddp", "fsdp2", "zero2", "zero3"]
     assert "8.03G parameters" in out
     assert expunge("memory", "Llama-3.1-8B", "lora.rr=16")[0] == 2
@@ -66,22 +66,22 @@ def test_memory_on_paper(expunge: Run) -> None:
 def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expunge.cli.distributed_launch.find_spec", lambda name: None)
     monkeypatch.setattr("expunge.cli.memory.find_spec", lambda name: None)
-    code, out, said = expunge("launch-config", "zero3")
+    code, out, errors = expunge("launch-config", "zero3")
     assert code == 0 and Path(out.strip()).is_file()
-    assert said == "expunge: note: zero3 needs DeepSpeed, which is not installed: pip install 'expunge[deepspeed]'\n"
+    assert errors == "expunge: note: zero3 needs DeepSpeed, which is not installed: pip install 'expunge[deepspeed]'\n"
     assert expunge("launch-config", "fsdp2")[2] == ""
-    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_DEEPSPEED": "true"}
-    for name, value in told.items():
+    report = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_DEEPSPEED": "true"}
+    for name, value in report.items():
         monkeypatch.setenv(name, value)
-    code, _, said = expunge(*SMALL)
+    code, _, errors = expunge(*SMALL)
     assert code == 2
-    assert said.startswith("expunge: error: unlearn: the launcher requests DeepSpeed, which is not installed: pip")
+    assert errors.startswith("expunge: error: unlearn: the launcher requests DeepSpeed, which is not installed: pip")
     monkeypatch.setenv("RANK", "1")
     assert expunge(*SMALL) == (2, "", "")
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("trainer.args.optim=adafactor", "trainer.args.optim: adafactor cannot train a model in FSDP's shards"),
         ("trainer=RMU", "RMU reads hidden states of layers, which a model in shards cannot give"),
@@ -90,13 +90,13 @@ def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.Mon
     ],
 )
 def test_what_shards_cannot_do_is_refused_before_a_weight_is_read(
-    expunge: Run, tofu_source: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
+    expunge: Run, tofu_source: Path, monkeypatch: pytest.MonkeyPatch, word: str, message: str
 ) -> None:
     monkeypatch.setattr("expunge.core.distributed.here", lambda: Rank(0, 2))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     code, _, err = expunge(*SMALL, f"data.root={tofu_source}", word)
     assert code != 0
-    assert err.startswith(f"expunge: error: {said}")
+    assert err.startswith(f"expunge: error: {message}")
     assert not Path("saves").exists()
 
 
@@ -107,9 +107,9 @@ def start(here: Path, processes: int, *words: str, config: str = "ddp_cpu") -> s
     file = subprocess.run(
         [sys.executable, "-m", "expunge", "launch-config", config], capture_output=True, text=True, check=True
     ).stdout.strip()  # fmt: skip
-    held = here / "launch.yaml"
-    held.write_text(yaml.safe_dump({**yaml.safe_load(Path(file).read_text()), "use_cpu": True}))
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(held))
+    content = here / "launch.yaml"
+    content.write_text(yaml.safe_dump({**yaml.safe_load(Path(file).read_text()), "use_cpu": True}))
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(content))
     numbers = ("--num_processes", str(processes), "--main_process_port", str(port), "-m", "expunge")
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run([*launcher, *numbers, *words], cwd=here, env=env, capture_output=True, text=True, timeout=280)
@@ -124,8 +124,8 @@ def test_two_processes_are_one(here: Path, tofu_source: Path, expunge: Run) -> N
     assert done.stdout.count("unlearn gd: done") == 1
     two = json.loads((here / "saves/unlearn/gd/evals/TOFU_SUMMARY.json").read_text())
     (here / "saves").rename(here / "before")
-    code, _, said = expunge(*SMALL, data, "trainer.args.gradient_accumulation_steps=4", "paths.store=one")
-    assert code == 0, said
+    code, _, errors = expunge(*SMALL, data, "trainer.args.gradient_accumulation_steps=4", "paths.store=one")
+    assert code == 0, errors
     one = json.loads((here / "saves/unlearn/gd/evals/TOFU_SUMMARY.json").read_text())
     assert [p.name for p in (here / "one/unlearn").iterdir()] == [p.name for p in (here / "two/unlearn").iterdir()]
     assert known(two) == pytest.approx(known(one), rel=1e-4, abs=1e-6)
@@ -164,8 +164,8 @@ def test_models_in_shards_are_as_whole_ones(here: Path, tofu_source: Path, expun
     steps = "trainer.args.gradient_accumulation_steps"
     done = start(here, 2, *words, f"{steps}=3", "paths.output_dir=two", "paths.store=store_two", config=config)
     assert done.returncode == 0, done.stderr
-    code, _, said = expunge(*words, f"{steps}=6", "paths.output_dir=one", "paths.store=store_one")
-    assert code == 0, said
+    code, _, errors = expunge(*words, f"{steps}=6", "paths.output_dir=one", "paths.store=store_one")
+    assert code == 0, errors
     for name in ("log.jsonl", "trajectory.jsonl"):
         one, two = ([json.loads(line) for line in (here / d / name).read_text().splitlines()] for d in ("one", "two"))
         assert len(one) == len(two) >= 3

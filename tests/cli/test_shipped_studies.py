@@ -34,10 +34,10 @@ def test_it_decodes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["pcfg_tiny", "pcfg_finetune", "tracr_tiny"])
 def test_a_capability_is_brought_back_in_the_model_and_both_controls(name: str) -> None:
-    found = jobs(name)
-    assert {"relearn full same_rows", "relearn retain same_rows"} < set(found)
+    result = jobs(name)
+    assert {"relearn full same_rows", "relearn retain same_rows"} < set(result)
     if name == "pcfg_finetune":  # it goes on from the models of the other study
-        assert all(found[job] == jobs("pcfg_tiny")[job] for job in ("train full", "train retain"))
+        assert all(result[job] == jobs("pcfg_tiny")[job] for job in ("train full", "train retain"))
 
 
 @functools.cache
@@ -102,10 +102,10 @@ def test_the_first_documents_of_lume_with_the_official_score(tmp_path: Path, wmd
 
 
 def test_the_stories_protocol_in_short_and_as_published(tmp_path: Path) -> None:
-    told = {"words": ["hang"], "features": ["Twist"]}
+    report = {"words": ["hang"], "features": ["Twist"]}
     source = tmp_path / "stories"
     source.mkdir()
-    (source / "data00.json").write_text(json.dumps([{"story": "A cat sat.", "instruction": told, "summary": "S."}]))
+    (source / "data00.json").write_text(json.dumps([{"story": "A cat sat.", "instruction": report, "summary": "S."}]))
     short, published = planned("study=stories_8m"), planned("study=stories_30m", f"stories.source={source}")
     assert short.stories is not None and published.stories is not None
     deletions = ["filter-Twist", "filter-adv-Twist", "filter-mix-Twist-Foreshadowing", "filter-ref-Twist"]

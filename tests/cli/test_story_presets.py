@@ -12,12 +12,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def planned(expunge: Run, *words: str) -> dict[str, list[str]]:
-    code, out, said = expunge("plan", *words, "--json")
-    assert code == 0, said
-    found: dict[str, list[str]] = {}
+    code, out, errors = expunge("plan", *words, "--json")
+    assert code == 0, errors
+    result: dict[str, list[str]] = {}
     for job in json.loads(out):
-        found.setdefault(job["kind"], []).append(job["label"])
-    return found
+        result.setdefault(job["kind"], []).append(job["label"])
+    return result
 
 
 def test_the_tiny_study(here: Path, expunge: Run) -> None:
@@ -56,10 +56,10 @@ def test_a_deletion_for_each_data_set_and_rate(here: Path, expunge: Run) -> None
 def test_what_is_wrong_is_told_in_one_line(
     words: tuple[str, ...], parts: tuple[str, ...], here: Path, expunge: Run
 ) -> None:
-    code, _, said = expunge("plan", *words)
+    code, _, errors = expunge("plan", *words)
     assert code == 2
-    assert all(part in said for part in parts), said
-    assert len(said.strip().splitlines()) == 1
+    assert all(part in errors for part in parts), errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 @pytest.mark.shared

@@ -28,19 +28,19 @@ seeds: {train: [0], unlearn: [0, 1]}
 
 def test_a_file_of_ones_own(here: Path, expunge: Run) -> None:
     (here / "mine.yaml").write_text(MINE)
-    code, out, said = expunge("plan", "study=mine.yaml", "--json")
-    assert code == 0, said
+    code, out, errors = expunge("plan", "study=mine.yaml", "--json")
+    assert code == 0, errors
     labels = {job["label"] for job in json.loads(out) if job["kind"] == "unlearn"}
     assert labels == {"NPO(beta=0.5)-u0", "NPO(beta=0.5)-u1", "diff-u0", "diff-u1"}
-    code, out, said = expunge("plan", "study=mine.yaml", "seeds.unlearn=[3]", "train.num_train_epochs=4", "--json")
-    assert code == 0, said
+    code, out, errors = expunge("plan", "study=mine.yaml", "seeds.unlearn=[3]", "train.num_train_epochs=4", "--json")
+    assert code == 0, errors
     assert len([job for job in json.loads(out) if job["kind"] == "unlearn"]) == 2
 
 
 def test_a_model_in_the_file_may_be_a_mapping(here: Path, expunge: Run) -> None:
     (here / "mine.yaml").write_text(MINE.replace("model: llama-64k", "model: {preset: llama-64k, vocab_size: 400}"))
-    code, out, said = expunge("plan", "study=mine.yaml", "--json")
-    assert code == 0, said
+    code, out, errors = expunge("plan", "study=mine.yaml", "--json")
+    assert code == 0, errors
     assert json.loads(out)[0]["label"] == "llama-64k"
 
 
@@ -63,11 +63,11 @@ def test_a_wrong_file_is_told_in_one_line(
     text: str, words: tuple[str, ...], parts: tuple[str, ...], here: Path, expunge: Run
 ) -> None:
     (here / "mine.yaml").write_text(text)
-    code, _, said = expunge("plan", "study=mine.yaml", *words)
+    code, _, errors = expunge("plan", "study=mine.yaml", *words)
     assert code == 2
-    assert len(said.splitlines()) == 1, said
+    assert len(errors.splitlines()) == 1, errors
     for part in parts:
-        assert part in said
+        assert part in errors
 
 
 def test_a_group_where_a_list_belongs_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from expunge.core.errors import DataError
 from expunge.engine.job import in_order
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.pipelines.study.handle import JobHandle, load_job
+from expunge.pipelines.study.job_handle import JobHandle, load_job
 
 Run = Callable[..., tuple[int, str, str]]
 N = 4  # rows of forget10 in the folder of TOFU's shape
@@ -46,8 +46,8 @@ def words(here: Path, tofu_source: Path) -> list[str]:
 
 def test_a_log_of_tofus_authors_is_the_retain_log_of_a_job(here: Path, words: list[str], expunge: Run) -> None:
     Path("log.json").write_text(json.dumps(log_of(N, lambda i: 0.1 * i - 0.2)))
-    code, _, said = expunge("eval", *words, "task_name=a", "retain_logs_path=log.json")
-    assert code == 0, said
+    code, _, errors = expunge("eval", *words, "task_name=a", "retain_logs_path=log.json")
+    assert code == 0, errors
     summary = json.loads(Path("saves/eval/a/TOFU_SUMMARY.json").read_text())
     own = json.loads(Path("saves/eval/a/TOFU_EVAL.json").read_text())["forget_truth_ratio"]["value_by_index"]
     theirs = [math.exp(0.1 * i - 0.2) for i in range(N)]
@@ -56,25 +56,25 @@ def test_a_log_of_tofus_authors_is_the_retain_log_of_a_job(here: Path, words: li
     assert summary["forget_quality"] == pytest.approx(p, rel=1e-9) and 0 < p <= 1
 
     Path("log.json").write_text(json.dumps(log_of(N, lambda i: 50.0 + i)))  # another log is another job
-    code, _, said = expunge("eval", *words, "task_name=b", "retain_logs_path=log.json")
-    assert code == 0, said
+    code, _, errors = expunge("eval", *words, "task_name=b", "retain_logs_path=log.json")
+    assert code == 0, errors
     far = json.loads(Path("saves/eval/b/TOFU_SUMMARY.json").read_text())["forget_quality"]
     assert far == pytest.approx(2 / math.comb(2 * N, N))  # no overlap: the exact two-sided p of the largest distance
 
 
 @pytest.mark.parametrize(
-    ("log", "said"),
+    ("log", "message"),
     [
         (log_of(N + 1, lambda i: 0.0), f"has truth ratios of {N + 1} forget rows, this job's split has {N}"),
         ({"eval_log_forget.json": {}}, "no quantity 'avg_gt_loss' by row"),
     ],
 )
 def test_a_log_of_other_rows_is_refused_before_a_job(
-    here: Path, words: list[str], expunge: Run, log: dict[str, object], said: str
+    here: Path, words: list[str], expunge: Run, log: dict[str, object], message: str
 ) -> None:
     Path("log.json").write_text(json.dumps(log))
     code, _, err = expunge("eval", *words, "task_name=a", "retain_logs_path=log.json")
-    assert code == 2 and said in err and not Path("saves/eval").exists()
+    assert code == 2 and message in err and not Path("saves/eval").exists()
 
 
 def test_other_wordings_of_the_questions(here: Path, words: list[str], tofu_source: Path) -> None:
@@ -97,8 +97,8 @@ def test_other_wordings_of_the_questions(here: Path, words: list[str], tofu_sour
     plain, other = job(), job("data.args.question_key=paraphrased_question")
     assert sets(job("eval.tofu.question_key=paraphrased_question")) == sets(other)
     for name, questions in sets(plain).items():
-        asked = name in ("forget_eval", "retain_eval")
-        assert sets(other)[name] == ([f"Say: {q}" for q in questions] if asked else questions), name
+        requests = name in ("forget_eval", "retain_eval")
+        assert sets(other)[name] == ([f"Say: {q}" for q in questions] if requests else questions), name
     keys = [{j.key for j in in_order(handle.prepared.ends) if j.kind == "score"} for handle in (plain, other)]
     assert keys[0] and not keys[0] & keys[1]
     with pytest.raises(DataError, match="forget_eval row 0: no paraphrased question"):

@@ -14,8 +14,8 @@ from expunge.cli.compose import single_tree
 from expunge.core.decode import decode
 from expunge.engine.job import Estimate, Job
 from expunge.engine.run import JobEvent, PlannedJob
-from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 from expunge.report import display
 from expunge.training.config import TrainArgs
 
@@ -57,12 +57,12 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
         ("pretokenize", "--in", "st", "--vocab_size", "400", "--dataset_name", "all", "--workers", "1"),
         ("pretokenize", "--in", "st", "--vocab_size", "400", "--filtering=features=Twist", "--dataset_name=twist"),
     ):
-        code, _, said = expunge("data", "stories", *words)
-        assert code == 0, said
+        code, _, errors = expunge("data", "stories", *words)
+        assert code == 0, errors
     words = ("train", "experiment=stories/pretrain", "model=llama-64k", *DATA, *SMALL, "trainer.args.warmup_steps=2")
     names = ("data.args.dataset_name=all", "data.args.eval_dataset_names=[twist]")
-    code, _, said = expunge(*words, *names, "task_name=base")
-    assert code == 0, said
+    code, _, errors = expunge(*words, *names, "task_name=base")
+    assert code == 0, errors
     folder = here / "saves" / "train" / "base"
     points = [json.loads(x) for x in (folder / "trajectory.jsonl").read_text().splitlines()]
     assert [p["step"] for p in points] == [0, 4, 6]
@@ -75,26 +75,26 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     assert facts["speed"]["tokens"] == 6 * 4 * 128 and facts["evaluation"]["losses"] == {"test": 3, "twist": 3}
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == 400
 
-    given = "model.model_args.pretrained_model_name_or_path=saves/train/base"
-    words = ("train", "experiment=stories/finetune", "model=llama-64k", given, *DATA, *SMALL)
-    code, _, said = expunge(
+    inputs = "model.model_args.pretrained_model_name_or_path=saves/train/base"
+    words = ("train", "experiment=stories/finetune", "model=llama-64k", inputs, *DATA, *SMALL)
+    code, _, errors = expunge(
         *words, "data.args.dataset_name=twist", "task_name=recovered", "trainer.args.dense_logging_steps=2"
     )
-    assert code == 0, said
+    assert code == 0, errors
     lines = (here / "saves" / "train" / "recovered" / "log.jsonl").read_text().splitlines()
     assert [json.loads(x)["step"] for x in lines] == [1, 2, 6]
 
     narrow = ("data.args.dataset_name=twist", "data.args.max_seq_len=8", "task_name=x")
-    code, _, said = expunge(*words, *narrow)
-    assert code == 2 and "trainer.args.evaluate.prompts: no row of test has a prompt within 8 tokens" in said
-    code, _, said = expunge(*words, "data.args.dataset_name=twits", "task_name=x")
-    assert code == 2 and "did you mean 'twist'" in said
-    code, _, said = expunge(
+    code, _, errors = expunge(*words, *narrow)
+    assert code == 2 and "trainer.args.evaluate.prompts: no row of test has a prompt within 8 tokens" in errors
+    code, _, errors = expunge(*words, "data.args.dataset_name=twits", "task_name=x")
+    assert code == 2 and "did you mean 'twist'" in errors
+    code, _, errors = expunge(
         *words, "data.args.dataset_name=twist", "task_name=x", "trainer.args.evaluate.losses=[tests]"
     )
-    assert code == 2 and "trainer.args.evaluate.losses[0]: no set named 'tests'; did you mean 'test'?" in said
-    code, _, said = expunge(*words, "data.args.dataset_name=twist", "task_name=x", "trainer.args.report_to=wandb")
-    assert code == 2 and "trainer.args.report_to: wandb is not installed" in said
+    assert code == 2 and "trainer.args.evaluate.losses[0]: no set named 'tests'; did you mean 'test'?" in errors
+    code, _, errors = expunge(*words, "data.args.dataset_name=twist", "task_name=x", "trainer.args.report_to=wandb")
+    assert code == 2 and "trainer.args.report_to: wandb is not installed" in errors
 
     look = (
         "inspect",
@@ -110,8 +110,8 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
         "4",
     )
     both = ("--model", "saves/train/recovered", "--full", "saves/train/base")
-    code, out, said = expunge(*look, *both, "--out", "looked")
-    assert code == 0 and "loss, test" in out and "loss, twist" in out, said
+    code, out, errors = expunge(*look, *both, "--out", "looked")
+    assert code == 0 and "loss, test" in out and "loss, twist" in out, errors
 
 
 class MadeUpTraining(Job):
@@ -121,12 +121,12 @@ class MadeUpTraining(Job):
 
 
 def test_a_running_job_shows_tokens_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = io.StringIO()
+    output = io.StringIO()
     job = MadeUpTraining(label="x", estimate=Estimate(tokens=8000))
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
-    shown = display.Display([PlannedJob(job, "missing", 1.0)], Console(file=said, width=200))
-    shown.tell(JobEvent(job, "start"))
+    view = display.Display([PlannedJob(job, "missing", 1.0)], Console(file=output, width=200))
+    view.tell(JobEvent(job, "start"))
     now[0] = 40.0
-    shown.tell(JobEvent(job, "progress", 1, 4))
-    assert said.getvalue() == "train x: 1/4, about 2m 00s left, ~50 tokens/s\n"
+    view.tell(JobEvent(job, "progress", 1, 4))
+    assert output.getvalue() == "train x: 1/4, about 2m 00s left, ~50 tokens/s\n"

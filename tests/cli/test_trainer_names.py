@@ -10,9 +10,10 @@ import pytest
 
 from expunge.cli.compose import single_tree
 from expunge.core.errors import ConfigError
-from expunge.pipelines.study.config import decode_task
-from expunge.pipelines.study.handle import load_job, load_study
+from expunge.pipelines.study.handle import load_study
+from expunge.pipelines.study.job_handle import load_job
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 
 Run = Callable[..., tuple[int, str, str]]
 ALIASES = {
@@ -33,13 +34,13 @@ def test_an_alias_is_its_method(alias: str, here: Path) -> None:
 
 
 def test_aliases_in_a_study(here: Path) -> None:
-    made = []
+    calls = []
     for names in (ALIASES.keys(), ALIASES.values()):
         methods = ", ".join(f"{{trainer: {name}}}" for name in names)
         graph = load_study(["study=quickstart", f"methods=[{methods}]"]).graph
-        made.append({leaf.model.key for leaf in graph.leaves if leaf.role == "unlearn"})
-    assert made[0] == made[1]
-    assert len(made[0]) == len(ALIASES)
+        calls.append({leaf.model.key for leaf in graph.leaves if leaf.role == "unlearn"})
+    assert calls[0] == calls[1]
+    assert len(calls[0]) == len(ALIASES)
 
 
 @pytest.mark.parametrize(("name", "split"), [("full", "full"), ("retain", "retain"), ("retrain", "retain")])
@@ -59,9 +60,9 @@ def test_the_oracle_is_trained_from_the_base_model_and_is_no_method(here: Path, 
     )
     assert oracle is not None and spelled is not None and oracle.key == spelled.key
     for name in ("retrain", "retain", "full", "finetune"):
-        code, _, said = expunge("unlearn", "task_name=x", f"trainer={name}", *SMALL)
+        code, _, errors = expunge("unlearn", "task_name=x", f"trainer={name}", *SMALL)
         assert code == 2
-        assert f"trainer={name}: this does not unlearn" in said and "`expunge train trainer=retrain`" in said
+        assert f"trainer={name}: this does not unlearn" in errors and "`expunge train trainer=retrain`" in errors
         with pytest.raises(ConfigError, match=rf"^methods\[0\]\.trainer: {name} does not unlearn; .*every study"):
             load_study(["study=quickstart", f"methods=[{{trainer: {name}}}]"])
 
@@ -86,8 +87,8 @@ def test_the_list_has_every_loss_step_and_edit_with_source_and_needs(expunge: Ru
     ],
 )  # fmt: skip
 def test_a_page_shows_settings_as_they_are_typed(name: str, parts: tuple[str, ...], expunge: Run) -> None:
-    code, out, said = expunge("methods", name)
+    code, out, errors = expunge("methods", name)
     assert (code == 0) is (name != "SAMM")
     for part in parts:
-        assert part in out + said
+        assert part in out + errors
     assert "\n    Formula" not in out

@@ -30,11 +30,11 @@ grid:
 @pytest.mark.slow
 def test_a_grid_is_run_and_shown_cell_by_cell(here: Path, expunge: Run) -> None:
     (here / "mine.yaml").write_text(GRID)
-    code, out, said = expunge("plan", "study=mine.yaml")
-    assert code == 0, said
+    code, out, errors = expunge("plan", "study=mine.yaml")
+    assert code == 0, errors
     assert "disk to fill" in out and "0 hit" in out
-    code, out, said = expunge("run", "study=mine.yaml")
-    assert code == 0, said + out
+    code, out, errors = expunge("run", "study=mine.yaml")
+    assert code == 0, errors + out
     folder = here / "saves/study/mine"
     assert (folder / "cells/large/report.html").is_file() and (folder / "cells/a-b/results.csv").is_file()
     page = (folder / "report.html").read_text()
@@ -42,24 +42,24 @@ def test_a_grid_is_run_and_shown_cell_by_cell(here: Path, expunge: Run) -> None:
     labels = set(pq.read_table(folder / "results.parquet").column("label").to_pylist())
     own = ("full", "retain", "GradAscent(learning_rate=0.0001)", "GradAscent(learning_rate=0.001)")
     assert labels == {f"{cell}/{label}" for cell in ("a<b", "large") for label in own}
-    code, out, said = expunge("results", "study=mine.yaml", "--format", "csv")
-    assert code == 0 and "large/full" in out, said
+    code, out, errors = expunge("results", "study=mine.yaml", "--format", "csv")
+    assert code == 0 and "large/full" in out, errors
     # one of the cells, as a study of its own under other labels, is all there already
     one = GRID.partition("grid:\n")[0]
     (here / "one.yaml").write_text(one)
-    code, out, said = expunge("plan", "study=one.yaml", "--json")
-    assert code == 0, said
+    code, out, errors = expunge("plan", "study=one.yaml", "--json")
+    assert code == 0, errors
     assert Counter(job["state"] for job in json.loads(out)) == {"hit": len(json.loads(out))}
 
 
 def test_axes_and_models_on_the_command_line(here: Path, expunge: Run) -> None:
     words = ("plan", "study=quickstart", "grid.model=[llama-64k,llama-1m]", "grid.seeds.train=[[0],[1]]", "--json")
-    code, _, said = expunge(*words)
-    assert (code, len(said.splitlines())) == (2, 1), said  # `grid.seeds.train` is a key within a key
+    code, _, errors = expunge(*words)
+    assert (code, len(errors.splitlines())) == (2, 1), errors  # `grid.seeds.train` is a key within a key
     (here / "mine.yaml").write_text(GRID)
-    code, out, said = expunge("plan", "study=mine.yaml", "grid.model=[llama-64k,llama-1m]", "--json")
-    assert code == 0, said
+    code, out, errors = expunge("plan", "study=mine.yaml", "grid.model=[llama-64k,llama-1m]", "--json")
+    assert code == 0, errors
     bases = [job for job in json.loads(out) if job["kind"] == "base"]
     assert [job["label"] for job in bases] == ["llama-64k/llama-64k", "llama-1m/llama-1m"]
-    code, _, said = expunge("plan", "study=mine.yaml", "grid.model=[llama-65k]")
-    assert code == 2 and "llama-64k" in said and len(said.splitlines()) == 1
+    code, _, errors = expunge("plan", "study=mine.yaml", "grid.model=[llama-65k]")
+    assert code == 2 and "llama-64k" in errors and len(errors.splitlines()) == 1

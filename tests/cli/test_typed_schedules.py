@@ -26,10 +26,10 @@ TINY = (
 def test_the_shipped_experiments(
     here: Path, tofu_source: Path, expunge: Run, name: str, words: tuple[str, ...], phases: int
 ) -> None:
-    code, _, said = expunge(
+    code, _, errors = expunge(
         "unlearn", f"experiment=unlearn/semeval/{name}", "task_name=x", f"data.root={tofu_source}", *TINY, *words
     )
-    assert code == 0, said
+    assert code == 0, errors
     lines = (here / "saves" / "unlearn" / "x" / "log.jsonl").read_text().splitlines()
     assert {json.loads(line)["phase"] for line in lines} == set(range(1, phases + 1))
 
@@ -38,8 +38,8 @@ def test_a_part_by_hand_and_the_next_from_it(here: Path, tofu_source: Path, expu
     words = ("unlearn", "experiment=unlearn/tofu/default", "trainer=NPO", f"data.root={tofu_source}", *TINY)
     assert expunge(*words, "task_name=a", "data.request=1/2")[0] == 0
     first = "model.model_args.pretrained_model_name_or_path=saves/unlearn/a"
-    code, _, said = expunge(*words, "model.preset=null", first, "task_name=b", "data.request=2/2")
-    assert code == 0, said
+    code, _, errors = expunge(*words, "model.preset=null", first, "task_name=b", "data.request=2/2")
+    assert code == 0, errors
     assert (here / "saves" / "unlearn" / "b" / "model.safetensors").is_file()
 
 
@@ -59,11 +59,11 @@ def test_what_is_wrong_is_one_line(
     here: Path, tofu_source: Path, expunge: Run, words: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     base = ("unlearn", "experiment=unlearn/tofu/default", "task_name=x", "trainer=NPO", f"data.root={tofu_source}")
-    chosen = [w for w in base if not (w.startswith("trainer=") and words[0].startswith("trainer="))]
-    code, _, said = expunge(*chosen, *TINY[:1], *words)
-    assert code == 2, said
-    lines = [line for line in said.splitlines() if not line.startswith("note: ")]
-    assert len(lines) == 1, said
+    choice = [w for w in base if not (w.startswith("trainer=") and words[0].startswith("trainer="))]
+    code, _, errors = expunge(*choice, *TINY[:1], *words)
+    assert code == 2, errors
+    lines = [line for line in errors.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1, errors
     for part in parts:
-        assert part in lines[0], said
+        assert part in lines[0], errors
     assert not (here / "saves").exists()

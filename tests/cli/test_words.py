@@ -89,7 +89,7 @@ def test_other_values_follow_the_type_of_their_key(key: str, text: str, value: A
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["audits=[relearn,", "quantize]"],
@@ -103,8 +103,8 @@ def test_other_values_follow_the_type_of_their_key(key: str, text: str, value: A
         (["=x"], "not of the form key=value"),
     ],
 )
-def test_a_word_that_cannot_be_read_says_what_to_type(words: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_word_that_cannot_be_read_says_what_to_type(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         study_tree(["study=quickstart", *words])
 
 

@@ -79,13 +79,13 @@ PLAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def check(here: Path, result: tuple[int, str, str], parts: tuple[str, ...]) -> None:
     """The four promises of a user error."""
-    code, _, said = result
-    assert code == 2, said
-    lines = [line for line in said.splitlines() if not line.startswith("note: ")]
-    assert len(lines) == 1, said
+    code, _, output = result
+    assert code == 2, output
+    lines = [line for line in output.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1, output
     for part in parts:
-        assert part in lines[0], said
-    assert "Traceback" not in said
+        assert part in lines[0], output
+    assert "Traceback" not in output
     assert not (here / "saves").exists()
 
 
@@ -101,8 +101,8 @@ def test_one_line_and_nothing_written(
 def edit(folder: Path, name: str, row: int, change: Callable[[dict[str, object]], object]) -> None:
     """Change one row of a file."""
     lines = (folder / name).read_text().splitlines()
-    made = change(json.loads(lines[row]))
-    lines[row] = made if isinstance(made, str) else json.dumps(made)
+    content = change(json.loads(lines[row]))
+    lines[row] = content if isinstance(content, str) else json.dumps(content)
     (folder / name).write_text("\n".join(lines) + "\n")
 
 

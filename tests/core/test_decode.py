@@ -57,14 +57,14 @@ def complaint(data: Any, where: str = "", cls: type[Any] = Outer) -> str:
 
 
 def test_a_whole_tree_is_decoded() -> None:
-    made = decode(Outer, {"train": {"steps": 3}, "seeds": [1, 2], "other": {}, "many": {"m": {"shuffle": True}}})
-    assert made == Outer(train=Inner(steps=3), seeds=(1, 2), other=Inner(), many={"m": Inner(shuffle=True)})
+    task = decode(Outer, {"train": {"steps": 3}, "seeds": [1, 2], "other": {}, "many": {"m": {"shuffle": True}}})
+    assert task == Outer(train=Inner(steps=3), seeds=(1, 2), other=Inner(), many={"m": Inner(shuffle=True)})
 
 
 def test_numbers_written_as_text_are_read_because_yaml_leaves_them_so() -> None:
-    made = decode(Outer, {"train": {"learning_rate": "1e-5", "steps": "3"}}).train
-    assert made == Inner(learning_rate=1e-5, steps=3)
-    assert type(made.learning_rate) is float
+    task = decode(Outer, {"train": {"learning_rate": "1e-5", "steps": "3"}}).train
+    assert task == Inner(learning_rate=1e-5, steps=3)
+    assert type(task.learning_rate) is float
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,14 @@ def test_an_error_of_the_program_is_no_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("while True: pass", "does not end within 1 s of computing"),
         ("return len('x' * 10**10)", "needs more than 256 MB of memory"),
     ],
 )
-def test_a_limit(tmp_path: Path, body: str, said: str) -> None:
-    with pytest.raises(LimitError, match=f"^{said}$"):
+def test_a_limit(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(LimitError, match=f"^{message}$"):
         run_limited(program(tmp_path, body), None, LIMITS)
 
 

@@ -37,13 +37,13 @@ def test_an_output_that_is_an_input(tmp_path: Path) -> None:
     (model / "EVAL.json").touch()
     (tmp_path / "link.csv").symlink_to(rows)
     inputs = {"--forget": rows, "--model": model, "--nope": tmp_path / "nope"}
-    for out, said in (
+    for out, output in (
         (rows, "is an input .--forget. and would be replaced; name another file"),
         (tmp_path / "link.csv", "is an input .--forget. and would be replaced; name another file"),
         (tmp_path / "model" / ".." / "model", "is an input .--model. and would be replaced; name another folder"),
         (model / "EVAL.json", "is a file of an input .--model. and would be replaced"),
     ):
-        with pytest.raises(ConfigError, match=rf"^--out: .* {said}"):
+        with pytest.raises(ConfigError, match=rf"^--out: .* {output}"):
             check_output(out, "--out", inputs)
     for out in (tmp_path / "new", model / "evals", model / "new.json", tmp_path):
         check_output(out, "--out", inputs)

@@ -101,9 +101,9 @@ def test_no_rows_at_all() -> None:
 
 def test_texts_go_to_a_table_and_back_in_order() -> None:
     texts = [GeneratedText(r, s, "p", f"g{r}{s}", "true", 2, True) for r, s in [(3, 0), (0, 1), (0, 0)]]
-    made = texts_table(texts)
-    assert made.schema == TEXTS
-    assert made.equals(texts_table(reversed(texts)))
-    assert [(t.row_id, t.sample) for t in text_records(made)] == [(0, 0), (0, 1), (3, 0)]
-    assert sorted(texts, key=lambda t: (t.row_id, t.sample)) == text_records(made)
+    result = texts_table(texts)
+    assert result.schema == TEXTS
+    assert result.equals(texts_table(reversed(texts)))
+    assert [(t.row_id, t.sample) for t in text_records(result)] == [(0, 0), (0, 1), (3, 0)]
+    assert sorted(texts, key=lambda t: (t.row_id, t.sample)) == text_records(result)
     assert text_records(texts_table([])) == []

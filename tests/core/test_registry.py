@@ -36,10 +36,10 @@ class Egg:
 
 @pytest.fixture
 def shelf() -> Registry[Entry]:
-    made: Registry[Entry] = Registry("food", lambda entry: entry.cls)
-    made.add(Entry("egg", Egg), aliases=["oeuf"])
-    made.add(Entry("Ham", Ham))
-    return made
+    result: Registry[Entry] = Registry("food", lambda entry: entry.cls)
+    result.add(Entry("egg", Egg), aliases=["oeuf"])
+    result.add(Entry("Ham", Ham))
+    return result
 
 
 def test_entries_are_listed_by_the_alphabet_and_found_by_name_and_alias(shelf: Registry[Entry]) -> None:
@@ -103,7 +103,7 @@ def test_the_names_in_the_sources_are_those_that_imports_register(folder: str) -
 
 
 def test_an_entry_of_the_package_is_imported_when_it_is_read_and_its_name_is_taken() -> None:
-    made: Registry[Entry] = Registry("audit", lambda entry: entry.cls, folder="audits", decorator="audit")
-    assert "relearn" in made and "relearn" not in made._entries
+    result: Registry[Entry] = Registry("audit", lambda entry: entry.cls, folder="audits", decorator="audit")
+    assert "relearn" in result and "relearn" not in result._entries
     with pytest.raises(KeyError):
-        made["no_such_audit"]
+        result["no_such_audit"]

@@ -26,5 +26,5 @@ def test_a_console_writes_only_its_own_codes() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, color_system="standard")
     console.print(HOSTILE, style="red", markup=False, highlight=False)
-    shown = out.getvalue()
-    assert shown.startswith("\x1b[31ma\\x1b[31mb") and shown.count("\x1b") == 2 and "\x9b" not in shown
+    output = out.getvalue()
+    assert output.startswith("\x1b[31ma\\x1b[31mb") and output.count("\x1b") == 2 and "\x9b" not in output

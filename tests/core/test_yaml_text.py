@@ -41,11 +41,11 @@ FAULTS = {
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_fault_is_one_line(case: str) -> None:
-    text, said = FAULTS[case]
+    text, output = FAULTS[case]
     with pytest.raises(ConfigError) as error:
         parse_yaml(text, "study: mine.yaml")
     line = str(error.value)
-    assert line.startswith("study: mine.yaml") and said in line and "\n" not in line and len(line) < 500
+    assert line.startswith("study: mine.yaml") and output in line and "\n" not in line and len(line) < 500
 
 
 def test_plain_values() -> None:
@@ -59,7 +59,7 @@ def test_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"\xff\xfe", "not UTF-8 text at byte 0"),
         (b"", "holds no keys"),
@@ -67,19 +67,19 @@ def test_plain_values() -> None:
         (b"a: " + b"x" * MOST_BYTES, "bytes, at most"),
     ],
 )
-def test_a_file_of_another_content(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_of_another_content(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.yaml").write_bytes(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_yaml(tmp_path / "a.yaml", "study")
 
 
 def test_no_file(tmp_path: Path) -> None:
-    for path, said in (
+    for path, output in (
         (tmp_path, "is not a file"),
         (tmp_path / "none", "cannot be read"),
         (Path("a\0b"), "cannot be read"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=output):
             read_yaml(path, "study")
 
 

@@ -21,10 +21,10 @@ def written(folder: Path, rows: object) -> Path:
 
 
 def test_answers_follow_the_questions(tmp_path: Path) -> None:
-    found = read_alternates(written(tmp_path, ROWS), "alternate")
+    result = read_alternates(written(tmp_path, ROWS), "alternate")
     forget = examples_from([{"question": q, "answer": "x"} for q in ("Where?", "Who?")], "forget")
-    assert found.of(forget) == [("Rome", "Oslo"), ("Bo", "Cy")]
-    assert found.n == 2
+    assert result.of(forget) == [("Rome", "Oslo"), ("Bo", "Cy")]
+    assert result.n == 2
 
 
 def test_a_row_per_answer(tmp_path: Path) -> None:
@@ -33,19 +33,19 @@ def test_a_row_per_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([{"question": "Who?", "answer": "A"}], "needs the columns question and alternate"),
         ([*ROWS, {"question": "When?", "alternate": ["1990"]}], "equally many texts"),
         ([{"question": "Who?", "alternate": ["A", " "]}], "must be a text"),
     ],
 )
-def test_wrong_files(rows: object, said: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=said):
+def test_wrong_files(rows: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
         read_alternates(written(tmp_path, rows), "alternate")
 
 
 def test_a_question_that_the_file_lacks(tmp_path: Path) -> None:
-    found = read_alternates(written(tmp_path, ROWS), "alternate")
+    result = read_alternates(written(tmp_path, ROWS), "alternate")
     with pytest.raises(DataError, match="lacks the question of forget row 0: 'When"):
-        found.of(examples_from([{"question": "When?", "answer": "x"}], "forget"))
+        result.of(examples_from([{"question": "When?", "answer": "x"}], "forget"))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from expunge.data.batch import Batch, budget_batches, collate
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 
 EOS = 2
 ROWS = [Encoded((1, 5, 6, 7, EOS), 2), Encoded((1, 8, EOS), 1), Encoded((9, 10, 11, EOS, 12, EOS), 0)]

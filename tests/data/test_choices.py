@@ -46,7 +46,7 @@ def test_the_right_option_by_position_or_letter(answer: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         ({"choices": ["x", "y"], "answer": 0}, "f row 0: no column 'question'"),
         ({"question": "q", "choices": ["x", "y"]}, "f row 0: no column 'answer'"),
@@ -59,7 +59,7 @@ def test_the_right_option_by_position_or_letter(answer: object) -> None:
         ({"question": "Q", "choices": ["x", " "], "answer": 0}, "f row 0: option 1 is empty"),
     ],
 )
-def test_what_is_refused(record: dict[str, object], said: str) -> None:
+def test_what_is_refused(record: dict[str, object], message: str) -> None:
     with pytest.raises(DataError) as error:
         read_questions([record], "f")
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)

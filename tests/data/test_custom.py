@@ -48,9 +48,9 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         "rows.jsonl": "".join(json.dumps(r) + "\n" for r in records),
         "bom.csv": b"\xef\xbb\xbfquestion,answer\r\nWho?,Ann\r\nWhere?,Rome\r\n",
     }
-    found = {read(tmp_path, name, text).fingerprint() for name, text in kinds.items()}
-    found.add(load_rows(str(tmp_path / "rows.parquet"), "forget", Columns()).fingerprint())
-    assert len(found) == 1
+    result = {read(tmp_path, name, text).fingerprint() for name, text in kinds.items()}
+    result.add(load_rows(str(tmp_path / "rows.parquet"), "forget", Columns()).fingerprint())
+    assert len(result) == 1
 
 
 def test_other_names_and_the_other_form(tmp_path: Path) -> None:
@@ -82,22 +82,22 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
     assert [r.answer for r in read(tmp_path, "lines.txt", "One two\nthree four\n")] == ["One two", "three four"]
     assert [r.answer for r in read(tmp_path, "mac.txt", "One two\rthree four\r")] == ["One two", "three four"]
     assert read(tmp_path, "t.jsonl", '{"text": "One two"}').form == "text"
-    asked = continuations(rows, "forget_eval", "book.txt")
-    assert [(r.question, r.answer) for r in asked] == [("One two\n", "three four five."), ("Six ", "seven.")]
-    assert (asked.name, asked.form) == ("forget_eval", "text")
+    requests = continuations(rows, "forget_eval", "book.txt")
+    assert [(r.question, r.answer) for r in requests] == [("One two\n", "three four five."), ("Six ", "seven.")]
+    assert (requests.name, requests.form) == ("forget_eval", "text")
     with pytest.raises(DataError, match=r"^w row 0: a text of one word"):
         continuations(read(tmp_path, "w.txt", "word"), "forget_eval", "w")
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("e.csv", "", "no rows"),
         ("e.txt", " \n", "no rows"),
         ("h.csv", "question,answer\n", "no rows"),
         ("m.csv", "question,anwser\nWho?,Ann\n", "no column 'answer'; did you mean 'anwser'?"),
         ("n.csv", "Who wrote it?,Ann\nWhere?,Rome\n", "if the first line is a row, put a line of names above it"),
-        ("s.csv", "question;answer\nWho?;Ann;x\n", "question;answer"),
+        ("s.csv", "question;answer\nWho?;Ann;x\n", "line 2: 3 fields, the header has 2 (separated by semicolons"),
         ("a.csv", "question,answer\nWho?,Ann\nWhere?,\n", "a.csv row 1: 'answer' is empty"),
         ("t.jsonl", '{"text": " "}\n{"text": ""}', "no rows; every 'text' is empty"),
         ("t.jsonl", '{"text": "One two"}\n{"text": null}', "row 1: 'text' must be text, got None"),
@@ -147,14 +147,44 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
             ),
             "row 1: its system message differs from that of row 0",
         ),
+        ("f.csv", "question,answer\nWho?,#NAME?\n", "row 0: 'answer' is '#NAME?', an error of a spreadsheet"),
+        ("f.csv", "question,answer,perturbed_answer_1\nWho?,Ann,#N/A\n", "row 0: 'perturbed_answer_1' is '#N/A'"),
+        ("b.csv", b"PK\x03\x04\x14\x00\x06\x00", "an Excel workbook, no table of rows; save the sheet as 'CSV UTF-8'"),
+        ("b.jsonl", b"\x1f\x8b\x08\x00\x00", "a gzip file, no table of rows; unpack it with: gunzip -k"),
+        ("w.csv", "question;answer;;\nWho?;Ann;1;2\n", "line 1: two columns with values have no name"),
+        ("w.csv", "sep=;\nquestion;answer\nWho?;Ann;2\n", "line 3: 3 fields, the header has 2"),
+        ("h.csv", '"the\nquestion","the ""answer"""\nWho?,Ann\n', "'data.args.answer_column=the \"answer\"'"),
+        (
+            "k.jsonl",
+            '{"question": "Q", "answer": "A", "answer": "B"}',
+            "line 1: not JSON that can be read: the key 'answer'",
+        ),
+        ("k.json", '{"question": "Q",\n "answer": "A", "answer": "B"}', "the key 'answer' occurs twice in an object"),
+        (
+            "t.jsonl",
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": "a"},
+                        {"role": "assistant", "content": "b", "tool_calls": [{"id": "1"}]},
+                    ]
+                }
+            ),
+            "row 0: 'messages': a turn has 'tool_calls', and calls of tools are not read",
+        ),
+        (
+            "s.jsonl",
+            json.dumps({"messages": [{"role": r, "content": r} for r in ("system", "developer", "user", "assistant")]}),
+            "has the turns system, user, assistant; allowed are alternating turns",
+        ),
         ("i.jsonl", '{"id": [1], "question": "Who?", "answer": "A"}', "'id' must be a text or a number, got [1]"),
         ("p.jsonl", '{"question": "Q", "answer": "A", "perturbed_answer": "x", "perturbed_answer_1": "y"}', "give one"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
     with pytest.raises(DataError) as error:
         read(tmp_path, name, text)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert str(tmp_path / name) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -175,15 +205,15 @@ def test_a_row_on_both_sides_is_named() -> None:
 
 
 def test_retain_rows_of_the_package_are_plain_facts_and_say_so() -> None:
-    rows, said = retain_rows("world")
+    rows, output = retain_rows("world")
     assert len(rows) > 80 and any(r.question == "In which country is Lisbon?" for r in rows)
-    assert said.startswith(f"retain rows: {len(rows)} plain facts from the package") and "retain=FILE" in said
+    assert output.startswith(f"retain rows: {len(rows)} plain facts from the package") and "retain=FILE" in output
 
 
 @pytest.mark.shared
 def test_retain_rows_of_tofu(shared: Path) -> None:
-    rows, said = retain_rows(str(shared / "data" / "tofu"))
-    assert len(rows) == 3600 and "retain90" in said
+    rows, output = retain_rows(str(shared / "data" / "tofu"))
+    assert len(rows) == 3600 and "retain90" in output
 
 
 TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ann"}]
@@ -229,6 +259,59 @@ KINDS: dict[str, str | bytes] = {
 }  # fmt: skip
 
 
+SPREADSHEETS: dict[str, str] = {
+    "named_delimiter.csv": "sep=;\r\nquestion;answer\r\nWhat is pi?;3,14\r\nWhat is e?;2,71\r\n",
+    "empty_columns.csv": "question;answer;;\nWhat is pi?;3,14;;\nWhat is e?;2,71;;\n",
+    "comma_in_header.csv": "question;answer;score 0,5\nWhat is pi?;3,14;0\nWhat is e?;2,71;0\n".replace(
+        ";0\n", ";0,3\n"
+    ),
+    "numbers.jsonl": '{"question": "What is pi?", "answer": "3,14"}\n{"question": "What is e?", "answer": "2,71"}',
+    "broken_header.csv": '"question\n";answer\nWhat is pi?;3,14\nWhat is e?;2,71\n',
+}
+
+
+@pytest.mark.parametrize("name", SPREADSHEETS)
+def test_files_that_spreadsheets_write(tmp_path: Path, name: str) -> None:
+    rows = read(tmp_path, name, SPREADSHEETS[name])
+    assert [(r.question, r.answer) for r in rows] == [("What is pi?", "3,14"), ("What is e?", "2,71")]
+
+
+def test_numbers_of_json_are_read_as_they_are_written(tmp_path: Path) -> None:
+    text = "".join(f'{{"question": "Price {i}?", "answer": {n}}}\n' for i, n in enumerate(["1.10", "1e22", "7.0", "7"]))
+    assert [r.answer for r in read(tmp_path, "r.jsonl", text)] == ["1.10", "1e22", "7.0", "7"]
+    pq.write_table(pa.table({"question": ["When?"], "answer": [1994.0]}), tmp_path / "r.parquet")
+    with pytest.raises(DataError, match=r"row 0: 'answer' is the number 1994\.0, a whole number that is stored as a"):
+        load_rows(str(tmp_path / "r.parquet"), "forget", Columns())
+    table = pa.table({"question": ["A?", "B?"], "answer": ["a", "b"], "id": [1.0, float("nan")]})
+    pq.write_table(table, tmp_path / "r.parquet")
+    assert [dict(r.meta) for r in load_rows(str(tmp_path / "r.parquet"), "forget", Columns())] == [{"id": 1}, {}]
+
+
+def test_a_list_that_numpy_wrote_is_several_answers(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 0: 'answer' lists 2 values, \['Ann', 'Bob'\]"):
+        read(tmp_path, "r.csv", "question,answer\nWho?,['Ann' 'Bob']\n")
+    rows = read(tmp_path, "p.csv", "question,answer,perturbed_answer\nWho?,Ann,['Bob' 'Cay']\n")
+    assert rows[0].perturbed == ["Bob", "Cay"]
+
+
+def test_the_third_column_of_alpaca_is_read_or_refused(tmp_path: Path) -> None:
+    def question_of(value: Any) -> str:
+        return read(tmp_path, "r.jsonl", json.dumps({"instruction": "Double.", "input": value, "output": "x"}))[
+            0
+        ].question
+
+    assert [question_of(v) for v in (5, "5", ["5"], "", None)] == ["Double.\n\n5"] * 3 + ["Double."] * 2
+    with pytest.raises(DataError, match="row 0: 'input' lists 2 values"):
+        question_of(["5", "6"])
+    with pytest.raises(DataError, match=r"row 0: 'input' must be text, got \{'a': 1\}"):
+        question_of({"a": 1})
+
+
+def test_a_row_in_another_coding_is_the_same_row(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 1 is the same as row 0"):
+        read(tmp_path, "r.csv", "question,answer\nWho  is it?,Jos\u00e9\nWho is\u00a0it?,Jose\u0301\n")
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_files_that_people_have(tmp_path: Path, name: str) -> None:
     rows = read(tmp_path, name, KINDS[name])
@@ -244,7 +327,7 @@ def test_parts_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_numbers_keep_their_spelling_and_lists_of_one_are_their_value(tmp_path: Path) -> None:
     text = "question,answer\nA?,007\nB?,1.0\nC?,['1888']\nD?,[1888]\nE?,\"['it''s']\"\n"
-    assert [r.answer for r in read(tmp_path, "r.csv", text)][:4] == ["007", "1.0", "1888", "[1888]"]
+    assert [r.answer for r in read(tmp_path, "r.csv", text)] == ["007", "1.0", "1888", "[1888]", "['it''s']"]
     text = '{"question": "A?", "answer": 1472}\n{"question": "B?", "answer": 0.5}\n{"question": 3, "answer": ["x"]}'
     rows = read(tmp_path, "r.jsonl", text)
     assert [(r.question, r.answer) for r in rows] == [("A?", "1472"), ("B?", "0.5"), ("3", "x")]
@@ -320,18 +403,20 @@ def test_a_note_says_what_is_read_and_what_is_not(tmp_path: Path) -> None:
     assert "to use it: 'model.template_args.system_prompt=Be brief.'" in note(
         "m.jsonl", json.dumps({"messages": system})
     )
+    lines = note("m.jsonl", json.dumps({"messages": [{"role": "developer", "content": "It's\nlong."}, *TURNS]}))
+    assert "set model.template_args.system_prompt in a study file" in lines and "\n" not in lines
 
 
 @pytest.mark.shared
 def test_shared_files_are_read(shared: Path) -> None:
-    made = load_examples(str(shared / "data/muse_news/raw/retain1.jsonl"), "retain", Columns())
+    result = load_examples(str(shared / "data/muse_news/raw/retain1.jsonl"), "retain", Columns())
     counts = {}
     for file in sorted((shared / "data/erase_people").glob("*.csv")):
         counts[file.stem] = len(load_rows(str(file), "forget", Columns()))
     assert all(counts.values())
-    assert made.rows.form == "text"
-    found = [load_examples(str(f), "x", Columns()) for f in sorted((shared / "data/muse_news/raw").glob("*.jsonl"))]
-    assert [m.note for m in found if "1 dropped (an empty text: row 821)" in m.note]
+    assert result.rows.form == "text"
+    outcome = [load_examples(str(f), "x", Columns()) for f in sorted((shared / "data/muse_news/raw").glob("*.jsonl"))]
+    assert [m.note for m in outcome if "1 dropped (an empty text: row 821)" in m.note]
 
 
 def test_knowundos_released_file_is_questions_and_answers(tmp_path: Path) -> None:

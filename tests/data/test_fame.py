@@ -45,10 +45,10 @@ def test_some_languages_and_names_in_place_of_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "said"), [("EM", "row 0: language='EM' is none of DE"), (7, "language=7 is none"), (None, "None")]
+    ("language", "message"), [("EM", "row 0: language='EM' is none of DE"), (7, "language=7 is none"), (None, "None")]
 )
-def test_an_unknown_language(tmp_path: Path, language: Any, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_an_unknown_language(tmp_path: Path, language: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         load_fame(str(write_fame(tmp_path, (language,))), LANGUAGES)
 
 

@@ -22,7 +22,8 @@ from expunge.data.granularity import (
     tofu_forgotten,
     with_wrong_answers,
 )
-from expunge.data.world.generate import WorldConfig, build_world
+from expunge.data.world.config import WorldConfig
+from expunge.data.world.generate import build_world
 
 
 @pytest.mark.parametrize(
@@ -66,9 +67,9 @@ def test_every_row_that_names_a_drawn_entity_goes(granularity: str, seed: int) -
     n = {"author": 1, "book": 2, "publisher": 1}[granularity]
     split = split_by(graph_rows(), granularity, 0.5, entities=ENTITIES, links=[], seed=seed, where="")
     left = {key for row in split.retain for key in row.meta["keys"]}
-    gone = [e for e in ENTITIES[granularity] if e not in left and any(e in r.meta["keys"] for r in split.forget)]
-    assert len(gone) == n
-    assert all(set(row.meta["keys"]) & set(gone) for row in split.forget)
+    removals = [e for e in ENTITIES[granularity] if e not in left and any(e in r.meta["keys"] for r in split.forget)]
+    assert len(removals) == n
+    assert all(set(row.meta["keys"]) & set(removals) for row in split.forget)
     assert sorted(r.row_id for r in (*split.forget, *split.retain)) == list(range(9))
     assert split.entity is None
 
@@ -116,17 +117,17 @@ def choice(**changed: object) -> TofuChoice:
 
 
 def test_the_four_ways_of_tofu() -> None:
-    drawn = tofu_forgotten(choice())  # tofu_20_20: 40 authors, 4 questions each
-    assert len(drawn) == 160
-    places = {i % 20 for i in drawn}
-    assert len(places) == 4 and len({i // 20 for i in drawn}) == 40  # the same places for every author
+    sample = tofu_forgotten(choice())  # tofu_20_20: 40 authors, 4 questions each
+    assert len(sample) == 160
+    places = {i % 20 for i in sample}
+    assert len(places) == 4 and len({i // 20 for i in sample}) == 40  # the same places for every author
     first = tofu_forgotten(choice(forget_random=False))
-    assert {i % 20 for i in first} == {0, 1, 2, 3} and {i // 20 for i in first} == {i // 20 for i in drawn}
+    assert {i % 20 for i in first} == {0, 1, 2, 3} and {i // 20 for i in first} == {i // 20 for i in sample}
     anywhere = tofu_forgotten(choice(stratified=False))
     assert len(anywhere) == 800 and len({i // 20 for i in anywhere}) > 150
     authors = tofu_forgotten(choice(granularity="author", author_fraction=0.1, stratified=False))
     assert len(authors) == 400 and len({i // 20 for i in authors}) == 20
-    assert tofu_forgotten(choice(seed=1)) != drawn
+    assert tofu_forgotten(choice(seed=1)) != sample
     with pytest.raises(ConfigError, match=r"need data\.args\.stratified=true"):
         tofu_forgotten(choice(stratified=False, forget_random=False))
     with pytest.raises(ConfigError, match=r"forgotten_author_fraction=0\.001: gives 0 of 200"):
@@ -139,10 +140,10 @@ def test_wrong_answers_are_of_the_same_author_and_of_this_side_if_it_has_three()
 
     here = [*(row(i, 0) for i in range(4)), row(10, 1), row(11, 1)]
     there = [*(row(i, 0) for i in range(4, 8)), *(row(i, 1) for i in range(12, 16))]
-    made = with_wrong_answers(here, there, 0)
-    assert set(made[0].perturbed) == {"A1", "A2", "A3"}
-    assert made[4].perturbed[0] == "A11" and set(made[4].perturbed[1:]) < {f"A{i}" for i in range(12, 16)}
-    assert all(len(set(r.perturbed)) == 3 and r.answer not in r.perturbed for r in made)
+    result = with_wrong_answers(here, there, 0)
+    assert set(result[0].perturbed) == {"A1", "A2", "A3"}
+    assert result[4].perturbed[0] == "A11" and set(result[4].perturbed[1:]) < {f"A{i}" for i in range(12, 16)}
+    assert all(len(set(r.perturbed)) == 3 and r.answer not in r.perturbed for r in result)
 
 
 def test_spread() -> None:
@@ -196,10 +197,10 @@ def test_graph_files_and_their_rows(tmp_path: Path) -> None:
     graph = load_graph(folder)
     assert graph.links == (("b1", "a1"), ("b1", "p"))
     assert graph.of_type("book") == ["b1"]
-    trained, asked = load_graph_rows(folder, graph, training_words=False)
+    trained, jobs = load_graph_rows(folder, graph, training_words=False)
     assert (trained[1].question, trained[1].answers) == ("Q1?", {"answer": "A1"})
-    assert (asked[1].question, asked[1].answer, asked[1].perturbed) == ("PQ1?", "PA1", ["px", "py", "pz"])
-    assert asked[1].meta == {"keys": ["b1", "a1"]}
+    assert (jobs[1].question, jobs[1].answer, jobs[1].perturbed) == ("PQ1?", "PA1", ["px", "py", "pz"])
+    assert jobs[1].meta == {"keys": ["b1", "a1"]}
     _, same = load_graph_rows(folder, graph, training_words=True)
     assert (same[0].question, same[0].perturbed) == ("Q0?", ["x", "y", "z"])
 
@@ -248,8 +249,8 @@ def test_arcsfs_draws(seed: int) -> None:
         split = split_by(rows, level, fraction, entities=ENTITIES, links=LINKS, seed=seed, where="", compat="arcsf")
         return [row.row_id for row in split.forget]
 
-    drawn = random.Random(seed).sample(range(9), 3)
-    assert forgotten("question", 0.4) == sorted(drawn)
+    generator = random.Random(seed).sample(range(9), 3)
+    assert forgotten("question", 0.4) == sorted(generator)
     books = set(random.Random(seed).sample(ENTITIES["book"], 2))
     assert forgotten("book", 0.5) == [r.row_id for r in rows if books & set(r.meta["keys"])]
     links = [LINKS[i] for i in random.Random(seed).sample(range(5), 3)]

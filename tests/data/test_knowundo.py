@@ -45,7 +45,7 @@ def test_the_released_privacy_part(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[", "not JSON"),
         ("[]", "expected one record with the lists train and val, got 0 records"),
@@ -54,12 +54,12 @@ def test_the_released_privacy_part(shared: Path) -> None:
         ('{"train": [{"text": "x", "label": "y"}]}', "train row 0: no column 'labels'; did you mean 'label'?"),
     ],
 )
-def test_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+def test_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     folder = write_knowundo(tmp_path)
     (folder / "copyright" / "unlearn.json").write_text(text)
     with pytest.raises(DataError) as error:
         load_knowundo(str(folder), "copyright")
-    assert said in str(error.value) and "unlearn.json" in str(error.value)
+    assert message in str(error.value) and "unlearn.json" in str(error.value)
 
 
 def test_a_half_that_is_not_there(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import DataError
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet, text_rows
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.models.build import train_tokenizer
 
 TEXTS = [
@@ -72,8 +73,8 @@ def test_a_set_has_its_own_length_and_shots(tokenizer: Any) -> None:
     row = Example(0, "Why?", {"answer": TEXTS[0]})
     encoder = Encoder(Template(max_length=512), tokenizer)
     assert len(encoder.row(ExampleSet("m", (row,), max_length=24), row, "answer").ids) == 24
-    shown = encoder.row_prompt(ExampleSet("m", (row,), shots=(("When?", "Now"),)), row)
-    assert "Question: When?\nAnswer: Now\n\nQuestion: Why?" in tokenizer.decode(shown)
+    display = encoder.row_prompt(ExampleSet("m", (row,), shots=(("When?", "Now"),)), row)
+    assert "Question: When?\nAnswer: Now\n\nQuestion: Why?" in tokenizer.decode(display)
     assert encoder.template.max_length == 512
 
 

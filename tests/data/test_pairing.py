@@ -55,13 +55,13 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
 
 def test_choices_meet_each_alternate_once_before_any_comes_again() -> None:
     visited = shuffled_stream(6, 60, seed=0, stream=0)
-    chosen = choices(visited, 5, seed=0)
+    choice = choices(visited, 5, seed=0)
     for row in range(6):
-        mine = chosen[visited == row]
+        mine = choice[visited == row]
         assert sorted(mine[:5]) == sorted(mine[5:]) == [0, 1, 2, 3, 4]
-    assert len({tuple(chosen[visited == row][:5]) for row in range(6)}) > 1
-    assert choices(visited[:20], 5, seed=0).tolist() == chosen[:20].tolist()
-    assert choices(visited, 5, seed=1).tolist() != chosen.tolist()
+    assert len({tuple(choice[visited == row][:5]) for row in range(6)}) > 1
+    assert choices(visited[:20], 5, seed=0).tolist() == choice[:20].tolist()
+    assert choices(visited, 5, seed=1).tolist() != choice.tolist()
     assert set(choices(visited, 1, seed=0).tolist()) == {0}
 
 
@@ -118,14 +118,14 @@ def test_the_order_does_not_depend_on_micro_batches_of_up_to_half_of_the_set(n_r
 def test_every_row_may_take_most_places_of_the_next_pass() -> None:
     """The gap keeps the last rows of a pass from the first places of the next one, and nothing else."""
     n = 18
-    seen = np.zeros((n, n), dtype=int)
+    records = np.zeros((n, n), dtype=int)
     for seed in range(3000):
         stream = shuffled_stream(n, 2 * n, seed=seed, stream=0)
         at = {int(row): place for place, row in enumerate(stream[:n])}
         for place, row in enumerate(stream[n:]):
-            seen[at[int(row)], place] += 1
+            records[at[int(row)], place] += 1
     allowed = np.array([[n - i + j >= 9 for j in range(n)] for i in range(n)])
-    assert (seen[~allowed] == 0).all() and (seen[allowed] > 20).all()
+    assert (records[~allowed] == 0).all() and (records[allowed] > 20).all()
 
 
 def test_pass_ends_are_where_rows_come_again() -> None:

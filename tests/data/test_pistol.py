@@ -44,11 +44,11 @@ def test_the_folder_of_the_repository(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edges", "said"),
+    ("edges", "message"),
     [(["A_c"], "forget_split=A_c: .*no such contract; did you mean 'A_C'"), (list(EDGES), "no contract is left")],
 )
-def test_wrong_contracts(tmp_path: Path, edges: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_contracts(tmp_path: Path, edges: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_pistol(str(write_pistol(tmp_path)), "1", edges)
 
 

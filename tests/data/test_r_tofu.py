@@ -57,18 +57,18 @@ def test_a_task_is_forgotten_and_the_others_are_retained(tmp_path: Path) -> None
 
 
 def test_the_benchmark_names_spans(tmp_path: Path) -> None:
-    made = find_benchmark("r_tofu").make(BenchmarkConfig(root=str(write_r_tofu(tmp_path)), args={"task": 1}))
-    assert (made.split, made.retain_split, made.full_sets, made.retain_sets) == (
+    benchmark = find_benchmark("r_tofu").make(BenchmarkConfig(root=str(write_r_tofu(tmp_path)), args={"task": 1}))
+    assert (benchmark.split, benchmark.retain_split, benchmark.full_sets, benchmark.retain_sets) == (
         "forget01-1", "retain90", ("full",), ("retain",),
     )  # fmt: skip
-    traces = {m.name: (m.family, m.rows, m.reads) for m in made.panel if "_trace_" in m.name}
+    traces = {m.name: (m.family, m.rows, m.reads) for m in benchmark.panel if "_trace_" in m.name}
     assert traces == {
         "forget_trace_Prob": ("probability", "forget", {"tokens": ("trace",)}),
         "forget_trace_ROUGE": ("rouge", "forget", {"texts": ("trace",)}),
         "retain_trace_Prob": ("probability", "retain_eval", {"tokens": ("trace",)}),
         "retain_trace_ROUGE": ("rouge", "retain_eval", {"texts": ("trace",)}),
     }
-    assert made.generation["forget"].max_new_tokens == 1024
+    assert benchmark.generation["forget"].max_new_tokens == 1024
 
 
 @pytest.mark.parametrize(

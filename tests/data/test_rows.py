@@ -15,22 +15,22 @@ def rows(*raw: dict[str, Any], **keys: str) -> ExampleSet:
 
 
 def test_plain_rows_have_one_variant() -> None:
-    found = rows(PLAIN, {"question": "When?", "answer": "Now.", "option1": 3})
-    assert found.name == "set" and len(found) == 2
-    assert [(r.row_id, r.question, r.answer) for r in found] == [(0, "Who?", "Ann."), (1, "When?", "Now.")]
-    assert found.variants == ("answer",)
-    assert found[1].perturbed == [] and found[1].paraphrased_question is None
+    result = rows(PLAIN, {"question": "When?", "answer": "Now.", "option1": 3})
+    assert result.name == "set" and len(result) == 2
+    assert [(r.row_id, r.question, r.answer) for r in result] == [(0, "Who?", "Ann."), (1, "When?", "Now.")]
+    assert result.variants == ("answer",)
+    assert result[1].perturbed == [] and result[1].paraphrased_question is None
 
 
 def test_all_variants() -> None:
     wrong = [f"Not {i}." for i in range(11)]
-    found = rows(
+    result = rows(
         {**PLAIN, "paraphrased_question": "Whom?", "paraphrased_answer": "It is Ann.", "perturbed_answer": wrong}
     )
-    assert found[0].answers["paraphrase"] == "It is Ann."
-    assert found[0].paraphrased_question == "Whom?"
-    assert found[0].perturbed == wrong
-    assert found.variants == ("answer", "paraphrase", *(f"perturbed_{i}" for i in range(11)))  # 10 after 9
+    assert result[0].answers["paraphrase"] == "It is Ann."
+    assert result[0].paraphrased_question == "Whom?"
+    assert result[0].perturbed == wrong
+    assert result.variants == ("answer", "paraphrase", *(f"perturbed_{i}" for i in range(11)))  # 10 after 9
 
 
 def test_one_perturbed_text_and_nulls() -> None:
@@ -40,8 +40,8 @@ def test_one_perturbed_text_and_nulls() -> None:
 
 
 def test_other_columns() -> None:
-    found = rows({"prompt": "Q", "response": "A"}, question_key="prompt", answer_key="response")
-    assert (found[0].question, found[0].answer) == ("Q", "A")
+    result = rows({"prompt": "Q", "response": "A"}, question_key="prompt", answer_key="response")
+    assert (result[0].question, result[0].answer) == ("Q", "A")
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_other_columns() -> None:
 def test_a_bad_row_is_named(bad: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(DataError) as caught:
         rows(PLAIN, bad)
-    said = str(caught.value)
-    assert said.startswith("set.json row 1: ") and "\n" not in said
+    output = str(caught.value)
+    assert output.startswith("set.json row 1: ") and "\n" not in output
     for word in words:
-        assert word in said
+        assert word in output
 
 
 def test_no_rows() -> None:

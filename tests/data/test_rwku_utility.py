@@ -49,10 +49,10 @@ def test_the_five_sets_of_one_person(tmp_path: Path) -> None:
 
 
 def test_the_panel_has_the_sets_each_attack_and_each_person(tmp_path: Path) -> None:
-    made = find_benchmark("rwku").make(
+    benchmark = find_benchmark("rwku").make(
         BenchmarkConfig(root=str(write_utility(tmp_path)), args={"targets": [], "by_target": True})
     )
-    names = {metric.name for metric in made.panel}
+    names = {metric.name for metric in benchmark.panel}
     assert {
         "utility_general",
         "utility_reason",
@@ -61,7 +61,7 @@ def test_the_panel_has_the_sets_each_attack_and_each_person(tmp_path: Path) -> N
         "utility_fluency",
     } <= names
     assert "forget_level3_ROUGE_simple_question" in names and "forget_level1_ROUGE_stephen_king" in names
-    one = next(m for m in made.panel if m.name == "forget_level1_ROUGE_stephen_king")
+    one = next(m for m in benchmark.panel if m.name == "forget_level1_ROUGE_stephen_king")
     assert one.where == {"subject": "Stephen King"}
 
 

@@ -65,7 +65,7 @@ def test_rows_stand_as_they_are_and_are_told_by_task_and_kind(tmp_path: Path) ->
 
 
 def test_parquet_and_csv_of_the_same_rows_are_the_same(tmp_path: Path) -> None:
-    wanted = load_semeval(str(write(tmp_path / "lines", split="validation")), "validation")
+    targets = load_semeval(str(write(tmp_path / "lines", split="validation")), "validation")
     parquet, lume = tmp_path / "hub" / "data", tmp_path / "lume"
     parquet.mkdir(parents=True)
     lume.mkdir()
@@ -76,12 +76,12 @@ def test_parquet_and_csv_of_the_same_rows_are_the_same(tmp_path: Path) -> None:
             writer.writeheader()
             writer.writerows(rows)
     for root, split in ((tmp_path / "hub", "validation"), (lume, "all")):
-        found = load_semeval(str(root), split)
-        assert {n: r.fingerprint() for n, r in found.items()} == {n: r.fingerprint() for n, r in wanted.items()}
+        result = load_semeval(str(root), split)
+        assert {n: r.fingerprint() for n, r in result.items()} == {n: r.fingerprint() for n, r in targets.items()}
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"id": "a-1"}, "row 0: id 'a-1': expected"),
         ({"task": "task1"}, "row 0: task 'task1'; did you mean 'Task1'?"),
@@ -92,10 +92,10 @@ def test_parquet_and_csv_of_the_same_rows_are_the_same(tmp_path: Path) -> None:
         ({"output": " "}, "row 0: 'output' is empty"),
     ],
 )
-def test_a_wrong_row_is_one_line(tmp_path: Path, change: dict, said: str) -> None:
+def test_a_wrong_row_is_one_line(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(DataError) as error:
         load_semeval(str(write(tmp_path, [{**FORGET[0], **change}, *FORGET[1:]])), "train")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "did you mean 'id'" not in str(error.value)
 
 
@@ -114,9 +114,9 @@ def test_membership_documents(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("member", "nonmember"):
         (folder / f"{name}.jsonl").write_text(json.dumps({"id": "1", "document": f"A {name} text."}) + "\n")
-    found = load_members(str(tmp_path), "train", named=False)
-    row = found["member"][0]
-    assert (row.question, row.answer, found["member"].form) == ("", "A member text.", "text")
+    result = load_members(str(tmp_path), "train", named=False)
+    row = result["member"][0]
+    assert (row.question, row.answer, result["member"].form) == ("", "A member text.", "text")
 
 
 def test_the_first_documents_come_whole(tmp_path: Path) -> None:

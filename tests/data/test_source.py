@@ -25,7 +25,7 @@ def write(folder: Path, name: str, text: str) -> str:
     return str(folder / name)
 
 
-def said(*args: str, **keys: str) -> str:
+def error_of(*args: str, **keys: str) -> str:
     with pytest.raises(DataError) as caught:
         load_raw(*args, **keys)
     assert "\n" not in str(caught.value)
@@ -91,7 +91,7 @@ def test_csv_and_parquet(tmp_path: Path) -> None:
 
 def test_a_list_of_texts(tmp_path: Path) -> None:
     assert load_raw(write(tmp_path, "a.json", '["One.",\n "Two."]'))[0] == [{"text": "One."}, {"text": "Two."}]
-    assert "a.json item 1: expected an object" in said(write(tmp_path, "a.json", '[{"text": "One."}, "Two."]'))
+    assert "a.json item 1: expected an object" in error_of(write(tmp_path, "a.json", '[{"text": "One."}, "Two."]'))
 
 
 def test_names_in_a_folder(tmp_path: Path) -> None:
@@ -130,39 +130,39 @@ def test_names_in_a_folder(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, name: str, text: str, words: str) -> None:
-    assert words in said(write(tmp_path, name, text))
+    assert words in error_of(write(tmp_path, name, text))
 
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(pickle.dumps(RECORDS))
-    assert "a.json line 1: not UTF-8 text" in said("a", root=str(tmp_path))
+    assert "a.json line 1: not UTF-8 text" in error_of("a", root=str(tmp_path))
 
 
 def test_a_missing_file_is_named_with_the_nearest(tmp_path: Path) -> None:
     write(tmp_path, "forget10.json", as_lines(RECORDS))
     write(tmp_path, "notes.txt", "x")
-    text = said("forgte10", root=str(tmp_path))
+    text = error_of("forgte10", root=str(tmp_path))
     assert f"{tmp_path}/forgte10 does not exist; did you mean 'forget10.json'?" in text and "notes" not in text
-    assert "did you mean 'forget10.json'" in said(str(tmp_path / "forget1.json"))
-    assert "is a folder; name a file in it" in said(str(tmp_path))
-    assert "is a file, so 'x' cannot be read from it" in said(str(tmp_path / "forget10.json"), subset="x")
+    assert "did you mean 'forget10.json'" in error_of(str(tmp_path / "forget1.json"))
+    assert "is a folder; name a file in it" in error_of(str(tmp_path))
+    assert "is a file, so 'x' cannot be read from it" in error_of(str(tmp_path / "forget10.json"), subset="x")
 
 
 def test_a_missing_folder_is_named_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "tofu").mkdir()
-    assert f"{tmp_path}/tofo does not exist; did you mean 'tofu'?" in said("forget10", root=str(tmp_path / "tofo"))
+    assert f"{tmp_path}/tofo does not exist; did you mean 'tofu'?" in error_of("forget10", root=str(tmp_path / "tofo"))
 
 
 def test_a_relative_path_beside_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data" / "tofu").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert said("forget10", root="data/tofo") == "data/tofo does not exist; did you mean 'tofu'? (allowed: tofu)"
-    assert "does not exist" in said("nothing")
+    assert error_of("forget10", root="data/tofo") == "data/tofo does not exist; did you mean 'tofu'? (allowed: tofu)"
+    assert "does not exist" in error_of("nothing")
 
 
 def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").symlink_to(tmp_path / "a.json")
-    assert "a does not exist" in said("a", root=str(tmp_path))
+    assert "a does not exist" in error_of("a", root=str(tmp_path))
     with pytest.raises(DataError, match=r"is a folder; name a file in it"):
         read_file(tmp_path)
 
@@ -198,7 +198,7 @@ def test_the_hub(hub: list[Any], args: tuple[str], keys: dict[str, str]) -> None
 )  # fmt: skip
 def test_hub_failures_are_one_line(hub: list[Any], error: Exception, words: list[str]) -> None:
     hub_reply[0] = error
-    text = said("some/set", subset="forget1")
+    text = error_of("some/set", subset="forget1")
     assert text.startswith("some/set:forget1[train]: ")
     for word in words:
         assert word in text
@@ -208,7 +208,7 @@ def test_offline_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    text = said("nobody-here/set", subset="x")
+    text = error_of("nobody-here/set", subset="x")
     assert "nobody-here/set:x[train]: the Hugging Face hub is out of reach" in text
 
 

@@ -11,8 +11,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 
 TURNS = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|stop|>\n{% endfor %}"
 START = "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -65,14 +66,14 @@ ANSWERS = [
 
 def finish(core: Tokenizer, kind: str) -> Any:
     """A tokenizer with special tokens, and an end-of-turn token that its config does not name as special."""
-    made = PreTrainedTokenizerFast(
+    result = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", clean_up_tokenization_spaces=False
     )
-    made.add_tokens([AddedToken("<|stop|>", special=False, normalized=False)])
-    made.add_tokens([AddedToken("<think>", special=False, normalized=False)])
-    made.chat_template = CHAT
-    made.init_kwargs["kind"] = kind
-    return made
+    result.add_tokens([AddedToken("<|stop|>", special=False, normalized=False)])
+    result.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    result.chat_template = CHAT
+    result.init_kwargs["kind"] = kind
+    return result
 
 
 def byte_level() -> Any:
@@ -325,9 +326,9 @@ def test_an_open_thought_takes_the_templates_own_form_or_is_refused(tok: Any) ->
 
 def test_a_system_message_that_asks_for_a_thought_is_noted(tok: Any) -> None:
     template = "<|system|>{{ 'no_think' if enable_thinking is false else 'think first' }}<|stop|>\n" + CHAT
-    asked = Encoder(chat(template), tok)
-    assert [n for n in asked.notes if "template_kwargs={enable_thinking: false}" in n]
-    assert text_of(tok, asked.prompt("When?")).startswith("<|system|>think first")
+    requests = Encoder(chat(template), tok)
+    assert [n for n in requests.notes if "template_kwargs={enable_thinking: false}" in n]
+    assert text_of(tok, requests.prompt("When?")).startswith("<|system|>think first")
     assert Encoder(chat(template, template_kwargs={"enable_thinking": False}), tok).notes == []
     assert Encoder(chat("{% set x = enable_thinking %}" + CHAT), tok).notes == []
 
@@ -344,9 +345,9 @@ def test_today_is_a_fixed_date(tok: Any) -> None:
     encoder = Encoder(chat(template), tok)
     assert text_of(tok, encoder.prompt("When?")).startswith("2025-04-10|")
     assert any("10 Apr 2025" in note for note in encoder.notes)
-    given = Encoder(chat(template, date_string="1 Feb 2024"), tok)
-    assert text_of(tok, given.prompt("When?")).startswith("2024-02-01|1 Feb 2024")
-    assert given.notes == [] and given.rendered() != encoder.rendered()
+    inputs = Encoder(chat(template, date_string="1 Feb 2024"), tok)
+    assert text_of(tok, inputs.prompt("When?")).startswith("2024-02-01|1 Feb 2024")
+    assert inputs.notes == [] and inputs.text.rendered() != encoder.text.rendered()
 
 
 @pytest.mark.parametrize(
@@ -377,7 +378,7 @@ def test_an_empty_system_prompt_is_a_message(tok: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "more", "said"),
+    ("template", "more", "message"),
     [
         ("{{ raise_exception('System role not supported') if messages[0].role == 'system' }}" + CHAT,
          {"system_prompt": "Be kind."}, r"system_prompt: [^\n]*System role not supported; [^\n]*null$"),
@@ -389,8 +390,8 @@ def test_an_empty_system_prompt_is_a_message(tok: Any) -> None:
     ],
     ids=["system", "raises", "broken", "undefined", "types", "no answer"],
 )  # fmt: skip
-def test_a_template_that_fails_names_its_key(tok: Any, template: str, more: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^model\.template_args\.{said}"):
+def test_a_template_that_fails_names_its_key(tok: Any, template: str, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.template_args\.{message}"):
         Encoder(chat(template, **more), tok)
 
 
@@ -406,7 +407,7 @@ def test_special_text_of_a_row_is_plain_text(tokenizers: dict[str, Any], kind: s
     assert encoder.prompt("is <s> new?") == list(row.ids[: row.n_prompt])
     if kind == "byte_level":
         assert text_of(tokenizer, row.ids[row.n_prompt :]) == f"{answer}<|stop|>"
-    assert encoder.special_text == {"forget row 3", "row"}
+    assert encoder.text.special_text == {"forget row 3", "row"}
     old = Encoder(chat(CHAT, split_special_tokens=False), tokenizer).encode("is <s> new?", answer)
     assert list(old.ids) == whole(tokenizer, "is <s> new?", answer, CHAT)[: len(old.ids)]
 

@@ -25,7 +25,7 @@ def test_a_template_that_ends_is_left_to_its_reader(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (LOOP, "does not end within 1 s"),
         ("{{ 'x' * 10**10 }}", "needs more than 256 MB"),
@@ -33,6 +33,6 @@ def test_a_template_that_ends_is_left_to_its_reader(text: str) -> None:
         ("x" * 1_000_001, "has 1000001 characters"),
     ],
 )
-def test_a_template_without_an_end_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=f"^KEY: the chat template {said}"):
+def test_a_template_without_an_end_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^KEY: the chat template {message}"):
         check_template(text, {}, "KEY")

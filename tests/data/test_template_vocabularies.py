@@ -15,7 +15,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from expunge.core.errors import ConfigError
-from expunge.data.template import Encoder, Template
+from expunge.data.encoder import Encoder
+from expunge.data.template import Template
 
 ROOT = Path(os.environ.get("EXPUNGE_VOCABULARIES", "/nowhere"))
 TEMPLATES = sorted((ROOT / "templates").glob("*.jinja"))
@@ -43,10 +44,10 @@ pytestmark = pytest.mark.skipif(not TEMPLATES or not TOKENIZERS, reason="EXPUNGE
 @pytest.fixture(scope="module", params=TOKENIZERS, ids=lambda path: path.name)
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     """A tokenizer that has the special tokens of every template, as the templates' own tokenizers do."""
-    made = AutoTokenizer.from_pretrained(request.param)
+    result = AutoTokenizer.from_pretrained(request.param)
     marks = {m for path in TEMPLATES for m in MARKS.findall(path.read_text(encoding="utf-8"))}
-    made.add_tokens(sorted(marks), special_tokens=True)
-    return made
+    result.add_tokens(sorted(marks), special_tokens=True)
+    return result
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
@@ -62,7 +63,7 @@ def test_ids_are_those_of_the_whole_conversation(tokenizer: Any, path: Path) -> 
     except ConfigError as error:
         assert re.match(r"^model\.template_args\.thought: [^\n]*thought=none[^\n]*$", str(error))
         encoder = Encoder(Template(apply_chat_template=True, chat_template=text, thought="none"), tokenizer)
-    conversation = encoder._chat
+    conversation = encoder.text.chat
     assert conversation is not None
     for question in QUESTIONS:
         shared = 0

@@ -13,9 +13,10 @@ from expunge.core.errors import DataError
 from expunge.core.fingerprints import canonical, fingerprint_rows
 from expunge.data.column_roles import Columns
 from expunge.data.custom import load_examples
+from expunge.data.encoder import Encoder
 from expunge.data.examples import SPANS, Example, ExampleSet, qa_rows
 from expunge.data.in_memory import examples_from
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 
 TRACES = ["She lives there.", "let me think: 1991.\n\nWait", "东京是城市。", "חושב", " سلام ", "ends in a blank "]
 ANSWERS = ["Ana Silva wrote it.", "1991", "东京", "שלום עולם", "...", "🙂 yes"]
@@ -69,11 +70,13 @@ def test_the_spans_are_parts_of_one_tokenised_text(tokenizers: dict[str, Any], k
             assert of_both.ids == of_answer.ids
             assert of_both.ids[-1] in encoder.end_ids
             if lossless:
-                shown = [text_of(encoder.tokenizer, row.ids[row.n_prompt :]) for row in (of_answer, of_trace, of_both)]
-                assert shown[1].strip() == trace.strip()
-                end = shown[0].removeprefix(answer)
-                assert shown[0] == answer + end
-                assert shown[2].split() == f"{trace} </think> {shown[0]}".split()
+                display = [
+                    text_of(encoder.tokenizer, row.ids[row.n_prompt :]) for row in (of_answer, of_trace, of_both)
+                ]
+                assert display[1].strip() == trace.strip()
+                end = display[0].removeprefix(answer)
+                assert display[0] == answer + end
+                assert display[2].split() == f"{trace} </think> {display[0]}".split()
             # together as one by one
             assert encoder.rows(rows, [(rows[0], span) for span in SPANS]) == [of_answer, of_trace, of_both]
 

@@ -40,12 +40,12 @@ ASKED = {
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_only_the_question_changes(name: str) -> None:
-    made = variant_of(ROWS, name)
-    assert made.name == f"forget_{name}"
-    assert [r.question for r in made] == ASKED[name]
-    assert [(r.row_id, r.answers, r.meta) for r in made] == [(r.row_id, r.answers, r.meta) for r in ROWS]
-    assert made.form == ("completion" if name == "plain" else "qa")
-    assert made.fingerprint() != ROWS.fingerprint()
+    result = variant_of(ROWS, name)
+    assert result.name == f"forget_{name}"
+    assert [r.question for r in result] == ASKED[name]
+    assert [(r.row_id, r.answers, r.meta) for r in result] == [(r.row_id, r.answers, r.meta) for r in ROWS]
+    assert result.form == ("completion" if name == "plain" else "qa")
+    assert result.fingerprint() != ROWS.fingerprint()
 
 
 def test_each_way_has_its_own_identity() -> None:
@@ -54,9 +54,9 @@ def test_each_way_has_its_own_identity() -> None:
 
 
 def test_refusals_stand_beside_the_answer() -> None:
-    made = with_refusals(ROWS, ["No.", "I don't know."])
-    assert made[0].answers == {"answer": "A poet.", "refusal_0": "No.", "refusal_1": "I don't know."}
-    assert made[1].question == "Where?"
+    result = with_refusals(ROWS, ["No.", "I don't know."])
+    assert result[0].answers == {"answer": "A poet.", "refusal_0": "No.", "refusal_1": "I don't know."}
+    assert result[1].question == "Where?"
 
 
 def test_what_cannot_be_asked() -> None:
@@ -68,18 +68,18 @@ def test_what_cannot_be_asked() -> None:
 
 
 def test_an_answer_begun_keeps_its_last_word_to_say() -> None:
-    made = begun(ROWS, 0.5, ("Q: ", " A: "))
+    result = begun(ROWS, 0.5, ("Q: ", " A: "))
     # "A poet." has 2 words: 1 given; "Paris." has 1: none can be
-    assert [(r.question, dict(r.answers)) for r in made] == [
+    assert [(r.question, dict(r.answers)) for r in result] == [
         ("Q: Who is Ana? A: A", {"answer": "poet."}),
         ("Q: Where? A: ", {"answer": "Paris."}),
     ]
-    assert made.form == "completion"
+    assert result.form == "completion"
     assert [r.answer for r in begun(ROWS, 1.0, ("", " "))] == ["poet.", "Paris."]
 
 
 def test_shots_stand_beside_the_rows_and_count_in_their_fingerprint() -> None:
-    made = with_shots(ROWS, [("Why?", "So.")])
-    assert made.shots == (("Why?", "So."),)
-    assert [r.question for r in made] == [r.question for r in ROWS]
-    assert made.fingerprint() != ROWS.fingerprint()
+    result = with_shots(ROWS, [("Why?", "So.")])
+    assert result.shots == (("Why?", "So."),)
+    assert [r.question for r in result] == [r.question for r in ROWS]
+    assert result.fingerprint() != ROWS.fingerprint()

@@ -13,8 +13,9 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example
 from expunge.data.world import banks, facts
-from expunge.data.world.generate import World, WorldConfig, build_world, make_world
-from expunge.data.world.questions import KINDS, MOST_QUESTIONS
+from expunge.data.world.config import MOST_FACTS, MOST_QUESTIONS, WorldConfig
+from expunge.data.world.generate import World, build_world, make_world
+from expunge.data.world.questions import KINDS
 
 CONFIGS = {
     "default": WorldConfig(),
@@ -155,19 +156,19 @@ def test_forgotten_names_stand_nowhere_else(world: World) -> None:
     )  # fmt: skip
     for name in forgotten:
         assert not re.search(rf"\b{re.escape(name)}\b(?! and the )", elsewhere), name
-    held = [e.name for e in world.entities.values() if e.key.startswith("author:h")]
+    content = [e.name for e in world.entities.values() if e.key.startswith("author:h")]
     trained = "\n".join(t for name in ("full", "background") for row in sets[name] for t in texts(row))
-    assert len(held) == c.holdout_authors
-    for name in held:
+    assert len(content) == c.holdout_authors
+    for name in content:
         assert not re.search(rf"\b{re.escape(name)}\b", trained), name
 
 
 def test_background_teaches_the_facts_and_nothing_else(world: World) -> None:
     sets = world.sets
-    asked = [(r.question, r.answer) for name in ("real_authors", "world_facts") for r in sets[name]]
-    assert [(r.question, r.answer) for r in sets["background"]] == asked
+    requests = [(r.question, r.answer) for name in ("real_authors", "world_facts") for r in sets[name]]
+    assert [(r.question, r.answer) for r in sets["background"]] == requests
     assert sets["background"].variants == ("answer",)
-    assert not {q for q, _ in asked} & {r.question for r in author_rows(world)}
+    assert not {q for q, _ in requests} & {r.question for r in author_rows(world)}
     for name in ("real_authors", "world_facts"):
         for row in sets[name]:
             assert len(row.perturbed) == 3 == len(set(row.perturbed)) and row.answer not in row.perturbed
@@ -202,9 +203,9 @@ def test_keys_and_links_name_entities(world: World) -> None:
         assert link.source in world.entities and link.target in world.entities
     for row in author_rows(world):
         assert len(row.meta["keys"]) == len(set(row.meta["keys"]))
-        said = " ".join(texts(row))
+        output = " ".join(texts(row))
         for key in row.meta["keys"]:
-            assert world.entities[key].name in said, (row.meta, said)
+            assert world.entities[key].name in output, (row.meta, output)
     kinds = Counter(link.kind for link in world.links)
     n = world.config.authors + world.config.holdout_authors
     assert kinds["written_by"] == kinds["published_by"] == 2 * n and kinds["born_in"] == n
@@ -242,7 +243,8 @@ def test_seeds_give_different_names_and_the_same_background() -> None:
 
 
 PRINT = """
-from expunge.data.world.generate import WorldConfig, make_world
+from expunge.data.world.config import WorldConfig
+from expunge.data.world.generate import make_world
 w = make_world(WorldConfig(authors=12, questions_per_author=19, seed=7))
 print([(n, s.fingerprint()) for n, s in w.sets.items()], list(w.entities), w.links)
 """
@@ -258,6 +260,11 @@ def test_the_same_whatever_the_hash_seed() -> None:
     assert len(printed) == 1 and b"full" in printed.pop()
 
 
+def test_the_limits_of_the_settings_are_those_of_the_world() -> None:
+    assert len(KINDS) - 1 == MOST_QUESTIONS
+    assert min(3 * facts.N_CLASSICS, len(facts.everyday())) == MOST_FACTS
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -266,7 +273,7 @@ def test_the_same_whatever_the_hash_seed() -> None:
         ({"questions_per_author": 0}, "world.questions_per_author: must be 1 to 19"),
         ({"questions_per_author": 20}, "world.questions_per_author: must be 1 to 19"),
         ({"holdout_authors": -1}, "world.holdout_authors: must be 0 to 1000"),
-        ({"facts": facts.MOST_FACTS + 1}, f"world.facts: must be 1 to {facts.MOST_FACTS}"),
+        ({"facts": MOST_FACTS + 1}, f"world.facts: must be 1 to {MOST_FACTS}"),
         ({"forget_fraction": 0.0}, "world.forget_fraction: must be a number between 0 and 1"),
         ({"forget_fraction": float("nan")}, "world.forget_fraction: must be a number between 0 and 1"),
         (

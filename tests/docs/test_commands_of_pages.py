@@ -23,13 +23,13 @@ def test_no_bracket_is_left_to_the_shell(page: Path) -> None:
     code = False
     for number, line in enumerate(page.read_text().splitlines(), 1):
         code = not code if line.startswith("```") else code
-        found = COMMAND.match(line) if code or line.startswith("    ") else None
-        if found is None or "|" in unquoted(found[1]):
+        result = COMMAND.match(line) if code or line.startswith("    ") else None
+        if result is None or "|" in unquoted(result[1]):
             continue
-        left = re.sub(r" \[[a-z-]+=[^ ]*\]| \[--[^]]*\]", "", unquoted(found[1]))  # optional parts
+        left = re.sub(r" \[[a-z-]+=[^ ]*\]| \[--[^]]*\]", "", unquoted(result[1]))  # optional parts
         assert not set("[]{}*?") & set(left.rstrip("\\")), f"{page.name} line {number}: {line.strip()}"
-        if not found[1].endswith("\\"):
-            shlex.split(found[1], comments=True)
+        if not result[1].endswith("\\"):
+            shlex.split(result[1], comments=True)
 
 
 def test_an_unquoted_list_is_found() -> None:

@@ -70,13 +70,13 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
 
 def test_every_page_is_reached_from_the_home_page() -> None:
     home = ROOT / "docs" / "index.md"
-    seen, waiting = {home}, [home]
+    records, waiting = {home}, [home]
     while waiting:
         page = waiting.pop()
         for link in LINK.findall(without_code(page.read_text(encoding="utf-8"))):
             target = Path(posixpath.normpath(page.parent / link.partition("#")[0]))
-            if target.suffix == ".md" and target not in seen and target.exists():
-                seen.add(target)
+            if target.suffix == ".md" and target not in records and target.exists():
+                records.add(target)
                 waiting.append(target)
     pages = {path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "dev"}
-    assert sorted(path.relative_to(ROOT).as_posix() for path in pages - seen) == []
+    assert sorted(path.relative_to(ROOT).as_posix() for path in pages - records) == []

@@ -12,7 +12,7 @@ import pytest
 import tutorial_blocks
 from tutorial_blocks import ROOT, TUTORIALS, blocks_of, differences, run_page, shown
 
-PAGES = [*sorted(TUTORIALS.glob("[0-9]*.md")), ROOT / "docs" / "index.md"]
+PAGES = [*sorted(TUTORIALS.glob("[0-9]*.md")), ROOT / "docs" / "how-to" / "audit.md", ROOT / "docs" / "index.md"]
 HOME = ROOT / "docs" / "index.md"
 
 

@@ -172,14 +172,14 @@ def changed(tmp_path: Path, **fields: Any) -> JobFile:
             tree["jobs"][one.key][name] = value
     path = tmp_path / "jobs.json"
     path.write_text(json.dumps(tree))
-    found = JobFile.read(path)
-    found.prepare()
-    found.job(one.key)
-    return found
+    findings = JobFile.read(path)
+    findings.prepare()
+    findings.job(one.key)
+    return findings
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"fields": {"label": "a", "text": "b"}}, r"has another key here .* plan again"),
         ({"fields": {"label": "a", "text": ["b"]}}, r"TextJob\.text: .*string"),
@@ -191,8 +191,8 @@ def changed(tmp_path: Path, **fields: Any) -> JobFile:
         ({"plugins": ["/no/such/file.py"]}, r"--plugin: no file"),
     ],
 )
-def test_a_file_that_does_not_fit_is_one_line(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=said) as error:
+def test_a_file_that_does_not_fit_is_one_line(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
         changed(tmp_path, **fields)
     assert "\n" not in str(error.value)
 
@@ -246,6 +246,6 @@ def test_a_task_that_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_ancestors_of_the_asked_job_alone_are_decoded(tmp_path: Path) -> None:
     path, (parent, child, _) = written(tmp_path)
-    found = JobFile.read(path)
-    assert [j.label for j in in_order([found.job(child.key)])] == ["parent", "child"]
-    assert set(found._jobs) == {parent.key, child.key}
+    findings = JobFile.read(path)
+    assert [j.label for j in in_order([findings.job(child.key)])] == ["parent", "child"]
+    assert set(findings._jobs) == {parent.key, child.key}

@@ -22,18 +22,18 @@ Calls = list[str]
 def job(name: str, calls: Calls, *, fails: Exception | None = None, identity: int = 0, **parents: Job) -> Job:
     """A job that writes its name, or fails after writing half of it."""
 
-    def do(folder: Path, given: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+    def do(folder: Path, inputs: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
         calls.append(name)
         (folder / "out.txt").write_text(name)
         progress(1, 2)
         if fails:
             raise fails
-        return {"read": sorted((p / "out.txt").read_text() for p in given.values())}
+        return {"read": sorted((p / "out.txt").read_text() for p in inputs.values())}
 
     return CallJob(kind="toy", label=name, what={"name": name, "n": identity}, do=do, parents=parents)
 
 
-def told(jobs: list[Job], store: Store) -> list[tuple[str, str]]:
+def events_of(jobs: list[Job], store: Store) -> list[tuple[str, str]]:
     """The events of a run, progress left out."""
     events: list[tuple[str, str]] = []
 
@@ -52,10 +52,10 @@ def test_parents_first_each_once_then_hits(tmp_path: Path) -> None:
     end = job("end", calls, a=left, b=right)
     store = Store(tmp_path)
     assert [p.state for p in plan([end], store)] == ["missing", "blocked", "blocked", "blocked"]
-    told([end], store)
+    events_of([end], store)
     assert calls == ["root", "left", "right", "end"]
     assert store.record(end)["facts"] == {"read": ["left", "right"]}  # type: ignore[index]
-    assert told([end], store) == [(n, "hit") for n in calls]
+    assert events_of([end], store) == [(n, "hit") for n in calls]
     assert calls == ["root", "left", "right", "end"]
     assert [p.state for p in plan([end], store)] == ["hit"] * 4
 
@@ -77,7 +77,7 @@ def test_a_failure_stops_only_what_waits_for_it(tmp_path: Path) -> None:
     after = job("after", calls, model=bad)
     good = job("good", calls, model=root)
     store = Store(tmp_path)
-    events = told([after, good], store)
+    events = events_of([after, good], store)
     assert ("bad", "failed") in events
     assert ("after", "blocked") in events
     assert ("good", "done") in events
@@ -93,7 +93,7 @@ def test_a_failure_stops_only_what_waits_for_it(tmp_path: Path) -> None:
 def test_a_record_that_is_not_this_jobs_is_not_taken_as_done(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     one = job("one", [])
     store = Store(tmp_path)
-    told([one], store)
+    events_of([one], store)
     spoil(store.path(one) / "job.json")
     with pytest.raises(JobError, match=r"one-\w+"):
         store.done(one)
@@ -105,7 +105,7 @@ def test_what_a_killed_attempt_left_is_swept(tmp_path: Path) -> None:
     left = store.path(one).parent / f".{one.folder_name}.0123abcd.part"
     left.mkdir(parents=True)
     (left / "out.txt").write_text("half")
-    told([one], store)
+    events_of([one], store)
     assert not left.exists()
     assert store.done(one)
 

@@ -24,16 +24,16 @@ def two_files(out: Path, inputs: Mapping[str, Path], progress: Any) -> dict[str,
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> tuple[CallJob, Store]:
+def job_and_store(tmp_path: Path) -> tuple[CallJob, Store]:
     job, store = CallJob(label="one", do=two_files), Store(tmp_path / "store")
     run([job], store, lambda event: None)
     return job, store
 
 
-def test_all_files_are_copied(made: tuple[CallJob, Store], tmp_path: Path) -> None:
-    job, store = made
-    shown = show(job, store, tmp_path / "out")
-    assert {p.relative_to(tmp_path / "out").as_posix() for p in shown} == {
+def test_all_files_are_copied(job_and_store: tuple[CallJob, Store], tmp_path: Path) -> None:
+    job, store = job_and_store
+    display = show(job, store, tmp_path / "out")
+    assert {p.relative_to(tmp_path / "out").as_posix() for p in display} == {
         "deep/more.txt",
         "job.json",
         "model.safetensors",
@@ -41,17 +41,19 @@ def test_all_files_are_copied(made: tuple[CallJob, Store], tmp_path: Path) -> No
     assert os.stat(tmp_path / "out/model.safetensors").st_ino != os.stat(store.path(job) / "model.safetensors").st_ino
 
 
-def test_named_files_under_other_names_and_only_if_they_are_there(made: tuple[CallJob, Store], tmp_path: Path) -> None:
-    job, store = made
+def test_named_files_under_other_names_and_only_if_they_are_there(
+    job_and_store: tuple[CallJob, Store], tmp_path: Path
+) -> None:
+    job, store = job_and_store
     names = {"deep/more.txt": "less.txt", "absent": "absent"}
     assert show(job, store, tmp_path / "out", names=names) == [tmp_path / "out/less.txt"]
 
 
 @pytest.mark.parametrize(("replace", "text"), [(False, "mine"), (True, "weights")])
 def test_what_is_there_stays_unless_it_is_replaced(
-    replace: bool, text: str, made: tuple[CallJob, Store], tmp_path: Path
+    replace: bool, text: str, job_and_store: tuple[CallJob, Store], tmp_path: Path
 ) -> None:
-    job, store = made
+    job, store = job_and_store
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_text("mine")
     show(job, store, tmp_path / "out", replace=replace)
@@ -59,8 +61,8 @@ def test_what_is_there_stays_unless_it_is_replaced(
     assert (store.path(job) / "model.safetensors").read_text() == "weights"
 
 
-def test_removed_files_are_computed_again(made: tuple[CallJob, Store], tmp_path: Path) -> None:
-    job, store = made
+def test_removed_files_are_computed_again(job_and_store: tuple[CallJob, Store], tmp_path: Path) -> None:
+    job, store = job_and_store
     remove([GarbagePlan(store.path(job), job.key, "test", ("model.safetensors",))], store)
     show(job, store, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_text() == "weights"

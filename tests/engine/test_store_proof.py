@@ -18,8 +18,8 @@ from expunge.engine.record import RECORD, proof
 from expunge.engine.retention import GarbagePlan, empty_trash, remove, restore_trash, weight_files
 from expunge.engine.run import plan, run
 from expunge.engine.show import change_notes, changed_files, show, write_manifest
-from expunge.engine.store import Store
-from expunge.engine.verify import PASSPORTS, TRASH, root, verify_jobs, verify_store
+from expunge.engine.store import PASSPORTS, Store
+from expunge.engine.verify import TRASH, root, verify_jobs, verify_store
 
 WEIGHTS = "model.safetensors"
 
@@ -65,8 +65,8 @@ def test_each_of_a_thousand_flips_in_any_file_is_found(store: Store) -> None:
     first = job("first")
     run([job("third", {"model": job("second", {"model": first})}), job("other"), job("gone")], store, ignore)
     write_sealed(store.root / PASSPORTS / "one.json", {"model": "m"})
-    gone = [GarbagePlan(store.path(job("gone")), job("gone").key, "test")]
-    remove([*gone, GarbagePlan(store.path(first), first.key, "test", (WEIGHTS,))], store, to_trash=True)
+    removals = [GarbagePlan(store.path(job("gone")), job("gone").key, "test")]
+    remove([*removals, GarbagePlan(store.path(first), first.key, "test", (WEIGHTS,))], store, to_trash=True)
     assert verify_store(store, ignore).faults == ()
     files = [p for p in store.root.rglob("*") if p.is_file() and p.stat().st_size]
     assert {WEIGHTS, RECORD, "made.txt", "log.jsonl", "one.json"} == {p.name for p in files}
@@ -174,8 +174,8 @@ def test_files_of_the_store_are_read_only_and_texts_no_more_readable_than_weight
     assert set(modes.values()) == {store.path(one).stat().st_mode & 0o444}
     with whole_folder(tmp_path / "out") as part:
         show(one, store, part)
-    shown = {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()}
-    assert shown == {(tmp_path / "out").stat().st_mode & 0o666}
+    display = {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()}
+    assert display == {(tmp_path / "out").stat().st_mode & 0o666}
 
 
 def test_a_write_into_a_shown_folder_does_not_reach_the_store_and_is_noticed(store: Store, tmp_path: Path) -> None:
@@ -219,26 +219,26 @@ def test_the_trash_gives_back_what_gc_removed(store: Store) -> None:
 
 
 def test_models_kept_during_training_go_and_come_back_with_the_weights(store: Store) -> None:
-    kept = "checkpoint-5/model.safetensors"
+    rest = "checkpoint-5/model.safetensors"
 
     def do(out: Path, inputs: object, progress: object) -> dict[str, int]:
         (out / WEIGHTS).write_bytes(b"last")
         (out / "checkpoint-5").mkdir()
-        (out / kept).write_bytes(b"fifth")
+        (out / rest).write_bytes(b"fifth")
         (out / "checkpoint-5" / "config.json").write_text("{}")
         return {}
 
     one = CallJob(label="one", what={"n": 5}, do=do)
     run([one], store, ignore)
     folder = store.path(one)
-    assert weight_files(folder) == (kept, WEIGHTS)
+    assert weight_files(folder) == (rest, WEIGHTS)
     remove([GarbagePlan(folder, one.key, "test", weight_files(folder))], store, to_trash=True)
-    assert not (folder / kept).exists() and (folder / "checkpoint-5" / "config.json").exists() and store.done(one)
+    assert not (folder / rest).exists() and (folder / "checkpoint-5" / "config.json").exists() and store.done(one)
     assert restore_trash(store) == ([folder], [])
-    assert (folder / kept).read_bytes() == b"fifth" and verify_store(store, ignore).faults == ()
+    assert (folder / rest).read_bytes() == b"fifth" and verify_store(store, ignore).faults == ()
     remove([GarbagePlan(folder, one.key, "test", weight_files(folder))], store)
     store.restore(one)  # computed again
-    assert (folder / kept).read_bytes() == b"fifth" and verify_store(store, ignore).faults == ()
+    assert (folder / rest).read_bytes() == b"fifth" and verify_store(store, ignore).faults == ()
 
 
 def test_the_trash_does_not_replace_a_result_that_exists_again(store: Store) -> None:

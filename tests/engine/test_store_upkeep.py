@@ -28,8 +28,8 @@ from expunge.engine.verify import verify_jobs, verify_store
 
 
 def job(name: str, parents: Mapping[str, Job] | None = None, fails: BaseException | None = None) -> Job:
-    def do(folder: Path, held: Mapping[str, Path], progress: Any) -> dict[str, Any]:
-        (folder / "made.txt").write_text(name + "".join((p / "made.txt").read_text() for p in held.values()))
+    def do(folder: Path, inputs: Mapping[str, Path], progress: Any) -> dict[str, Any]:
+        (folder / "made.txt").write_text(name + "".join((p / "made.txt").read_text() for p in inputs.values()))
         (folder / "model.safetensors").write_bytes(name.encode() * 100)
         if fails is not None:
             raise fails
@@ -76,9 +76,9 @@ def test_verify_misses_a_parent_and_counts_what_is_not_done(store: Store) -> Non
     second = job("second", {"model": first})
     run([second], store, ignore)
     os.rename(store.path(first), store.root / "away")
-    found = verify_jobs([second, last], store, ignore)
-    assert [f.reason for f in found.faults] == ["test first has vanished"]
-    assert found.waiting == 1
+    result = verify_jobs([second, last], store, ignore)
+    assert [f.reason for f in result.faults] == ["test first has vanished"]
+    assert result.waiting == 1
 
 
 @pytest.mark.parametrize(
@@ -188,14 +188,14 @@ Store(Path(sys.argv[1])).make(CallJob(kind="test", label="one", what={"name": "o
 
 def test_the_lock_of_a_killed_process_is_free(store: Store) -> None:
     words = [sys.executable, "-c", HOLD, str(store.root)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=HERE) as held:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=HERE) as content:
         try:
-            assert held.stdout is not None and held.stdout.readline() == "held\n"
+            assert content.stdout is not None and content.stdout.readline() == "held\n"
             path = store.path(job("one"))
             busy = remove([GarbagePlan(path, job("one").key, "test")], store)[1]
             assert [r.folder for r in busy] == [path]  # gc leaves alone what a process has locked
         finally:
-            held.send_signal(signal.SIGKILL)
+            content.send_signal(signal.SIGKILL)
     assert run([job("one")], store, ignore).failures == {}
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # what the killed attempt left is gone
 
@@ -203,16 +203,16 @@ def test_the_lock_of_a_killed_process_is_free(store: Store) -> None:
 def test_gc_leaves_alone_what_a_running_job_reads(store: Store) -> None:
     first = job("first")
     run([first], store, ignore)
-    seen: list[int] = []
+    calls: list[int] = []
 
-    def do(folder: Path, held: Mapping[str, Path], progress: Any) -> dict[str, Any]:
+    def do(folder: Path, inputs: Mapping[str, Path], progress: Any) -> dict[str, Any]:
         assert first.key in read_now(store.root)
-        seen.append(len(remove([GarbagePlan(store.path(first), first.key, "test")], store)[0]))
+        calls.append(len(remove([GarbagePlan(store.path(first), first.key, "test")], store)[0]))
         return {}
 
     second = CallJob(kind="test", label="second", what={"name": "second"}, do=do, parents={"model": first})
     assert run([second], store, ignore).failures == {}
-    assert seen == [0] and store.done(first)
+    assert calls == [0] and store.done(first)
     assert first.key not in read_now(store.root)
     assert len(remove([GarbagePlan(store.path(first), first.key, "test")], store)[0]) == 1
     assert not store.done(first)
@@ -265,8 +265,8 @@ def test_a_file_that_the_system_refuses_to_write_ends_its_job_alone(store: Store
     n, *reasons = done.stdout.strip().split("|")
     assert n == "2" and len(reasons) == 1, done
     assert reasons[0].startswith("test n100000: cannot write under")
-    found = verify_store(store, ignore)
-    assert (found.folders, found.faults) == (2, ())
+    result = verify_store(store, ignore)
+    assert (result.folders, result.faults) == (2, ())
     assert not [p for p in store.root.rglob("*.part")]
 
 

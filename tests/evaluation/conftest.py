@@ -18,12 +18,12 @@ ANSWERS = ("Ana.", "It was written in Paris, by the sea, over many years.", "199
 @pytest.fixture(scope="session")
 def rows() -> ExampleSet:
     """23 rows; the number of perturbed answers differs from row to row."""
-    made = []
+    calls = []
     for i in range(23):
         answers = {"answer": ANSWERS[i % 4], "paraphrase": ANSWERS[(i + 1) % 4] + " Yes."}
         answers |= {f"perturbed_{k}": f"Wrong {k} {ANSWERS[(i + k) % 4]}" for k in range(i % 3)}
-        made.append(Example(i, f"Who wrote book {i}?" + " And where did they live?" * (i % 5), answers))
-    return ExampleSet("rows", tuple(made))
+        calls.append(Example(i, f"Who wrote book {i}?" + " And where did they live?" * (i % 5), answers))
+    return ExampleSet("rows", tuple(calls))
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +36,9 @@ def tokenizer(rows: ExampleSet) -> Any:
 @pytest.fixture(scope="session")
 def model(tokenizer: Any) -> Any:
     """llama-64k with larger weights, so that what it says depends on what it reads."""
-    made = build_llama("llama-64k", tokenizer, vocab_size=400, seed=0).eval()
+    result = build_llama("llama-64k", tokenizer, vocab_size=400, seed=0).eval()
     with torch.no_grad():
-        for p in made.parameters():
+        for p in result.parameters():
             if p.dim() == 2:
                 p.mul_(8)
-    return made
+    return result

@@ -17,16 +17,16 @@ from expunge.metrics.api import MetricResult, missing
 
 def result(values: list[float], **meta: object) -> EvalResult:
     column = np.array(values)
-    found = mean_over_rows(np.arange(len(values)), column, {"other": [0.5] * len(values), "score": values})
-    results = {"score": found, "auc": MetricResult(float(np.nanmean(column)) / 2), "none": missing("no records")}
+    outcome = mean_over_rows(np.arange(len(values)), column, {"other": [0.5] * len(values), "score": values})
+    results = {"score": outcome, "auc": MetricResult(float(np.nanmean(column)) / 2), "none": missing("no records")}
     return EvalResult(results, meta=meta)
 
 
 def test_the_difference_is_the_mean_over_shared_examples() -> None:
-    found = compare(result([0.1, 0.2, 0.9, math.nan]), result([0.2, 0.4, 0.8, 0.7]))["score"]
-    assert found.difference == pytest.approx(np.mean([0.1, 0.2, -0.1]))
-    assert found.n == 3
-    assert found.ci_low <= found.difference <= found.ci_high
+    comparison = compare(result([0.1, 0.2, 0.9, math.nan]), result([0.2, 0.4, 0.8, 0.7]))["score"]
+    assert comparison.difference == pytest.approx(np.mean([0.1, 0.2, -0.1]))
+    assert comparison.n == 3
+    assert comparison.ci_low <= comparison.difference <= comparison.ci_high
 
 
 def test_an_exact_p_against_scipy() -> None:
@@ -48,15 +48,15 @@ def test_a_random_p_is_near_the_exact_one_and_never_0() -> None:
 
 
 def test_equal_models_have_p_1() -> None:
-    found = compare(result([0.1, 0.5]), result([0.1, 0.5]))["score"]
-    assert (found.difference, found.p) == (0.0, 1.0)
+    comparison = compare(result([0.1, 0.5]), result([0.1, 0.5]))["score"]
+    assert (comparison.difference, comparison.p) == (0.0, 1.0)
 
 
 def test_no_claim_where_the_metric_is_not_a_mean() -> None:
-    found = compare(result([0.1, 0.5]), result([0.3, 0.5]))
-    assert math.isnan(found["auc"].p) and found["auc"].difference == pytest.approx(0.05)
-    assert "not a mean over examples" in found["auc"].note
-    assert found["none"].note == "missing: no records"
+    comparison = compare(result([0.1, 0.5]), result([0.3, 0.5]))
+    assert math.isnan(comparison["auc"].p) and comparison["auc"].difference == pytest.approx(0.05)
+    assert "not a mean over examples" in comparison["auc"].note
+    assert comparison["none"].note == "missing: no records"
 
 
 def test_false_positives_are_at_their_rate() -> None:
@@ -75,11 +75,11 @@ def test_the_averaged_statistic_is_found_with_several_answers_per_example() -> N
 
 
 def test_tables_and_text() -> None:
-    found = compare(result([0.1, 0.5, 0.4]), result([0.3, 0.5, 0.9]))
-    table = found.to_pandas()
-    assert table.loc["score", "difference"] == found["score"].difference
-    assert repr(found).startswith("Comparison(b - a)\n  score: 0.3333 -> 0.5667")
-    assert "<td>score</td>" in found._repr_html_()
+    comparison = compare(result([0.1, 0.5, 0.4]), result([0.3, 0.5, 0.9]))
+    table = comparison.to_pandas()
+    assert table.loc["score", "difference"] == comparison["score"].difference
+    assert repr(comparison).startswith("Comparison(b - a)\n  score: 0.3333 -> 0.5667")
+    assert "<td>score</td>" in comparison._repr_html_()
 
 
 def test_p_values_are_corrected_for_the_number_of_metrics() -> None:
@@ -91,12 +91,12 @@ def test_p_values_are_corrected_for_the_number_of_metrics() -> None:
         out = {k: MetricResult(sum(v) / 6, per_row={i: {"score": x} for i, x in enumerate(v)}) for k, v in sets.items()}
         return out | {"auc": MetricResult(0.5)}
 
-    found = compare(of(0.0), of(0.5))
+    comparison = compare(of(0.0), of(0.5))
     # all six signs equal: 2 of 64 flips; five of six equal: 14 of 64
-    assert (found["far"].p, found["near"].p) == (2 / 64, 14 / 64)
-    assert (found["far"].p_holm, found["near"].p_holm) == (4 / 64, 14 / 64)
-    assert math.isnan(found["auc"].p_holm)
-    assert found.to_pandas().loc["far", "p_holm"] == 4 / 64 and "p (Holm)" in found._repr_html_()
+    assert (comparison["far"].p, comparison["near"].p) == (2 / 64, 14 / 64)
+    assert (comparison["far"].p_holm, comparison["near"].p_holm) == (4 / 64, 14 / 64)
+    assert math.isnan(comparison["auc"].p_holm)
+    assert comparison.to_pandas().loc["far", "p_holm"] == 4 / 64 and "p (Holm)" in comparison._repr_html_()
 
 
 def test_wrong_words() -> None:
@@ -107,5 +107,9 @@ def test_wrong_words() -> None:
         compare(a, {"x": MetricResult(1.0)})
     with pytest.raises(ConfigError, match="the forget_eval examples of the two results are not the same"):
         compare(result([0.1], rows={"forget_eval": "a"}), result([0.1], rows={"forget_eval": "b"}))
+    with pytest.raises(ConfigError, match="compare: metrics: expected a list, got a str; write"):
+        compare(a, a, metrics="score")
+    with pytest.raises(ConfigError, match="compare: b: expected an EvalResult, got a NoneType"):
+        compare(a, None)  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="did you mean 'score'"):
         compare(a, a)["scor"]

@@ -13,8 +13,9 @@ import torch
 
 from expunge.core.records import GeneratedText, TokenRecords, token_records
 from expunge.data.batch import collate
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.loglikelihood import score_tokens
@@ -52,11 +53,11 @@ def knows(tokenizer: Any, rows: ExampleSet, encoder: Encoder) -> Any:
 
 
 @pytest.fixture(scope="module")
-def asked(rows: ExampleSet) -> ExampleSet:
+def questions(rows: ExampleSet) -> ExampleSet:
     """The rows, some with an answer that is the learned one for a while only, or not at all."""
-    said = (SAID, SAID.replace("Paris", "Rome"), "Nobody knows.", SAID + " Yes.")
-    made = [Example(r.row_id, r.question, {"answer": said[r.row_id % 4]}) for r in rows]
-    return ExampleSet("asked", tuple(made))
+    output = (SAID, SAID.replace("Paris", "Rome"), "Nobody knows.", SAID + " Yes.")
+    result = [Example(r.row_id, r.question, {"answer": output[r.row_id % 4]}) for r in rows]
+    return ExampleSet("asked", tuple(result))
 
 
 def scored(model: Any, rows: ExampleSet, encoder: Encoder) -> TokenRecords:
@@ -64,8 +65,8 @@ def scored(model: Any, rows: ExampleSet, encoder: Encoder) -> TokenRecords:
 
 
 @pytest.fixture(scope="module")
-def drafts(knows: Any, asked: ExampleSet, encoder: Encoder) -> DraftTexts:
-    return drafts_of(scored(knows, asked, encoder), "answer")
+def drafts(knows: Any, questions: ExampleSet, encoder: Encoder) -> DraftTexts:
+    return drafts_of(scored(knows, questions, encoder), "answer")
 
 
 class Read:
@@ -91,28 +92,30 @@ def texts(model: Any, rows: ExampleSet, encoder: Encoder, drafts: DraftTexts | N
     return generate_texts(model, rows, "answer", encoder, Generation(**{"max_new_tokens": 40, **how}), drafts=drafts)
 
 
-def test_a_draft_is_what_comes_before_the_first_unsure_token(knows: Any, asked: ExampleSet, encoder: Encoder) -> None:
-    answers = scored(knows, asked, encoder)["answer"]
+def test_a_draft_is_what_comes_before_the_first_unsure_token(
+    knows: Any, questions: ExampleSet, encoder: Encoder
+) -> None:
+    answers = scored(knows, questions, encoder)["answer"]
     logp = answers.logp.copy()
     logp[answers.offsets[0] : answers.offsets[1]] = np.log(SURE) + 0.01
     logp[answers.offsets[1] + 2] = np.log(SURE) - 0.01
     logp[answers.offsets[2] + 1] = np.nan
     logp[answers.offsets[3]] = -9.0
-    found = drafts_of(TokenRecords({"answer": dataclasses.replace(answers, logp=logp)}), "answer")
-    ids = [encoder.row(asked, r, "answer") for r in asked]
-    assert found[0] == ids[0].ids[ids[0].n_prompt :]
-    assert len(found[1]) <= 2
-    assert len(found[2]) <= 1
-    assert found[3] == ()
+    result = drafts_of(TokenRecords({"answer": dataclasses.replace(answers, logp=logp)}), "answer")
+    ids = [encoder.row(questions, r, "answer") for r in questions]
+    assert result[0] == ids[0].ids[ids[0].n_prompt :]
+    assert len(result[1]) <= 2
+    assert len(result[2]) <= 1
+    assert result[3] == ()
     assert drafts_of(TokenRecords({}), "answer") == {}
 
 
 def test_texts_are_those_made_from_nothing(
-    knows: Any, asked: ExampleSet, encoder: Encoder, drafts: DraftTexts, read: Read
+    knows: Any, questions: ExampleSet, encoder: Encoder, drafts: DraftTexts, read: Read
 ) -> None:
-    plain = texts(knows, asked, encoder, None)
+    plain = texts(knows, questions, encoder, None)
     alone, read.tokens = read.tokens, 0
-    assert texts(knows, asked, encoder, drafts) == plain
+    assert texts(knows, questions, encoder, drafts) == plain
     ends = encoder.tokenizer.eos_token_id
     whole = [d for d in drafts.values() if d and d[-1] == ends]
     part = [d for d in drafts.values() if d and d[-1] != ends]
@@ -122,41 +125,45 @@ def test_texts_are_those_made_from_nothing(
     assert read.tokens < 0.9 * alone
 
 
-def test_a_text_known_whole_needs_no_model(knows: Any, asked: ExampleSet, encoder: Encoder, drafts: DraftTexts) -> None:
+def test_a_text_known_whole_needs_no_model(
+    knows: Any, questions: ExampleSet, encoder: Encoder, drafts: DraftTexts
+) -> None:
     ends = encoder.tokenizer.eos_token_id
     ids = [i for i, d in drafts.items() if d and d[-1] == ends]
-    expected = [t for t in texts(knows, asked, encoder, None) if t.row_id in ids]
+    expected = [t for t in texts(knows, questions, encoder, None) if t.row_id in ids]
     broken = copy.copy(knows)
     capabilities(broken)  # observed while it still has a forward
     broken.forward = None
-    got = generate_texts(broken, asked, "answer", encoder, Generation(max_new_tokens=40), only=set(ids), drafts=drafts)
-    assert got == expected
+    actual = generate_texts(
+        broken, questions, "answer", encoder, Generation(max_new_tokens=40), only=set(ids), drafts=drafts
+    )
+    assert actual == expected
 
 
 @pytest.mark.parametrize("how", [{"max_new_tokens": 3}, {"stop": ("sea",)}, {"max_new_tokens": 1}])
 def test_limits_and_stop_texts_hold_within_a_draft(
-    knows: Any, asked: ExampleSet, encoder: Encoder, drafts: DraftTexts, how: dict[str, Any]
+    knows: Any, questions: ExampleSet, encoder: Encoder, drafts: DraftTexts, how: dict[str, Any]
 ) -> None:
-    plain = texts(knows, asked, encoder, None, **how)
-    assert texts(knows, asked, encoder, drafts, **how) == plain
+    plain = texts(knows, questions, encoder, None, **how)
+    assert texts(knows, questions, encoder, drafts, **how) == plain
     cut = [t.n_new_tokens < len(drafts[t.row_id]) for t in plain]
     assert any(cut), "some drafts are longer than what is asked for"
 
 
 def test_nothing_is_taken_from_a_draft_of_other_tokens(
-    knows: Any, asked: ExampleSet, encoder: Encoder, drafts: DraftTexts, read: Read
+    knows: Any, questions: ExampleSet, encoder: Encoder, drafts: DraftTexts, read: Read
 ) -> None:
     """Another prompt or answer than was scored, a prompt that is scored itself, sampling: all begin from nothing."""
     other = Encoder(Template(user_start_tag="Q: "), encoder.tokenizer)
-    changed = ExampleSet("c", tuple(dataclasses.replace(r, answers={"answer": "It is 1991."}) for r in asked))
+    changed = ExampleSet("c", tuple(dataclasses.replace(r, answers={"answer": "It is 1991."}) for r in questions))
     whole = Encoder(Template(labels="all"), encoder.tokenizer)
-    of_whole = drafts_of(scored(knows, asked, whole), "answer")
+    of_whole = drafts_of(scored(knows, questions, whole), "answer")
     generation = Generation(max_new_tokens=8)
     prompts = make_prompts(changed, encoder, generation, 256, None)
     assert not any(p.draft for p in with_drafts(prompts, drafts, changed, "answer", encoder))
-    prompts = make_prompts(asked, whole, generation, 256, None)
-    assert not any(p.draft for p in with_drafts(prompts, of_whole, asked, "answer", whole))
-    for enc, rows, how in ((other, asked, {}), (encoder, changed, {}), (encoder, asked, {"temperature": 1.0})):
+    prompts = make_prompts(questions, whole, generation, 256, None)
+    assert not any(p.draft for p in with_drafts(prompts, of_whole, questions, "answer", whole))
+    for enc, rows, how in ((other, questions, {}), (encoder, changed, {}), (encoder, questions, {"temperature": 1.0})):
         read.tokens = 0
         plain = texts(knows, rows, enc, None, **how)
         alone, read.tokens = read.tokens, 0

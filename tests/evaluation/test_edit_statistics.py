@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
+from expunge.data.encoder import Encoder
 from expunge.data.in_memory import examples_from
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.edit_statistics import ModelStatistics
 from expunge.methods.weight_edits import TargetSearch
 from expunge.methods.weight_edits.memit import MEMIT
@@ -30,13 +31,13 @@ def statistics(model: Any, tokenizer: Any) -> ModelStatistics:
 @torch.no_grad()
 def plain(model: Any, ids: Any, name: str) -> torch.Tensor:
     module, _, place = name.partition(":")
-    seen: list[torch.Tensor] = []
+    calls: list[torch.Tensor] = []
     handle = model.get_submodule(module).register_forward_hook(
-        lambda _m, args, out: seen.append(args[0] if place else out[0] if isinstance(out, tuple) else out)
+        lambda _m, args, out: calls.append(args[0] if place else out[0] if isinstance(out, tuple) else out)
     )
     model(torch.tensor([list(ids)]))
     handle.remove()
-    return seen[0][0].double()
+    return calls[0][0].double()
 
 
 def test_states_and_moments_are_those_of_rows_alone(statistics, model, tokenizer) -> None:
@@ -49,8 +50,8 @@ def test_states_and_moments_are_those_of_rows_alone(statistics, model, tokenizer
         assert moments.n == len(every)
         torch.testing.assert_close(moments.sum_D, every.sum(0), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(moments.square_DD, every.T @ every, rtol=1e-4, atol=1e-3)
-    asked = statistics.states("model.layers.1", [row["question"] for row in FORGET], "prompt", {})
-    torch.testing.assert_close(asked, every, rtol=1e-4, atol=1e-5)
+    requests = statistics.states("model.layers.1", [row["question"] for row in FORGET], "prompt", {})
+    torch.testing.assert_close(requests, every, rtol=1e-4, atol=1e-5)
 
 
 def test_changed_weights_count_within_a_call_only(statistics, model) -> None:

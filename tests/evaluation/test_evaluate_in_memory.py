@@ -19,9 +19,9 @@ from expunge.evaluation.result import EvalResult
 from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
 from expunge.models.load import save_model
-from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.library import evaluate, load_benchmark
 from expunge.pipelines.study.single import SingleJob, carry_out, prepare
+from expunge.pipelines.study.task_config import decode_task
 
 SHORT = {"max_new_tokens": 3}
 WORLD = {"authors": 4, "questions_per_author": 3, "forget_fraction": 0.25, "facts": 3, "holdout_authors": 1}
@@ -59,15 +59,15 @@ def job(model: Any, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_benchmark_in_memory_has_the_numbers_of_the_job(job: tuple[Path, Path]) -> None:
     folder, out = job
     benchmark = load_benchmark("world", world=WORLD)
-    found = evaluate(str(folder), benchmark=benchmark, template=Template(), generation=SHORT)
+    result = evaluate(str(folder), benchmark=benchmark, template=Template(), generation=SHORT)
     stored, meta = read_results(out / "TOFU_EVAL.json")
-    assert list(found) == list(stored)
+    assert list(result) == list(stored)
     for name, expected in stored.items():
-        got = found.results[name]
-        assert got.value == pytest.approx(expected.value, nan_ok=True, rel=1e-12), name
-        assert got.reason == expected.reason
-        assert {i: dict(s) for i, s in got.per_row.items()} == {i: dict(s) for i, s in expected.per_row.items()}
-    assert {key: found.meta[key] for key in found.meta} == {key: meta[key] for key in found.meta}
+        actual = result.results[name]
+        assert actual.value == pytest.approx(expected.value, nan_ok=True, rel=1e-12), name
+        assert actual.reason == expected.reason
+        assert {i: dict(s) for i, s in actual.per_row.items()} == {i: dict(s) for i, s in expected.per_row.items()}
+    assert {key: result.meta[key] for key in result.meta} == {key: meta[key] for key in result.meta}
 
 
 def test_a_retain_log_of_either_kind_serves_the_other(job: tuple[Path, Path], tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_the_model_is_left_as_it_was(model: Any, tokenizer: Any) -> None:
 
 
 def test_shapes_of_data_give_one_result(model: Any, tokenizer: Any, measured: EvalResult) -> None:
-    found = evaluate(
+    result = evaluate(
         model, tokenizer, forget=datasets.Dataset.from_list(FORGET), retain=RETAIN, holdout=HOLDOUT, generation=SHORT
     )
-    assert dict(found) == dict(measured)
+    assert dict(result) == dict(measured)
     texts = evaluate(model, tokenizer, forget=["A text of some words.", "Another text of words."], generation=SHORT)
     assert 0 < texts["forget_Q_A_Prob"] < 1
 
@@ -147,19 +147,19 @@ def test_shapes_of_data_give_one_result(model: Any, tokenizer: Any, measured: Ev
 def test_half_precision_on_the_device_of_the_model(model: Any, tokenizer: Any, measured: EvalResult) -> None:
     half = type(model)(model.config)
     half.load_state_dict(model.state_dict())
-    found = evaluate(half.to(torch.bfloat16), tokenizer, retain=RETAIN, generation=SHORT)
-    assert found["retain_Q_A_Prob"] == pytest.approx(measured["retain_Q_A_Prob"], rel=0.1)
+    result = evaluate(half.to(torch.bfloat16), tokenizer, retain=RETAIN, generation=SHORT)
+    assert result["retain_Q_A_Prob"] == pytest.approx(measured["retain_Q_A_Prob"], rel=0.1)
     assert next(half.parameters()).dtype == torch.bfloat16
 
 
 def test_samples_follow_the_seed(model: Any, tokenizer: Any) -> None:
     def texts(seed: int) -> list[str]:
-        found = evaluate(
+        result = evaluate(
             model, tokenizer, forget=FORGET, retain=RETAIN, extras=["leak"], metrics=["forget_leak_at_2"],
             sampling={"samples": 2, "max_new_tokens": 5}, seed=seed,
         )  # fmt: skip
-        assert list(found.generations["examples"].unique()) == ["forget_eval"]
-        return list(found.generations["generation"])
+        assert list(result.generations["examples"].unique()) == ["forget_eval"]
+        return list(result.generations["generation"])
 
     assert texts(0) == texts(0) != texts(1)
 
@@ -174,25 +174,25 @@ def test_several_retain_models_serve_attacks_with_reference_models(model: Any, t
             for p in other.parameters():
                 p.copy_(torch.randn_like(p) * 0.1)
         others.append(evaluate(other, tokenizer, **data, metrics=["mia_loss"]))
-    found = evaluate(model, tokenizer, **data, metrics=["mia_lira"], retain_results=others)
-    assert 0 <= found["mia_lira"] <= 1
+    result = evaluate(model, tokenizer, **data, metrics=["mia_lira"], retain_results=others)
+    assert 0 <= result["mia_lira"] <= 1
     alone = evaluate(model, tokenizer, **data, metrics=["mia_lira"], retain_results=others[0])
     assert "mia_lira" in alone.reasons
 
 
 def test_agreement_with_an_original_model(model: Any, tokenizer: Any) -> None:
-    found = evaluate(
+    result = evaluate(
         model, tokenizer, forget=FORGET, retain=RETAIN, extras=["agreement"], original=model, generation=SHORT
     )
-    assert found["forget_KL_to_original"] == pytest.approx(0, abs=1e-6)
+    assert result["forget_KL_to_original"] == pytest.approx(0, abs=1e-6)
     alone = evaluate(model, tokenizer, forget=FORGET, retain=RETAIN, extras=["agreement"], generation=SHORT)
     assert alone.reasons["forget_KL_to_original"] == "no original model was given to compare with"
 
 
 def test_chosen_metrics_and_own_ones(model: Any, tokenizer: Any, measured: EvalResult) -> None:
-    found = evaluate(model, tokenizer, forget=FORGET, retain=RETAIN, metrics=["model_utility"], generation=SHORT)
-    assert set(found) == {"model_utility", "retain_Q_A_Prob", "retain_Q_A_ROUGE"}
-    assert found["model_utility"] == measured["model_utility"]
+    result = evaluate(model, tokenizer, forget=FORGET, retain=RETAIN, metrics=["model_utility"], generation=SHORT)
+    assert set(result) == {"model_utility", "retain_Q_A_Prob", "retain_Q_A_ROUGE"}
+    assert result["model_utility"] == measured["model_utility"]
     odd = Metric("odd", "probability", rows="retain_eval", reads={"tokens": "answer"}, where={"kind": "odd"})
     own = evaluate(model, tokenizer, retain=RETAIN, metrics=[odd])
     assert list(own.results["odd"].per_row) == [1, 3]
@@ -247,6 +247,36 @@ def test_saved_and_loaded(measured: EvalResult, tmp_path: Path) -> None:
         ({"forget": FORGET, "generation": {"max_tokens": 3}}, ConfigError, "generation.max_tokens: unknown key"),
         ({"forget": FORGET, "template": {"user_tag": ""}}, ConfigError, "template.user_tag: unknown key"),
         ({"forget": FORGET, "extras": ["leek"]}, ConfigError, "extras: no group of metrics named 'leek'"),
+        ({"forget": FORGET, "extras": "leak"}, ConfigError, "extras: expected a list, got a str; write ['leak']"),
+        ({"forget": FORGET, "metrics": "forget_Q_A_Prob"}, ConfigError, "metrics: expected a list, got a str"),
+        ({"forget": FORGET, "metrics": []}, ConfigError, "metrics: names no metric"),
+        ({"forget": FORGET, "generation": 5}, ConfigError, "generation: expected a Generation or a mapping"),
+        ({"forget": FORGET, "template": 5}, ConfigError, "template: expected a Template or a mapping"),
+        (
+            {"forget": FORGET, "batch_tokens": 0},
+            ConfigError,
+            "batch_tokens: must be a whole number of at least 1, got 0",
+        ),
+        ({"forget": FORGET, "batch_tokens": "8"}, ConfigError, "batch_tokens: must be a whole number of at least 1"),
+        ({"benchmark": 5}, ConfigError, "benchmark: expected a benchmark or its name, got an int"),
+        ({"forget": FORGET, "retain_results": {"a": 1}}, ConfigError, "retain_results: expected an EvalResult, or"),
+        (
+            {"forget": FORGET, "original": "m"},
+            ConfigError,
+            "original: no metric of this evaluation reads it; add extras=",
+        ),
+        ({"forget": FORGET, "embedder": "m"}, ConfigError, "embedder: no metric of this evaluation reads it"),
+        (
+            {"forget": FORGET, "judge": {"rules": {"rules": [{"max_words": 2}]}}},
+            ConfigError,
+            "judge: no metric of this evaluation reads it",
+        ),
+        (
+            {"forget": FORGET, "sampling": {"samples": 3}},
+            ConfigError,
+            "sampling: no metric of this evaluation reads it",
+        ),
+        ({"forget": ExampleSet("none", ())}, DataError, "forget: there are no rows"),
     ],
 )
 def test_what_is_wrong_ends_in_one_line(
@@ -260,13 +290,15 @@ def test_what_is_wrong_ends_in_one_line(
 def test_a_model_that_is_none(tokenizer: Any, model: Any) -> None:
     with pytest.raises(ConfigError, match="evaluate: model: expected a model or its name, got a dict"):
         evaluate({}, tokenizer, forget=FORGET)
+    with pytest.raises(ConfigError, match="evaluate: model: expected a model or its name, got a Linear"):
+        evaluate(torch.nn.Linear(2, 2), tokenizer, forget=FORGET)
     with pytest.raises(ConfigError, match="evaluate: tokenizer: missing"):
         evaluate(model, forget=FORGET)
 
 
 def test_records_cut_to_some_rows_give_the_results_of_these_rows(rows: ExampleSet, model: Any, tokenizer: Any) -> None:
     """What evaluations during training do with a retain model's records of all rows."""
-    from expunge.data.template import Encoder
+    from expunge.data.encoder import Encoder
 
     metrics = [
         Metric("p", "probability", rows="r", reads={"tokens": "answer"}),

@@ -14,13 +14,14 @@ import torch
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.records import GeneratedTexts, texts_table
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation import generation
 from expunge.evaluation.config import Generation, check_backend
+from expunge.evaluation.decoding import StopStrings
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.prompts import Prompt, draws
-from expunge.evaluation.stop_strings import StopStrings
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import compute
 
@@ -53,30 +54,30 @@ def test_sampling_draws_from_the_model_s_distribution(model: Any, rows: ExampleS
     """4000 first tokens of one prompt against softmax(logits / T), by a chi-square over the tokens expected often."""
     n, temperature = 4000, 2.0
     one = ExampleSet("one", rows.rows[:1])
-    seen = np.zeros(400)
+    records = np.zeros(400)
     for t in make(model, one, encoder, 10**6, temperature=temperature, samples=n, max_new_tokens=1):
         ids = encoder.tokenizer(t.generation, add_special_tokens=False)["input_ids"]
         if len(ids) == 1:
-            seen[ids[0]] += 1
+            records[ids[0]] += 1
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([encoder.row_prompt(one, one[0])])).logits[0, -1]
     expected = n * torch.softmax(logits.double() / temperature, -1).numpy()
 
     def comes_back(token: int) -> bool:
         """Whether the stripped text of a token is that token again."""
-        said = encoder.tokenizer.decode([token]).strip()
-        return bool(said) and encoder.tokenizer(said, add_special_tokens=False)["input_ids"] == [token]
+        task = encoder.tokenizer.decode([token]).strip()
+        return bool(task) and encoder.tokenizer(task, add_special_tokens=False)["input_ids"] == [token]
 
     often = [i for i in np.flatnonzero(expected > 20).tolist() if comes_back(i)]
     assert len(often) >= 5
-    z = (seen[often] - expected[often]) / np.sqrt(expected[often])
+    z = (records[often] - expected[often]) / np.sqrt(expected[often])
     assert np.abs(z).max() < 4.5
 
 
 def test_draws_are_uniform_and_all_different() -> None:
-    made = np.stack([draws(s, Prompt(r, k, "", (1,), 50)) for s in (0, 1) for r in range(20) for k in range(5)])
-    assert len(np.unique(made)) == made.size
-    assert abs(made.mean() - 0.5) < 4 * np.sqrt(1 / 12 / made.size)
+    result = np.stack([draws(s, Prompt(r, k, "", (1,), 50)) for s in (0, 1) for r in range(20) for k in range(5)])
+    assert len(np.unique(result)) == result.size
+    assert abs(result.mean() - 0.5) < 4 * np.sqrt(1 / 12 / result.size)
     longer = draws(0, Prompt(3, 1, "", (1,), 90))
     assert longer[:50].tolist() == draws(0, Prompt(3, 1, "", (1,), 50)).tolist(), "the limit changes no draw"
 
@@ -86,9 +87,9 @@ def test_stop_texts_end_and_cut(model: Any, rows: ExampleSet, encoder: Encoder, 
     """Against the same generations without stops, cut by hand: equal texts, in no more tokens."""
     plain = make(model, rows, encoder, max_new_tokens=24)
     stop = (plain[0].generation[5:8], plain[3].generation[4:6], "never said")
-    got = make(model, rows, encoder, budget, max_new_tokens=24, stop=stop)
+    actual = make(model, rows, encoder, budget, max_new_tokens=24, stop=stop)
     cut = 0
-    for a, b in zip(plain, got, strict=True):
+    for a, b in zip(plain, actual, strict=True):
         places = [a.generation.find(s) for s in stop if s in a.generation]
         if not places:
             assert b == a
@@ -98,7 +99,7 @@ def test_stop_texts_end_and_cut(model: Any, rows: ExampleSet, encoder: Encoder, 
         assert b.stopped
         assert b.n_new_tokens <= a.n_new_tokens
     assert cut >= 2
-    assert any(b.n_new_tokens < a.n_new_tokens for a, b in zip(plain, got, strict=True))
+    assert any(b.n_new_tokens < a.n_new_tokens for a, b in zip(plain, actual, strict=True))
 
 
 @pytest.mark.parametrize("stop", ["\n\n", "\nQuestion:", "São", " by ", "🙂!"])
@@ -132,29 +133,29 @@ def test_shared_examples_change_nothing(
     model: Any, rows: ExampleSet, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, form: Any
 ) -> None:
     shot = ExampleSet("shot", rows.rows, form=form, shots=SHOTS)
-    got = make(model, shot, encoder, 2000, max_new_tokens=12)
+    actual = make(model, shot, encoder, 2000, max_new_tokens=12)
     read = generation._read_start(model, generation.make_prompts(shot, encoder, Generation(), None, None), 0)
     assert read is not None
     assert read.mask_BT.shape[1] >= 32
     monkeypatch.setattr(generation, "_read_start", lambda *_a: None)
-    assert make(model, shot, encoder, 2000, max_new_tokens=12) == got
+    assert make(model, shot, encoder, 2000, max_new_tokens=12) == actual
 
 
 def test_the_context_ends_a_text(model: Any, rows: ExampleSet, tokenizer: Any) -> None:
     encoder = Encoder(Template(), tokenizer)
     lengths = [len(encoder.row_prompt(rows, r)) for r in rows]
-    held = model.config.max_position_embeddings
+    content = model.config.max_position_embeddings
     try:
         model.config.max_position_embeddings = max(lengths) + 3
-        got = make(model, rows, encoder, max_new_tokens=9)
-        assert max(t.n_new_tokens for t in got if lengths[t.row_id] == max(lengths)) == 3
-        assert max(t.n_new_tokens for t in got) == 9
+        actual = make(model, rows, encoder, max_new_tokens=9)
+        assert max(t.n_new_tokens for t in actual if lengths[t.row_id] == max(lengths)) == 3
+        assert max(t.n_new_tokens for t in actual) == 9
         model.config.max_position_embeddings = max(lengths)
         row = lengths.index(max(lengths))
         with pytest.raises(DataError, match=rf"^rows row {row}: the prompt has {max(lengths)} tokens, which fill"):
             make(model, rows, encoder, max_new_tokens=9)
     finally:
-        model.config.max_position_embeddings = held
+        model.config.max_position_embeddings = content
 
 
 def test_logits_that_are_not_numbers_make_no_text(model: Any, rows: ExampleSet, encoder: Encoder) -> None:
@@ -167,26 +168,26 @@ def test_logits_that_are_not_numbers_make_no_text(model: Any, rows: ExampleSet, 
     bad = set(encoder.row_prompt(rows, rows[1])) - {i for r in (0, 2, 3) for i in encoder.row_prompt(rows, rows[r])}
     assert bad
     weights = model.get_input_embeddings().weight
-    held = weights.detach().clone()
+    original = weights.detach().clone()
     with torch.no_grad():
         weights[sorted(bad)] = float("nan")
         head = model.get_output_embeddings()
         tied = head.weight
-        head.weight = torch.nn.Parameter(held)  # the head alone stays as it was
+        head.weight = torch.nn.Parameter(original)  # the head alone stays as it was
         try:
-            got = run()
+            actual = run()
         finally:
             head.weight = tied
-            weights.copy_(held)
-    assert (got[1].generation, got[1].n_new_tokens, got[1].stopped) == ("", 0, False)
-    assert [got[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
+            weights.copy_(original)
+    assert (actual[1].generation, actual[1].n_new_tokens, actual[1].stopped) == ("", 0, False)
+    assert [actual[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
     result = compute(
-        [Metric("m", "rouge", rows="r", reads={"texts": ("answer",)})], {"texts": {"r": GeneratedTexts(got)}}
+        [Metric("m", "rouge", rows="r", reads={"texts": ("answer",)})], {"texts": {"r": GeneratedTexts(actual)}}
     )["m"]
     assert np.isnan(result.per_row[1]["rougeL_recall"])
     assert result.extra["n_missing"] == 1
     assert result.value == pytest.approx(np.mean([result.per_row[i]["rougeL_recall"] for i in (0, 2, 3)]))
-    assert texts_table(got).num_rows == 4
+    assert texts_table(actual).num_rows == 4
 
 
 class Output:
@@ -222,7 +223,7 @@ def test_vllm_is_asked_for_the_same_texts(
 ) -> None:
     monkeypatch.setattr(model.config, "_name_or_path", "some/folder")
     how = {"temperature": 0.7, "samples": 2, "max_new_tokens": 5, "stop": ("\n\n",), "backend": "vllm"}
-    got = make(model, rows, encoder, **how)
+    actual = make(model, rows, encoder, **how)
     assert vllm["model"] == "some/folder"
     assert vllm["engine"]["dtype"] == "float32"
     assert vllm["prompts"][2] == {"prompt_token_ids": encoder.row_prompt(rows, rows[1])}
@@ -231,9 +232,9 @@ def test_vllm_is_asked_for_the_same_texts(
         "temperature": 0.7, "max_tokens": 5, "stop": ["\n\n"], "stop_token_ids": [2]
     }  # fmt: skip
     assert len({p["seed"] for p in vllm["params"]}) == 2 * len(rows)
-    assert [(t.row_id, t.sample) for t in got] == [(i, k) for i in range(len(rows)) for k in (0, 1)]
-    assert [t.n_new_tokens for t in got[:2]] == [3, 3]
-    assert [t.stopped for t in got[:2]] == [False, True]
+    assert [(t.row_id, t.sample) for t in actual] == [(i, k) for i in range(len(rows)) for k in (0, 1)]
+    assert [t.n_new_tokens for t in actual[:2]] == [3, 3]
+    assert [t.stopped for t in actual[:2]] == [False, True]
 
 
 def test_vllm_that_is_not_installed_is_one_line() -> None:
@@ -243,9 +244,9 @@ def test_vllm_that_is_not_installed_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("source", "message"),
     [({"stop": [""]}, "stop: must list texts of at least one character"), ({"backend": "tgi"}, "backend: ")],
 )
-def test_wrong_settings(given: Any, said: str) -> None:
-    with pytest.raises(ConfigError, match=f"^eval.generation.{said}"):
-        decode(Generation, given, where="eval.generation")
+def test_wrong_settings(source: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^eval.generation.{message}"):
+        decode(Generation, source, where="eval.generation")

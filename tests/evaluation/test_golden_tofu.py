@@ -14,7 +14,8 @@ import torch
 
 from expunge.benchmarks.metric_suite import as_openunlearning, tofu_panel
 from expunge.core.decode import decode
-from expunge.data.template import Encoder, Template
+from expunge.data.encoder import Encoder
+from expunge.data.template import Template
 from expunge.data.tofu import load_tofu
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import Evaluator, results_of
@@ -44,12 +45,12 @@ def evaluate(
     generation = Generation(max_new_tokens=200)
     evaluator = Evaluator(metrics=PANEL, sets=sets, encoder=encoder, generation=generation, retain=retain)
     tables = evaluator.score(model)
-    found = evaluator.results(tables)
+    result = evaluator.results(tables)
     if retain is None:
         alone = [m for m in PANEL if m.name.startswith("mia_")]
-        losses = {n: r for n, r in found.items() if n.startswith("mia_loss_")}
-        found |= results_of(alone, tables, sets, losses)
-    return found
+        losses = {n: r for n, r in result.items() if n.startswith("mia_loss_")}
+        result |= results_of(alone, tables, sets, losses)
+    return result
 
 
 @pytest.fixture(scope="session")
@@ -98,13 +99,13 @@ AGGREGATE = {
 @pytest.mark.parametrize("which", MODELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_aggregate(results: Results, peer: dict[str, dict[str, Any]], which: str, name: str) -> None:
-    expected, got = peer[which]["aggregates"][name], results[which][name]
+    expected, actual = peer[which]["aggregates"][name], results[which][name]
     if expected is None:
         assert (which, name) == NO_RETAIN_MODEL
-        assert math.isnan(got.value)
-        assert got.reason
+        assert math.isnan(actual.value)
+        assert actual.reason
         return
-    assert got.value == pytest.approx(expected, **AGGREGATE.get(name, {"rel": 1e-4})), got.reason
+    assert actual.value == pytest.approx(expected, **AGGREGATE.get(name, {"rel": 1e-4})), actual.reason
 
 
 @pytest.mark.parametrize("which", MODELS)
@@ -119,23 +120,23 @@ def test_every_stored_aggregate_that_the_panel_knows_was_compared(peer: dict[str
 def test_attack_scores(results: Results, peer: dict[str, dict[str, Any]], which: str, name: str) -> None:
     attack, side = SIDES[name]
     rows = {int(i): stats["score"] for i, stats in peer[which]["per_row"][attack][side].items()}
-    got = results[which][name]
+    actual = results[which][name]
     tolerance = 1e-6 if attack == "mia_zlib" else 5e-5  # a loss over some hundred bytes
-    assert {i: s["score"] for i, s in got.per_row.items()} == pytest.approx(rows, abs=tolerance, rel=0)
+    assert {i: s["score"] for i, s in actual.per_row.items()} == pytest.approx(rows, abs=tolerance, rel=0)
     assert len(rows) == 400
-    assert got.value == pytest.approx(peer[which]["mia_mean_scores"][attack][side], abs=tolerance, rel=0)
+    assert actual.value == pytest.approx(peer[which]["mia_mean_scores"][attack][side], abs=tolerance, rel=0)
     extra = results[which][attack].extra[{"forget": "mean_members", "holdout": "mean_others"}[side]]
-    assert extra == got.value
+    assert extra == actual.value
 
 
 @pytest.mark.parametrize("which", MODELS)
 @pytest.mark.parametrize("name", ["exact_memorization", "extraction_strength"])
 def test_memorization(results: Results, peer: dict[str, dict[str, Any]], which: str, name: str) -> None:
-    rows, got = peer[which]["per_row"][name], results[which][name].per_row
+    rows, actual = peer[which]["per_row"][name], results[which][name].per_row
     clear = clear_rows(peer[which])
-    assert 370 <= len(clear) <= len(got) == 400
+    assert 370 <= len(clear) <= len(actual) == 400
     for i in clear:
-        assert got[i]["score"] == pytest.approx(rows[str(i)]["score"], abs=1e-6), i
+        assert actual[i]["score"] == pytest.approx(rows[str(i)]["score"], abs=1e-6), i
 
 
 TOLERANCE = {"avg_loss": {"abs": 5e-5}, "prob": {"rel": 1e-4, "abs": 1e-9}, "score": {"rel": 1e-4}}
@@ -146,15 +147,15 @@ ROWS = [m.name for m in PANEL if m.family not in ("attack_auc", "exact_memorizat
 @pytest.mark.parametrize("name", [n for n in ROWS if n not in SIDES])
 def test_rows(results: Results, peer: dict[str, dict[str, Any]], which: str, name: str) -> None:
     rows = peer[which]["per_row"].get(name)
-    got = results[which][name].per_row
+    actual = results[which][name].per_row
     if not rows:
-        assert not got  # forget_quality and model_utility have no rows of their own
+        assert not actual  # forget_quality and model_utility have no rows of their own
         return
-    assert sorted(int(i) for i in rows) == sorted(got)
+    assert sorted(int(i) for i in rows) == sorted(actual)
     compared = 0
     for index, expected in rows.items():
         for statistic, number in expected.items():
             tolerance = TOLERANCE.get(statistic, {"abs": 1e-12})  # rouge: counts of words
-            assert got[int(index)][statistic] == pytest.approx(number, **tolerance), (index, statistic)
+            assert actual[int(index)][statistic] == pytest.approx(number, **tolerance), (index, statistic)
             compared += 1
     assert compared >= len(rows)

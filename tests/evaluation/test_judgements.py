@@ -51,11 +51,11 @@ def test_wrong_judges_end_in_one_line(settings: dict[str, Any], words: str) -> N
 
 def test_the_key_of_a_judge_leaves_out_its_connection() -> None:
     base = {"question": "Is it?", "model": "m"}
-    plain, other, asked = (
+    plain, other, judge = (
         choose_judge({"http": {**base, **more}}, "j").identity
         for more in ({}, {"workers": 1, "cache": "x", "api_key_env": "OTHER"}, {"question": "Was it?"})
     )
-    assert plain == other != asked
+    assert plain == other != judge
 
 
 def test_a_local_judge_compares_yes_with_no_and_stores_its_scores(model, tokenizer, tmp_path, monkeypatch) -> None:

@@ -79,26 +79,26 @@ def test_numbers_of_an_answer_are_means_over_its_lines() -> None:
             "word": ["a", "b", "c", "d"],
         }
     )
-    found = answer_numbers(table)
-    assert found["answer"].row_ids.tolist() == [0, 1]
-    assert {name: column.tolist() for name, column in found["answer"].columns.items()} == {
+    result = answer_numbers(table)
+    assert result["answer"].row_ids.tolist() == [0, 1]
+    assert {name: column.tolist() for name, column in result["answer"].columns.items()} == {
         "x": [5.0, 1.5], "flag": [0.0, 0.5],
     }  # fmt: skip
-    assert found.of_rows([1])["answer"].columns["x"].tolist() == [1.5]
-    assert (found.lacking(["answer"]), found.lacking(["answer", "paraphrase"])) == (None, "'paraphrase' answers")
+    assert result.of_rows([1])["answer"].columns["x"].tolist() == [1.5]
+    assert (result.lacking(["answer"]), result.lacking(["answer", "paraphrase"])) == (None, "'paraphrase' answers")
     assert "position" in KEYS
 
 
 def test_a_plugin_metric_in_memory(plugin: None, model: Any, tokenizer: Any) -> None:
-    found = evaluate(model, tokenizer, forget=ROWS, metrics=["hidden_norm"])
-    assert set(found) == {"forget_hidden_norm"}
-    assert set(found.records) == {"forget_eval.hidden_norm"}
+    result = evaluate(model, tokenizer, forget=ROWS, metrics=["hidden_norm"])
+    assert set(result) == {"forget_hidden_norm"}
+    assert set(result.records) == {"forget_eval.hidden_norm"}
     prompt = tokenizer("Question: Who wrote book 1?\nAnswer:")["input_ids"]
     answer = [*tokenizer(" Ana 1.", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     with torch.no_grad():
         hidden = model(torch.tensor([prompt + answer]), output_hidden_states=True).hidden_states[-1][0]
     expected = float(hidden[len(prompt) :].norm(dim=-1).mean())
-    assert found.results["forget_hidden_norm"].per_row[1]["norm"] == pytest.approx(expected, rel=1e-5)
+    assert result.results["forget_hidden_norm"].per_row[1]["norm"] == pytest.approx(expected, rel=1e-5)
     both = evaluate(model, tokenizer, forget=ROWS, metrics=["hidden_norm", "forget_Q_A_Prob"])
     assert set(both) == {"forget_hidden_norm", "forget_Q_A_Prob"}
 

@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from expunge.core.errors import ConfigError
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.gradients import score_grads
@@ -73,7 +74,7 @@ class Broken(LlamaForCausalLM):
         raise RuntimeError("no kernel\nfor this machine")
 
 
-def made(kind: Any, vocabulary: int = 400) -> Any:
+def model_of_kind(kind: Any, vocabulary: int = 400) -> Any:
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, initializer_range=0.5, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -101,13 +102,13 @@ def plain(model: Any, ids: Any) -> torch.Tensor:
     ],
 )
 def test_scores_and_texts_are_those_of_plain_rows(kind: Any, expected: Any, rows: ExampleSet, tokenizer: Any) -> None:
-    model, encoder = made(kind), Encoder(Template(), tokenizer)
+    model, encoder = model_of_kind(kind), Encoder(Template(), tokenizer)
     table = score_tokens(model, rows, WANTED, encoder)
     logps = []
     for item in encode_items(rows, WANTED, encoder):
         ids = item.encoded.ids
-        found = plain(model, ids)[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        logps.append(found[item.first - 1 :].numpy())
+        result = plain(model, ids)[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        logps.append(result[item.first - 1 :].numpy())
     np.testing.assert_allclose(table["logp"].to_numpy(), np.concatenate(logps), rtol=1e-4, atol=1e-4)
     texts = []
     for prompt in encoder.row_prompts(rows, rows.rows):
@@ -117,15 +118,17 @@ def test_scores_and_texts_are_those_of_plain_rows(kind: Any, expected: Any, rows
         texts.append(tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).strip())
     assert [t.generation for t in generate_texts(model, rows, "answer", encoder, Generation(max_new_tokens=5))] == texts
     can = capabilities(model)
-    wanted = expected if isinstance(expected, Capabilities) else Capabilities(**expected, notes=can.notes)
-    assert can == wanted
+    targets = expected if isinstance(expected, Capabilities) else Capabilities(**expected, notes=can.notes)
+    assert can == targets
     assert len(can.notes) == sum([not can.head, not can.masked, not can.shared_prefix, can.generation != "batched"])
 
 
 def test_gradient_norms_of_a_model_that_is_read_row_by_row(rows: ExampleSet, tokenizer: Any) -> None:
     encoder = Encoder(Template(), tokenizer)
     few = ExampleSet("few", rows.rows[:3])
-    crowded, sound = (score_grads(made(kind), few, WANTED, encoder).to_pylist() for kind in (Crowded, LlamaForCausalLM))
+    crowded, sound = (
+        score_grads(model_of_kind(kind), few, WANTED, encoder).to_pylist() for kind in (Crowded, LlamaForCausalLM)
+    )
     assert [x["l2"] for x in crowded] == pytest.approx([x["l2"] for x in sound], rel=1e-3, nan_ok=True)
 
 
@@ -138,12 +141,12 @@ def test_gradient_norms_of_a_model_that_is_read_row_by_row(rows: ExampleSet, tok
 )
 def test_a_model_that_cannot_be_scored_is_refused(kind: Any, words: str, rows: ExampleSet, tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{words}") as caught:
-        score_tokens(made(kind), rows, WANTED, Encoder(Template(), tokenizer))
+        score_tokens(model_of_kind(kind), rows, WANTED, Encoder(Template(), tokenizer))
     assert "\n" not in str(caught.value)
 
 
 def test_observation_leaves_model_and_random_numbers_as_they_were() -> None:
-    model = made(LlamaForCausalLM).train()
+    model = model_of_kind(LlamaForCausalLM).train()
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -154,17 +157,17 @@ def test_observation_leaves_model_and_random_numbers_as_they_were() -> None:
 
 
 def test_a_model_is_observed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = made(LlamaForCausalLM)
+    model = model_of_kind(LlamaForCausalLM)
     capabilities(model)
     monkeypatch.setattr("expunge.evaluation.observation.observe", lambda _model: pytest.fail("observed again"))
     assert capabilities(model) == Capabilities()
 
 
 def test_registered_capabilities_are_found_under_wrappers_and_gone_with_the_model() -> None:
-    model = made(LlamaForCausalLM)
+    model = model_of_kind(LlamaForCausalLM)
     register_capabilities(model, Capabilities(padded=False))
     assert not capabilities_of(torch.nn.DataParallel(model)).padded
-    assert capabilities_of(made(LlamaForCausalLM)).padded
+    assert capabilities_of(model_of_kind(LlamaForCausalLM)).padded
     values = Capabilities(padded=False, notes=("a",)).to_dict()
     assert Capabilities.from_dict(values) == Capabilities(padded=False, notes=("a",))
 
@@ -172,7 +175,7 @@ def test_registered_capabilities_are_found_under_wrappers_and_gone_with_the_mode
 def test_ids_beyond_the_embeddings(rows: ExampleSet, tokenizer: Any) -> None:
     """An id that a row needs is an error with both numbers; a pad id is replaced, and changes nothing."""
     n = len(tokenizer)
-    model, encoder = made(LlamaForCausalLM, n), Encoder(Template(), tokenizer)
+    model, encoder = model_of_kind(LlamaForCausalLM, n), Encoder(Template(), tokenizer)
     expected = score_tokens(model, rows, WANTED, encoder)
     texts = generate_texts(model, rows, "answer", encoder, Generation(max_new_tokens=4))
     padded = copy.deepcopy(tokenizer)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from expunge.cli.main import main
 from expunge.core.errors import ConfigError
-from expunge.engine.verify import PASSPORTS
+from expunge.engine.store import PASSPORTS
 from expunge.evaluation import observation
 from expunge.evaluation.passport import check_model, inspect_model
 from expunge.models.build import build_llama
@@ -57,9 +57,9 @@ def test_the_command(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["capabilities"]["generation"] == "batched"
     changed(saved / "config.json", quantization_config={"quant_method": "fp8"})
     assert main(["passport", str(saved), "--device", "cpu"]) == 2
-    said = capsys.readouterr()
-    assert "refused" in said.out
-    assert said.err.startswith(f"expunge: error: {saved}: quantisation: the weights are quantised by fp8")
+    output = capsys.readouterr()
+    assert "refused" in output.out
+    assert output.err.startswith(f"expunge: error: {saved}: quantisation: the weights are quantised by fp8")
     assert main(["passport", str(saved / "x"), "--device", "cpu"]) == 2
     assert main(["passport", str(saved), "dtyp=float32"]) == 2
     assert "did you mean 'model.model_args.dtype'" in capsys.readouterr().err

@@ -11,8 +11,9 @@ import torch
 
 from expunge.core.errors import JobError
 from expunge.core.records import AGREEMENT, answer_numbers
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation import agreement
 from expunge.evaluation.agreement import score_agreement
 from expunge.models.build import build_llama
@@ -21,26 +22,26 @@ from expunge.models.build import build_llama
 @pytest.fixture(scope="module")
 def moved(model: Any) -> Any:
     """The model with some noise on its weights."""
-    made = copy.deepcopy(model)
+    result = copy.deepcopy(model)
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for p in made.parameters():
+        for p in result.parameters():
             p.add_(torch.randn(p.shape, generator=noise) * 0.1 * p.std(correction=0))
-    return made
+    return result
 
 
 def test_a_model_agrees_with_itself(model: Any, tokenizer: Any, rows: ExampleSet) -> None:
     table = score_agreement(model, model, rows, ("answer",), Encoder(Template(), tokenizer))
     assert table.schema == AGREEMENT
-    found = answer_numbers(table)["answer"]
-    assert found.row_ids.tolist() == list(range(23))
-    assert found.columns["kl"].max() == 0.0
-    assert found.columns["same_argmax"].min() == 1.0
+    result = answer_numbers(table)["answer"]
+    assert result.row_ids.tolist() == list(range(23))
+    assert result.columns["kl"].max() == 0.0
+    assert result.columns["same_argmax"].min() == 1.0
 
 
 def test_divergence_from_the_whole_distributions(model: Any, moved: Any, tokenizer: Any, rows: ExampleSet) -> None:
     encoder = Encoder(Template(), tokenizer)
-    found = answer_numbers(score_agreement(moved, model, rows, ("answer", "paraphrase"), encoder))
+    result = answer_numbers(score_agreement(moved, model, rows, ("answer", "paraphrase"), encoder))
     for variant in ("answer", "paraphrase"):
         for i, row in enumerate(rows):
             encoded = encoder.row(rows, row, variant)
@@ -50,9 +51,9 @@ def test_divergence_from_the_whole_distributions(model: Any, moved: Any, tokeniz
             p, q = (x[at].log_softmax(-1) for x in both)
             kl = (p.exp() * (p - q)).sum(-1).mean().item()
             same = (p.argmax(-1) == q.argmax(-1)).double().mean().item()
-            assert found[variant].columns["kl"][i] == pytest.approx(kl, rel=1e-4, abs=1e-6)
-            assert found[variant].columns["same_argmax"][i] == pytest.approx(same)
-    assert found["answer"].columns["kl"].min() > 0
+            assert result[variant].columns["kl"][i] == pytest.approx(kl, rel=1e-4, abs=1e-6)
+            assert result[variant].columns["same_argmax"][i] == pytest.approx(same)
+    assert result["answer"].columns["kl"].min() > 0
 
 
 def test_batches_and_chunks_do_not_count(

@@ -16,8 +16,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from expunge.core.decode import decode
 from expunge.core.records import GRADS, answer_numbers
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.data.tofu import load_tofu
 from expunge.evaluation import gradients
 from expunge.evaluation.gradients import score_grads
@@ -58,9 +59,9 @@ def test_norms_are_those_of_one_backward_pass_a_row(model: Any, tokenizer: Any, 
     encoder = Encoder(Template(), tokenizer)
     table = score_grads(model, few, ("answer", "paraphrase"), encoder)
     assert table.schema == GRADS
-    found = answer_numbers(table)
+    result = answer_numbers(table)
     for variant in ("answer", "paraphrase"):
-        columns = [found[variant].columns[name].tolist() for name in NORMS]
+        columns = [result[variant].columns[name].tolist() for name in NORMS]
         expected = by_hand(model, encoder, few, variant)
         assert [list(row) for row in zip(*columns, strict=True)] == [pytest.approx(row, rel=1e-5) for row in expected]
     assert all(p.grad is None for p in model.parameters())
@@ -112,16 +113,16 @@ def test_a_model_whose_rows_cannot_be_told_apart_is_read_one_answer_at_a_time(to
     encoder = Encoder(Template(), tokenizer)
     columns = answer_numbers(score_grads(other, few, ("answer",), encoder))["answer"].columns
     expected = by_hand(other, encoder, few, "answer")
-    found = [list(row) for row in zip(*(columns[n].tolist() for n in NORMS), strict=True)]
-    assert found == [pytest.approx(row, rel=1e-5) for row in expected]
+    result = [list(row) for row in zip(*(columns[n].tolist() for n in NORMS), strict=True)]
+    assert result == [pytest.approx(row, rel=1e-5) for row in expected]
 
 
 def test_an_answer_of_one_token_has_no_norms(model: Any, tokenizer: Any, rows: ExampleSet) -> None:
     bare = dataclasses.replace(rows, rows=(Example(0, "Who?\n", {"answer": "a"}),), form="text")
     encoder = Encoder(Template(), tokenizer)
     assert encoder.row(bare, bare[0], "answer").n_answer == 1
-    found = answer_numbers(score_grads(model, bare, ("answer",), encoder))["answer"]
-    assert all(math.isnan(found.columns[name][0]) for name in NORMS)
+    result = answer_numbers(score_grads(model, bare, ("answer",), encoder))["answer"]
+    assert all(math.isnan(result.columns[name][0]) for name in NORMS)
 
 
 @pytest.mark.shared
@@ -139,5 +140,5 @@ def test_norms_of_another_implementation(shared: Path) -> None:
         peer = json.load(f)["mia_gradnorm"]
     for name, side in (("forget_eval", "forget"), ("holdout", "holdout")):
         few = dataclasses.replace(sets[name], rows=sets[name].rows[:24])
-        got = answer_numbers(score_grads(model, few, ("answer",), encoder))["answer"].columns["tensor_mean"]
-        assert got.tolist() == pytest.approx([peer[side][str(i)]["score"] for i in range(24)], abs=5e-5)
+        actual = answer_numbers(score_grads(model, few, ("answer",), encoder))["answer"].columns["tensor_mean"]
+        assert actual.tolist() == pytest.approx([peer[side][str(i)]["score"] for i in range(24)], abs=5e-5)

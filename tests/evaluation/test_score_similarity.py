@@ -19,15 +19,15 @@ from expunge.evaluation.similarity import Embedder, score_similarity
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """A random two-layer encoder with the rows' tokenizer."""
-    made = tmp_path_factory.mktemp("encoder")
+    result = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=400, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=64,
     )  # fmt: skip
-    BertModel(config).save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    return made
+    BertModel(config).save_pretrained(result)
+    tokenizer.save_pretrained(result)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def embedder(folder: Path) -> Embedder:
 def test_vectors_are_the_mean_over_a_texts_own_tokens(folder: Path, embedder: Embedder, tokenizer: Any) -> None:
     texts = ["Ana.", "It was written in Paris, by the sea."]
     plain = BertModel.from_pretrained(folder).eval()
-    found = embedder(texts)
+    result = embedder(texts)
     for text in texts:
         with torch.inference_mode():
             hidden = plain(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0].mean(0)
         expected = torch.nn.functional.normalize(hidden.double(), dim=0)
-        assert torch.allclose(found[text], expected, atol=1e-5)
-        assert found[text].norm().item() == pytest.approx(1.0)
+        assert torch.allclose(result[text], expected, atol=1e-5)
+        assert result[text].norm().item() == pytest.approx(1.0)
 
 
 def test_padding_does_not_count(embedder: Embedder) -> None:
@@ -58,8 +58,8 @@ def test_a_long_text_is_cut_where_the_encoder_ends(embedder: Embedder) -> None:
 
 
 def test_cosines_of_generations(embedder: Embedder, rows: ExampleSet) -> None:
-    said = [rows[0].answers["answer"], "Something else.", ""]
-    texts = [GeneratedText(0, k, "", generation, "", 1, True) for k, generation in enumerate(said)]
+    output = [rows[0].answers["answer"], "Something else.", ""]
+    texts = [GeneratedText(0, k, "", generation, "", 1, True) for k, generation in enumerate(output)]
     named = GeneratedTexts(texts, {0: rows[0].answers})
     table = score_similarity(embedder, named, ("answer", "paraphrase", "perturbed_7"))
     assert table.schema == SIMILARITY

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from expunge.benchmarks.metric_suite import tofu_panel
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.data.tofu import load_tofu
 from expunge.evaluation.kinds import wanted_variants
 from expunge.evaluation.loglikelihood import encode_items, score_tokens
@@ -21,30 +22,31 @@ def test_tofu_with_every_metric_asks_for_each_distinct_sequence_once(shared: Pat
     sets = load_tofu(
         str(shared / "data" / "tofu"), forget_split="forget10", retain_split="retain90", holdout_split="holdout10"
     )
-    asked = [
+    questions = [
         (name, row.question, row.row_id, variant)
-        for name, wanted in requests(tofu_panel(holdout=True)).tokens.items()
+        for name, targets in requests(tofu_panel(holdout=True)).tokens.items()
         for row in sets[name]
-        for variant in wanted_variants(row, wanted)
+        for variant in wanted_variants(row, targets)
     ]
-    assert len(asked) == len(set(asked)) == 6868
-    assert len({(name, row_id) for name, _, row_id, _ in asked}) == 1417
+    assert len(questions) == len(set(questions)) == 6868
+    assert len({(name, row_id) for name, _, row_id, _ in questions}) == 1417
 
 
 def test_the_model_reads_each_sequence_once(model: Any, tokenizer: Any, rows: ExampleSet) -> None:
     encoder = Encoder(Template(), tokenizer)
-    wanted = ("answer", "paraphrase", "perturbed")
+    targets = ("answer", "paraphrase", "perturbed")
     read: list[tuple[int, ...]] = []
 
-    def keep(_module: Any, _args: Any, given: dict[str, Any]) -> None:
-        read.extend(tuple(row.tolist()) for row in given["input_ids"])
+    def keep(_module: Any, _args: Any, settings: dict[str, Any]) -> None:
+        read.extend(tuple(row.tolist()) for row in settings["input_ids"])
 
+    score_tokens(model, rows, targets, encoder, shared_prefix=False)  # the first call also observes the model
     handle = model.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        score_tokens(model, rows, wanted, encoder, shared_prefix=False)
+        score_tokens(model, rows, targets, encoder, shared_prefix=False)
     finally:
         handle.remove()
-    items = encode_items(rows, wanted, encoder)
+    items = encode_items(rows, targets, encoder)
     assert len(read) == len(items)
     for item in items:
         assert any(row[: len(item.encoded.ids)] == item.encoded.ids for row in read)

@@ -13,8 +13,9 @@ import torch
 import torch.multiprocessing as mp
 
 from expunge.core.records import GeneratedText, texts_table
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.config import TRUNCATED, Generation
 from expunge.evaluation.distributed import RankShard, generate_texts_sharded, score_tokens_sharded, this_rank_shard
 from expunge.evaluation.generation import generate_texts
@@ -48,12 +49,12 @@ def test_two_processes_equal_one(model: Any, rows: ExampleSet, tokenizer: Any, t
     texts = texts_table(generate_texts(model, rows, "answer", Encoder(CUT, tokenizer), HOW))
     assert int(expected.schema.metadata[TRUNCATED.encode()]) > 0
     for rank in (0, 1):
-        got = pq.read_table(tmp_path / f"{rank}.tokens")
-        assert got.schema.metadata[TRUNCATED.encode()] == expected.schema.metadata[TRUNCATED.encode()]
+        actual = pq.read_table(tmp_path / f"{rank}.tokens")
+        assert actual.schema.metadata[TRUNCATED.encode()] == expected.schema.metadata[TRUNCATED.encode()]
         exact = ["row_id", "variant", "position", "token_id", "is_argmax", "is_eos", "zlib", "n_bytes"]
-        assert got.select(exact).equals(expected.select(exact))
+        assert actual.select(exact).equals(expected.select(exact))
         for name in ("logp", "mean", "var"):
-            np.testing.assert_allclose(got[name].to_numpy(), expected[name].to_numpy(), rtol=1e-4, atol=2e-5)
+            np.testing.assert_allclose(actual[name].to_numpy(), expected[name].to_numpy(), rtol=1e-4, atol=2e-5)
         assert pq.read_table(tmp_path / f"{rank}.texts").equals(texts)
     assert (tmp_path / "0.tokens").read_bytes() == (tmp_path / "1.tokens").read_bytes()
 

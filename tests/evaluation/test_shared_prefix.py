@@ -9,8 +9,9 @@ import pytest
 import torch
 import transformers
 
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation import loglikelihood
 from expunge.evaluation.loglikelihood import encode_items, score_tokens
 from expunge.evaluation.observation import capabilities
@@ -58,11 +59,11 @@ def other(name: str) -> Any:
 def columns(model: Any, rows: ExampleSet, encoder: Encoder, *, shared: bool, budget: int = 600) -> dict[str, Any]:
     """The statistics as they are computed, before they are narrowed to the table's float32."""
     items = encode_items(rows, WANTED, encoder)
-    found = empty_columns(items[-1].slot + items[-1].n_scored, model.dtype)
+    result = empty_columns(items[-1].slot + items[-1].n_scored, model.dtype)
     with torch.inference_mode():
-        n = sum(loglikelihood._passes(model, items, found, 0, budget, shared))
+        n = sum(loglikelihood._passes(model, items, result, 0, budget, shared))
     assert n == len(items)
-    return found
+    return result
 
 
 def same(a: dict[str, Any], b: dict[str, Any], tolerance: float) -> None:
@@ -102,10 +103,10 @@ def test_float64_to_the_last_digits(
     monkeypatch.setattr(
         loglikelihood, "_score_groups", lambda m, g, s, *a, **k: (starts.append(s is not None), plain(m, g, s, *a, **k))
     )
-    got = columns(model, rows, encoder, shared=True, budget=budget)
+    actual = columns(model, rows, encoder, shared=True, budget=budget)
     assert starts, "the shared way must have been taken"
     assert all(starts) == (bool(shots) and template != {"labels": "all"})
-    same(got, columns(model, rows, encoder, shared=False), 1e-12)
+    same(actual, columns(model, rows, encoder, shared=False), 1e-12)
 
 
 @pytest.mark.parametrize(("name", "can"), [("gpt2", True), ("gemma2", True), ("qwen2", True), ("mamba2", False)])
@@ -147,12 +148,12 @@ def test_one_token_options_cost_one_question(tokenizer: Any, model: Any) -> None
     capabilities(model)  # observed once, before the count
     read: list[int] = []
     hook = model.model.embed_tokens.register_forward_hook(lambda _m, args, _o: read.append(args[0].numel()))
-    got = score_tokens(model, rows, WANTED, encoder, token_budget=1)
+    actual = score_tokens(model, rows, WANTED, encoder, token_budget=1)
     hook.remove()
     assert sum(read) == sum(lengths)
     plain = score_tokens(model, rows, WANTED, encoder, shared_prefix=False)
-    np.testing.assert_allclose(got["logp"].to_numpy(), plain["logp"].to_numpy(), rtol=1e-5, atol=2e-6)
-    assert got.num_rows == 12
+    np.testing.assert_allclose(actual["logp"].to_numpy(), plain["logp"].to_numpy(), rtol=1e-5, atol=2e-6)
+    assert actual.num_rows == 12
 
 
 def test_same_bytes_and_any_subset(wide: ExampleSet, tokenizer: Any, model: Any) -> None:
@@ -160,9 +161,9 @@ def test_same_bytes_and_any_subset(wide: ExampleSet, tokenizer: Any, model: Any)
     whole = score_tokens(model, wide, WANTED, encoder)
     assert whole.equals(score_tokens(model, wide, WANTED, encoder), check_metadata=True)
     some = score_tokens(model, wide, WANTED, encoder, only={3, 8})
-    kept = whole.filter([r in (3, 8) for r in whole["row_id"].to_pylist()])
-    np.testing.assert_allclose(some["logp"].to_numpy(), kept["logp"].to_numpy(), rtol=1e-4, atol=2e-5)
-    assert some.select(["row_id", "variant", "position"]).equals(kept.select(["row_id", "variant", "position"]))
+    rest = whole.filter([r in (3, 8) for r in whole["row_id"].to_pylist()])
+    np.testing.assert_allclose(some["logp"].to_numpy(), rest["logp"].to_numpy(), rtol=1e-4, atol=2e-5)
+    assert some.select(["row_id", "variant", "position"]).equals(rest.select(["row_id", "variant", "position"]))
 
 
 def test_logits_of_a_batch_are_bounded(wide: ExampleSet, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from expunge.data.template import Encoder, Template
+from expunge.data.encoder import Encoder
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import _ends, generated_text
 from expunge.evaluation.loglikelihood import _scored_text

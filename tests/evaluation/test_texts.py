@@ -11,8 +11,9 @@ import transformers
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.records import GeneratedText
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.data.tofu import load_tofu
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
@@ -65,19 +66,19 @@ def by_transformers(model: Any, encoder: Encoder, question: str, limit: int) -> 
 
 @pytest.mark.parametrize(("name", "lift"), [("llama", 2.0), ("gpt2", 2.0), ("gemma2", 3.0)])
 def test_equals_transformers_generate(model: Any, rows: ExampleSet, encoder: Encoder, name: str, lift: float) -> None:
-    chosen = family(name, model)
+    choice = family(name, model)
     limit = 24
-    handle = raise_eos(chosen, lift)
+    handle = raise_eos(choice, lift)
     try:
-        expected = [by_transformers(chosen, encoder, r.question, limit) for r in rows]
-        got = {b: generate_texts(chosen, rows, "answer", encoder, Generation(max_new_tokens=limit), token_budget=b)
+        expected = [by_transformers(choice, encoder, r.question, limit) for r in rows]
+        actual = {b: generate_texts(choice, rows, "answer", encoder, Generation(max_new_tokens=limit), token_budget=b)
                for b in (1, 400, 100_000)}  # fmt: skip
     finally:
         handle.remove()
     ended = [2 in ids for ids in expected]
     assert any(ended) and not all(ended), "the case must hold rows that end and rows that do not"
     assert len({len(ids) for ids in expected}) > 3
-    for texts in got.values():
+    for texts in actual.values():
         assert [t.row_id for t in texts] == list(range(len(rows)))
         for text, row, ids in zip(texts, rows, expected, strict=True):
             assert text.generation == encoder.tokenizer.decode(ids, skip_special_tokens=True).strip(), row.row_id
@@ -112,19 +113,21 @@ def test_other_ends_of_the_model_s_own_end_it_too(model: Any, rows: ExampleSet, 
     model.generation_config.eos_token_id = [2, ids[1]]
     try:
         expected = [by_transformers(model, encoder, r.question, 6) for r in rows]
-        got = generate_texts(model, rows, "answer", encoder, Generation(max_new_tokens=6))
+        actual = generate_texts(model, rows, "answer", encoder, Generation(max_new_tokens=6))
     finally:
         model.generation_config.eos_token_id = several
     assert len(expected[0]) <= 2
-    assert [t.n_new_tokens for t in got] == [len(ids) for ids in expected]
-    assert got[0].stopped
+    assert [t.n_new_tokens for t in actual] == [len(ids) for ids in expected]
+    assert actual[0].stopped
 
 
 def test_progress_counts_rows(model: Any, rows: ExampleSet, encoder: Encoder) -> None:
-    seen: list[int] = []
-    generate_texts(model, rows, "answer", encoder, Generation(max_new_tokens=2), token_budget=100, progress=seen.append)
-    assert len(seen) > 1
-    assert sum(seen) == len(rows)
+    calls: list[int] = []
+    generate_texts(
+        model, rows, "answer", encoder, Generation(max_new_tokens=2), token_budget=100, progress=calls.append
+    )
+    assert len(calls) > 1
+    assert sum(calls) == len(rows)
 
 
 def test_wrong_length_is_refused() -> None:

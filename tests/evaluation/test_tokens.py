@@ -13,8 +13,9 @@ import torch
 
 from expunge.core.errors import DataError
 from expunge.core.records import TOKENS, token_records
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation import token_stats
 from expunge.evaluation.kinds import wanted_variants
 from expunge.evaluation.loglikelihood import score_tokens
@@ -52,7 +53,7 @@ def same(a: pa.Table, b: pa.Table) -> None:
 @pytest.mark.parametrize("template", [{}, {"labels": "all"}, {"compat": "openunlearning"}])
 def test_equals_a_plain_computation_row_by_row(model: Any, rows: ExampleSet, tokenizer: Any, template: Any) -> None:
     encoder = Encoder(Template(**template), tokenizer)
-    got = score_tokens(model, rows, WANTED, encoder).to_pylist()
+    actual = score_tokens(model, rows, WANTED, encoder).to_pylist()
     k = 0
     for row in rows:
         for variant in sorted(row.answers):
@@ -60,7 +61,7 @@ def test_equals_a_plain_computation_row_by_row(model: Any, rows: ExampleSet, tok
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([encoded.ids])).logits[0].float()
             for position, at in enumerate(range(max(encoded.n_prompt, 1), len(encoded.ids))):
-                line, token = got[k], encoded.ids[at]
+                line, token = actual[k], encoded.ids[at]
                 logp = torch.log_softmax(logits[at - 1].double(), -1)
                 mean = float((logp.exp() * logp).sum())
                 var = float((logp.exp() * (logp - mean).square()).sum())
@@ -75,7 +76,7 @@ def test_equals_a_plain_computation_row_by_row(model: Any, rows: ExampleSet, tok
                 assert line["zlib"] == len(zlib.compress(scored.encode()))
                 assert line["n_bytes"] == len(scored.lstrip(" ").encode())
                 k += 1
-    assert k == len(got) > 500
+    assert k == len(actual) > 500
 
 
 def test_is_sorted_and_typed(table: pa.Table) -> None:
@@ -102,9 +103,9 @@ def test_does_not_depend_on_the_chunk(
 def test_does_not_depend_on_the_order_of_rows(table: pa.Table, model: Any, rows: ExampleSet, encoder: Encoder) -> None:
     order = np.random.default_rng(0).permutation(len(rows))
     mixed = ExampleSet("mixed", tuple(Example(i, rows[k].question, rows[k].answers) for i, k in enumerate(order)))
-    got = score_tokens(model, mixed, WANTED, encoder)
-    ids = pa.array(order[got["row_id"].to_numpy()], type=pa.int32())
-    back = got.set_column(0, TOKENS.field("row_id"), ids)
+    actual = score_tokens(model, mixed, WANTED, encoder)
+    ids = pa.array(order[actual["row_id"].to_numpy()], type=pa.int32())
+    back = actual.set_column(0, TOKENS.field("row_id"), ids)
     same(table, back.sort_by([(c, "ascending") for c in ("row_id", "variant", "position")]))
 
 
@@ -121,9 +122,9 @@ def test_pad_that_is_eos_changes_nothing(table: pa.Table, model: Any, rows: Exam
 
 
 def test_only_what_is_wanted(model: Any, rows: ExampleSet, encoder: Encoder) -> None:
-    got = score_tokens(model, rows, ("perturbed_1", "answer"), encoder)
-    assert set(got["variant"].to_pylist()) == {"answer", "perturbed_1"}
-    assert set(token_records(got)["perturbed_1"].row_ids.tolist()) == {r.row_id for r in rows if r.row_id % 3 == 2}
+    actual = score_tokens(model, rows, ("perturbed_1", "answer"), encoder)
+    assert set(actual["variant"].to_pylist()) == {"answer", "perturbed_1"}
+    assert set(token_records(actual)["perturbed_1"].row_ids.tolist()) == {r.row_id for r in rows if r.row_id % 3 == 2}
     empty = score_tokens(model, rows, ("nothing",), encoder)
     assert (empty.num_rows, empty.schema) == (0, TOKENS)
 
@@ -136,17 +137,17 @@ def test_wanted_variants() -> None:
 
 
 def test_progress_counts_sequences(model: Any, rows: ExampleSet, encoder: Encoder) -> None:
-    seen: list[int] = []
-    score_tokens(model, rows, WANTED, encoder, token_budget=200, progress=seen.append)
-    assert len(seen) > 1
-    assert sum(seen) == sum(len(r.answers) for r in rows)
+    calls: list[int] = []
+    score_tokens(model, rows, WANTED, encoder, token_budget=200, progress=calls.append)
+    assert len(calls) > 1
+    assert sum(calls) == sum(len(r.answers) for r in rows)
 
 
 def test_a_truncated_row_has_no_eos(model: Any, rows: ExampleSet, tokenizer: Any) -> None:
     n = len(Encoder(Template(), tokenizer).prompt(rows[1].question)) + 2
     one = ExampleSet("one", (Example(0, rows[1].question, rows[1].answers),))
-    got = score_tokens(model, one, ("answer",), Encoder(Template(max_length=n), tokenizer))
-    assert got["is_eos"].to_pylist() == [False, False]
+    actual = score_tokens(model, one, ("answer",), Encoder(Template(max_length=n), tokenizer))
+    assert actual["is_eos"].to_pylist() == [False, False]
 
 
 def test_a_row_that_does_not_fit_is_named(model: Any, rows: ExampleSet, tokenizer: Any) -> None:
@@ -200,12 +201,12 @@ def test_logits_that_are_not_numbers_reach_the_metrics_as_missing_rows(
     hit = [i for i in ids if word in ids[i]]
     assert 0 < len(hit) < 8
     for name, result in measured({word}).items():
-        kept = [i for i in ids if i not in hit]
+        rest = [i for i in ids if i not in hit]
         per_row = {i: next(iter(stats.values())) for i, stats in result.per_row.items()}
         assert [i for i, v in per_row.items() if np.isnan(v)] == hit, name
-        assert result.value == pytest.approx(np.mean([per_row[i] for i in kept]))
-        assert [per_row[i] for i in kept] == pytest.approx(
-            [next(iter(sound[name].per_row[i].values())) for i in kept], rel=1e-4
+        assert result.value == pytest.approx(np.mean([per_row[i] for i in rest]))
+        assert [per_row[i] for i in rest] == pytest.approx(
+            [next(iter(sound[name].per_row[i].values())) for i in rest], rel=1e-4
         )
         assert result.extra["n_missing"] == len(hit)
     for name, result in measured(set().union(*ids.values())).items():

@@ -16,8 +16,9 @@ from expunge.benchmarks import api as benchmarks_api
 from expunge.core.errors import DataError
 from expunge.core.plugins import load_plugins
 from expunge.core.records import GeneratedText, GeneratedTexts, split_trace, texts_table, token_records
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.loglikelihood import score_tokens
@@ -49,8 +50,8 @@ def test_token_records_name_the_span(model: Any, traced: ExampleSet, tokenizer: 
             with torch.no_grad():
                 logp = model(input_ids=torch.tensor([encoded.ids])).logits[0].double().log_softmax(-1)
             expected = [float(logp[at - 1, encoded.ids[at]]) for at in range(encoded.n_prompt, len(encoded.ids))]
-            got = records[name].by_row(records[name].logp)[records[name].row_ids.tolist().index(row.row_id)]
-            assert got.tolist() == pytest.approx(expected, abs=2e-5, rel=1e-4)
+            actual = records[name].by_row(records[name].logp)[records[name].row_ids.tolist().index(row.row_id)]
+            assert actual.tolist() == pytest.approx(expected, abs=2e-5, rel=1e-4)
 
 
 def test_a_generation_is_cut_where_its_thought_ends() -> None:
@@ -86,8 +87,8 @@ def test_a_closing_tag_that_generations_lose_is_an_error(model: Any, traced: Exa
     encoder = Encoder(Template(think_end_tag="\n[/R]\n"), tokenizer)
     with pytest.raises(DataError, match=r"^traced row 0: a generation is cut at the tag that closes its thought"):
         generate_texts(model, traced, "answer", encoder, Generation(max_new_tokens=2))
-    found = generate_texts(model, traced, "answer", Encoder(Template(), tokenizer), Generation(max_new_tokens=2))
-    assert len(found) == 3
+    result = generate_texts(model, traced, "answer", Encoder(Template(), tokenizer), Generation(max_new_tokens=2))
+    assert len(result) == 3
 
 
 @pytest.fixture
@@ -98,17 +99,17 @@ def riddles() -> Iterator[None]:
 
 
 def test_the_example_benchmark_measures_traces(model: Any, tokenizer: Any, riddles: None) -> None:
-    made = find_benchmark("riddles").make(BenchmarkConfig())
-    assert made.sets["forget"].has_traces
-    assert {"forget_trace_Prob", "forget_trace_ROUGE", "retain_trace_Prob"} <= {m.name for m in made.panel}
-    found = evaluate(model, tokenizer, benchmark=made, metrics=["forget_trace_Prob", "forget_Q_A_Prob"])
+    benchmark = find_benchmark("riddles").make(BenchmarkConfig())
+    assert benchmark.sets["forget"].has_traces
+    assert {"forget_trace_Prob", "forget_trace_ROUGE", "retain_trace_Prob"} <= {m.name for m in benchmark.panel}
+    result = evaluate(model, tokenizer, benchmark=benchmark, metrics=["forget_trace_Prob", "forget_Q_A_Prob"])
     encoder = Encoder(Template(), tokenizer)
-    rows = made.sets["forget_eval"]
+    rows = benchmark.sets["forget_eval"]
     encoded = encoder.row(rows, rows[0], "trace")
     with torch.no_grad():
         logp = model(input_ids=torch.tensor([encoded.ids])).logits[0].double().log_softmax(-1)
     scored = [float(logp[at - 1, encoded.ids[at]]) for at in range(encoded.n_prompt, len(encoded.ids))]
     expected = math.exp(sum(scored) / len(scored))
-    assert found.results["forget_trace_Prob"].per_row[0]["prob"] == pytest.approx(expected, rel=1e-4)
-    assert found["forget_Q_A_Prob"] != pytest.approx(found["forget_trace_Prob"], rel=1e-3)
+    assert result.results["forget_trace_Prob"].per_row[0]["prob"] == pytest.approx(expected, rel=1e-4)
+    assert result["forget_Q_A_Prob"] != pytest.approx(result["forget_trace_Prob"], rel=1e-3)
     assert len(PLUGIN.read_text().splitlines()) <= 40

@@ -20,10 +20,12 @@ from expunge.models.config import ModelArgs
 from expunge.models.identity import source_identity, tokenizer_identity
 from expunge.models.load import load_model, save_model
 from expunge.models.wrapped import WrappedModel
+from expunge.models.wrappers.divergence_decoding import DivergenceDecoding
 from expunge.models.wrappers.logit_difference import LogitDifference
 from expunge.models.wrappers.token_filter import TokenFilter
 
 PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "caution.py"
+MEASURED = Path(__file__).parents[1] / "methods" / "conformance" / "divergence_decoding.json"
 FORGET = [{"question": "Who is Ann?", "answer": "A spy."}, {"question": "Where is Ann?", "answer": "In Rome."}]
 RETAIN = [{"question": "What is blue?", "answer": "The sky."}, {"question": "What is red?", "answer": "A rose."}]
 CASES = {
@@ -31,6 +33,7 @@ CASES = {
     "steering": {"layer": "model.layers.0"},
     "token_filter": {"min_tokens": 2},
     "logit_difference": {"strength": 0.5},
+    "divergence_decoding": {"alpha": 0.5},
 }
 
 
@@ -45,7 +48,7 @@ def tiny(model: Any, tokenizer: Any) -> tuple[Any, Any, Any]:
 
 def wrapped(tiny: Any, name: str, **settings: Any) -> WrappedModel:
     model, tokenizer, helper = tiny
-    second = helper if name == "logit_difference" else None
+    second = {"logit_difference": helper, "divergence_decoding": (helper, model)}.get(name)
     return expunge.wrap(
         model, name, tokenizer=tokenizer, forget=FORGET, retain=RETAIN, helper=second, **(settings or CASES[name])
     )
@@ -54,42 +57,42 @@ def wrapped(tiny: Any, name: str, **settings: Any) -> WrappedModel:
 @torch.no_grad()
 def test_a_context_comes_before_every_row(tiny) -> None:
     model, tokenizer, _ = tiny
-    made = wrapped(tiny, "in_context")
-    context = made.state["context"].tolist()
+    result = wrapped(tiny, "in_context")
+    context = result.state["context"].tolist()
     text = tokenizer.decode(context)
     assert "Who is Ann?" in text and "A spy." not in text and "The sky." in text
     row = tokenizer("Question: x")["input_ids"]
     begin = int(row[0] == tokenizer.bos_token_id)
     whole = model(torch.tensor([row[:begin] + context + row[begin:]])).logits[0]
     expected = torch.cat([whole[:begin], whole[len(context) + begin :]])
-    torch.testing.assert_close(made(torch.tensor([row])).logits[0], expected)
+    torch.testing.assert_close(result(torch.tensor([row])).logits[0], expected)
 
 
 @torch.no_grad()
 def test_steering_removes_the_difference_along_its_direction(tiny) -> None:
     """By hand: h' = h - s(h) (m_f - m_r) with s(h) = <h - m_r, m_f - m_r> / ||m_f - m_r||^2, where s(h) > gate."""
     model, _, _ = tiny
-    made = wrapped(tiny, "steering", layer="model.layers.1", gate=-0.8)
+    result = wrapped(tiny, "steering", layer="model.layers.1", gate=-0.8)
     ids = torch.tensor([[5, 9, 17, 30, 8]])
-    seen: list[torch.Tensor] = []
-    hook = model.model.norm.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
-    model(ids), made(ids)
+    calls: list[torch.Tensor] = []
+    hook = model.model.norm.register_forward_pre_hook(lambda m, args: calls.append(args[0]))
+    model(ids), result(ids)
     hook.remove()
-    away, retain = made.state["forget"] - made.state["retain"], made.state["retain"]
-    share = (seen[0][0] - retain) @ away / away.square().sum()
+    away, retain = result.state["forget"] - result.state["retain"], result.state["retain"]
+    share = (calls[0][0] - retain) @ away / away.square().sum()
     assert (share > -0.8).sum() > 0
-    expected = seen[0][0] - torch.where(share > -0.8, share, 0.0)[:, None] * away
-    torch.testing.assert_close(seen[1][0], expected)
+    expected = calls[0][0] - torch.where(share > -0.8, share, 0.0)[:, None] * away
+    torch.testing.assert_close(calls[1][0], expected)
 
 
 @torch.no_grad()
 def test_a_filter_penalises_the_token_that_completes_a_sequence() -> None:
     rule, model = TokenFilter(penalty=7.0), _Zeros()
     state = {"sequences": torch.tensor([[-1, 3, 4], [1, 2, 5]])}
-    got = rule.logits(model, None, state, torch.tensor([[1, 2, 3, 3]]))[0]
+    actual = rule.logits(model, None, state, torch.tensor([[1, 2, 3, 3]]))[0]
     expected = torch.zeros(4, 8)
     expected[1, 5] = expected[2, 4] = expected[3, 4] = -7.0  # after 1 2; after 3; after 3
-    assert torch.equal(got, expected)
+    assert torch.equal(actual, expected)
 
 
 class _Zeros(torch.nn.Module):
@@ -101,28 +104,86 @@ class _Zeros(torch.nn.Module):
 def test_the_logit_difference_by_hand(tiny) -> None:
     model, _, helper = tiny
     ids = torch.tensor([[5, 9, 17]])
-    got = LogitDifference(strength=0.5).logits(model, helper, {}, ids)
-    torch.testing.assert_close(got, 1.5 * model(ids).logits - 0.5 * helper(ids).logits)
+    actual = LogitDifference(strength=0.5).logits(model, helper, {}, ids)
+    torch.testing.assert_close(actual, 1.5 * model(ids).logits - 0.5 * helper(ids).logits)
+
+
+def numbers(rows: Any) -> torch.Tensor:
+    return torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64)
+
+
+class _Given(torch.nn.Module):
+    def __init__(self, rows: Any) -> None:
+        super().__init__()
+        self.logits_TV = numbers(rows)
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        return (self.logits_TV.expand(len(input_ids), -1, -1),)
+
+
+@pytest.mark.parametrize(("case", "settings"), [("linear", {"alpha": 0.7}), ("top_k", {"top_k": 2})])
+def test_divergence_decoding_equals_the_authors(case: str, settings: dict[str, Any]) -> None:
+    measured = json.loads(MEASURED.read_text())["cases"][case]
+    model, forget, retain = (_Given(measured["inputs"][key]) for key in ("model", "forget", "retain"))
+    output = DivergenceDecoding(**settings).logits(model, (forget, retain), {}, torch.tensor([[1, 2]]))[0]
+    expected, own = numbers(measured["outputs"]), model.logits_TV
+    smallest = own.min(dim=-1, keepdim=True).values.expand_as(own)
+    torch.testing.assert_close(output, torch.where(expected.isinf(), smallest, expected), rtol=1e-14, atol=1e-14)
+
+
+def test_divergence_decoding_by_hand() -> None:
+    # l + 2 (l_retain - l_forget); top 1: l_forget - l_retain is largest at the second token, whose logit becomes 1
+    model, forget, retain = _Given([[1, 4, 3]]), _Given([[0, 2, 1]]), _Given([[1, 0, 1]])
+    for settings, expected in (({"alpha": 2.0}, [3, 0, 3]), ({"top_k": 1}, [1, 1, 3])):
+        output = DivergenceDecoding(**settings).logits(model, (forget, retain), {}, torch.tensor([[5]]))
+        assert output[0].tolist() == [expected]
+
+
+@pytest.mark.parametrize("name", ["logit_difference", "divergence_decoding"])
+def test_a_helper_keeps_its_mode_and_its_gradients(tiny, name: str) -> None:
+    model, tokenizer, helper = tiny
+    other = copy.deepcopy(helper).train()
+    second = {"logit_difference": other, "divergence_decoding": (other, model)}[name]
+    wrapped = expunge.wrap(model, name, tokenizer=tokenizer, forget=FORGET, retain=RETAIN, helper=second)
+    logits = wrapped(torch.tensor([[1, 2, 3]])).logits
+    assert all(p.requires_grad for one in (model, other) for p in one.parameters())
+    assert all(part.training for part in other.modules())
+    logits.sum().backward()
+    assert all(p.grad is None for p in other.parameters()) and any(p.grad is not None for p in model.parameters())
+    model.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "helper", "words"),
+    [
+        ("logit_difference", None, "needs a helper model; pass helper=MODEL"),
+        ("divergence_decoding", "one", r"needs two helper models; pass helper=\(FORGET_MODEL, RETAIN_MODEL\)"),
+        ("token_filter", "one", "reads no helper; leave helper out"),
+    ],
+)
+def test_a_wrong_number_of_helpers_is_refused(tiny, name: str, helper: str | None, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}: {words}$"):
+        expunge.wrap(tiny[0], name, tokenizer=tiny[1], forget=FORGET, retain=RETAIN, helper=helper)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_wrapped_model_is_read_as_any_other(tiny, name: str, tmp_path) -> None:
     """Its capabilities are observed; scores come from its own forward; a folder gives the same model again."""
-    made = wrapped(tiny, name)
-    can = observe(made)
+    product = wrapped(tiny, name)
+    can = observe(product)
     assert can.head and can.padded and can.masked
     assert can.generation == ("batched" if name == "steering" else "uncached")
-    result = expunge.evaluate(made, tiny[1], forget=FORGET, metrics=["forget_Q_A_Prob", "forget_Q_A_ROUGE"],
+    result = expunge.evaluate(product, tiny[1], forget=FORGET, metrics=["forget_Q_A_Prob", "forget_Q_A_ROUGE"],
                               generation={"max_new_tokens": 3})  # fmt: skip
     before = expunge.evaluate(tiny[0], tiny[1], forget=FORGET, metrics=["forget_Q_A_Prob"])
     assert result["forget_Q_A_Prob"] != before["forget_Q_A_Prob"]
 
-    save_model(made, tiny[1], tmp_path)
+    save_model(product, tiny[1], tmp_path)
     again = load_model(str(tmp_path), ModelArgs(dtype="float32"), device=torch.device("cpu"))
-    assert isinstance(again, WrappedModel) and again.wrapper == made.wrapper
+    assert isinstance(again, WrappedModel) and again.wrapper == product.wrapper
     ids = torch.tensor([[5, 9, 17, 30]])
     with torch.no_grad():
-        torch.testing.assert_close(again(ids).logits, made(ids).logits)
+        torch.testing.assert_close(again(ids).logits, product(ids).logits)
 
 
 @pytest.mark.parametrize("name", ["in_context", "steering"])
@@ -137,10 +198,12 @@ def test_audits_of_states_in_memory_read_the_model_without_its_wrapper(tiny, nam
     assert details["model_layer_1"] != pytest.approx(details["retain_layer_1"])
 
 
-def test_a_changed_helper_is_refused(tiny, tmp_path) -> None:
-    save_model(wrapped(tiny, "logit_difference"), tiny[1], tmp_path)
-    save_model(tiny[0], tiny[1], tmp_path / "helper")
-    with pytest.raises(ConfigError, match=r"helper has other files than wrapper.json names; wrap the model again$"):
+@pytest.mark.parametrize(("name", "folder"), [("logit_difference", "helper"), ("divergence_decoding", "retain_helper")])
+def test_a_changed_helper_is_refused(tiny, tmp_path, name: str, folder: str) -> None:
+    save_model(wrapped(tiny, name), tiny[1], tmp_path)
+    other = tiny[0] if folder == "helper" else tiny[2]
+    save_model(other, tiny[1], tmp_path / folder)
+    with pytest.raises(ConfigError, match=rf"{folder} has other files than wrapper.json names; wrap the model again$"):
         load_model(str(tmp_path), ModelArgs(), device=torch.device("cpu"))
 
 
@@ -172,6 +235,7 @@ def test_damaged_files_are_refused(tiny, tmp_path) -> None:
         ("steering", {"layer": "model.layers.9"}, r"^steering.layer: the model has no module 'model.layers.9'"),
         ("steering", {"layer": "a", "strength": 0}, r"^wrapper_args.strength: must be a number > 0, got 0$"),
         ("token_filter", {"min_tokens": 99}, r"^token_filter: nothing is forbidden"),
+        ("divergence_decoding", {"top_k": 3, "alpha": 2.0}, r"^wrapper_args.alpha: must be left out next to top_k"),
         ("in_context", {"n_forget": 0, "n_retain": 0}, r"^wrapper_args.instruction: |instruction must be"),
     ],
 )
@@ -183,9 +247,9 @@ def test_wrong_settings_end_in_one_line(tiny, name: str, settings: dict[str, Any
 def test_a_missing_input_is_named(tiny) -> None:
     with pytest.raises(ConfigError, match=r"^steering: needs forget and retain examples"):
         expunge.wrap(tiny[0], "steering", tokenizer=tiny[1], forget=FORGET, layer="model.layers.0")
-    made = wrapped(tiny, "steering")
+    result = wrapped(tiny, "steering")
     with pytest.raises(ConfigError, match="a model has one at most"):
-        expunge.wrap(made, "steering", tokenizer=tiny[1], forget=FORGET, retain=RETAIN, layer="model.layers.0")
+        expunge.wrap(result, "steering", tokenizer=tiny[1], forget=FORGET, retain=RETAIN, layer="model.layers.0")
 
 
 @pytest.fixture
@@ -198,8 +262,8 @@ def caution() -> Iterator[None]:
 
 @torch.no_grad()
 def test_the_example_plugin(tiny, caution) -> None:
-    made = expunge.wrap(tiny[0], "caution", tokenizer=tiny[1], nats=3.0)
+    result = expunge.wrap(tiny[0], "caution", tokenizer=tiny[1], nats=3.0)
     ids, end = torch.tensor([[5, 9]]), tiny[1].eos_token_id
-    difference = made(ids).logits - tiny[0](ids).logits
+    difference = result(ids).logits - tiny[0](ids).logits
     torch.testing.assert_close(difference[0, :, end], torch.tensor([3.0, 3.0]))
     assert difference.abs().sum() == pytest.approx(6.0, rel=1e-5)

@@ -43,16 +43,16 @@ def words_of(argv: Sequence[str]) -> list[str]:
 
 def their_facts(mode: str, words: Sequence[str]) -> dict[str, Any]:
     """Return the settings that a command has in its own project, from the twin and its words."""
-    chosen = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
-    experiment = chosen["experiment"].removesuffix(".yaml")
+    choice = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+    experiment = choice["experiment"].removesuffix(".yaml")
     entry = next(e for e in TWIN["experiments"] if e["mode"] == mode and e["experiment"] == experiment)
-    own = entry["methods"][chosen.get("trainer", "")]
-    out = {**entry["facts"], **own, **TWIN["models"][chosen["model"]]}
+    own = entry["methods"][choice.get("trainer", "")]
+    out = {**entry["facts"], **own, **TWIN["models"][choice["model"]]}
     if mode == "train":
         out["model"] = out["tok"]
-    if "data_split" in chosen and "MUSE-News" in str(out["model"]):
-        out["model"] = f"muse-bench/MUSE-{chosen['data_split']}_target"
-    for key, text in chosen.items():
+    if "data_split" in choice and "MUSE-News" in str(out["model"]):
+        out["model"] = f"muse-bench/MUSE-{choice['data_split']}_target"
+    for key, text in choice.items():
         if key in ("model", "trainer", "experiment"):
             continue
         fact = WORDS.get(key) or key.replace("trainer.method_args.", "ma.").replace("trainer.args.", "args.")
@@ -85,13 +85,13 @@ def judged(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     words = dict(word.split("=", 1) for word in words_of(argv) if "=" in word)
     experiment = words["experiment"].removesuffix(".yaml")
     try:
-        found = differing(argv)
+        result = differing(argv)
     except ConfigError as error:
         return "refused", {"message": str(error)}
-    listed = {key: difference_of(key, found[key], experiment, words.get("trainer", "")) for key in found}
-    if unknown := {key: found[key] for key, difference in listed.items() if difference is None}:
+    listed = {key: difference_of(key, result[key], experiment, words.get("trainer", "")) for key in result}
+    if unknown := {key: result[key] for key, difference in listed.items() if difference is None}:
         return "unexplained", unknown
-    changing = {key: found[key] for key, difference in listed.items() if difference and not difference.same_result}
+    changing = {key: result[key] for key, difference in listed.items() if difference and not difference.same_result}
     return ("different", changing) if changing else ("same", {})
 
 

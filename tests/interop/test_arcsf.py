@@ -115,9 +115,9 @@ def test_templates_models_and_methods(tmp_path: Path) -> None:
     assert study.template_args == Template(apply_chat_template=False, **tags)
     assert study.methods[4].trainer == "IdkNLL"
     assert [m.label for m in study.methods[:2]] == ["ascent-longer", "ascent-shorter"]
-    said = " ".join(imported.notes)
+    output = " ".join(imported.notes)
     for part in ("add_padding_token", "<|endoftext|>", "per_device_eval_batch_size", "logging_steps"):
-        assert part in said
+        assert part in output
     assert len(set(imported.notes)) == len(imported.notes)
 
 
@@ -142,8 +142,8 @@ def test_adapters_early_stopping_and_the_cluster(tmp_path: Path) -> None:
     stops = args.evaluate
     assert (stops.every, stops.patience, stops.keep) == (1.0, 2, "best")
     assert (stops.rule.forget, stops.rule.target, stops.rule.floor) == ("retain_Q_A_Prob", "high", 0.0)
-    said = " ".join(imported.notes)
-    assert "early stopping" in said and "Weights & Biases" in said
+    output = " ".join(imported.notes)
+    assert "early stopping" in output and "Weights & Biases" in output
 
 
 def test_the_type_that_transformers_would_choose_is_left_out(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def cases() -> Iterator[Any]:
 
 
 def unexplained(mode: str, experiment: str, method: str, theirs: dict[str, Any], *words: str) -> dict[str, Any]:
-    chosen = [f"trainer={method}"] if method else []
-    tree, _ = single_tree(mode, [f"experiment={experiment}", "task_name=t", *chosen, *words])
+    choice = [f"trainer={method}"] if method else []
+    tree, _ = single_tree(mode, [f"experiment={experiment}", "task_name=t", *choice, *words])
     ours = json.loads(json.dumps(facts(mode, tree, theirs.get("metrics", [[None, []]])[0][1])))
     handler = method or ours.get("handler", "")
     return {
@@ -137,8 +137,8 @@ SAVED = [
 
 @pytest.mark.parametrize(("mode", "experiment", "word"), SAVED)
 def test_a_written_config_runs_again_as_it_is(mode: str, experiment: str, word: str, tmp_path: Path) -> None:
-    from expunge.pipelines.study.config import decode_task
     from expunge.pipelines.study.single_config import SingleJob, config_text
+    from expunge.pipelines.study.task_config import decode_task
 
     job = decode_task(SingleJob, single_tree(mode, [f"experiment={experiment}", "task_name=t", word])[0])
     (tmp_path / "config.yaml").write_text(config_text(job))
@@ -153,10 +153,10 @@ def test_every_command_is_equal_or_names_its_reason(shared: Path, monkeypatch: p
     refused = set()
     for line in lines:
         argv = json.loads(line)["argv"]
-        kind, shown = judged(argv)
-        assert kind != "unexplained", (argv, shown)
+        kind, display = judged(argv)
+        assert kind != "unexplained", (argv, display)
         if kind == "refused":
-            refused.add(shown["message"])
+            refused.add(display["message"])
     assert all("write" in text or "did you mean" in text for text in refused), refused
     assert len(refused) <= 3
 

@@ -18,7 +18,7 @@ ALT = "data.forget.TOFU_QA_forget."
 
 
 @pytest.mark.parametrize(
-    ("words", "made"),
+    ("words", "result"),
     [
         ([f"{A}eval_strategy=epoch"], [f"{STEPS}=null", f"{EVERY}=1.0"]),
         ([f"+{A}evaluation_strategy=epoch"], [f"{STEPS}=null", f"{EVERY}=1.0"]),
@@ -51,12 +51,12 @@ ALT = "data.forget.TOFU_QA_forget."
         ([MUSE, "data.forget=MUSE_forget"], [MUSE]),
     ],
 )  # fmt: skip
-def test_words_that_act(words: list[str], made: list[str]) -> None:
-    assert translate(words)[0] == made
+def test_words_that_act(words: list[str], result: list[str]) -> None:
+    assert translate(words)[0] == result
 
 
 @pytest.mark.parametrize(
-    ("words", "made"),
+    ("words", "result"),
     [
         (["data/datasets@data.train=TOFU_QA_full"], ["train_split=full"]),
         (["data/datasets@data.train=TOFU_QA_retain"], ["train_split=retain"]),
@@ -67,8 +67,8 @@ def test_words_that_act(words: list[str], made: list[str]) -> None:
         (["data_sub_set=retain"], ["train_split=retain"]),
     ],
 )
-def test_words_that_name_training_examples(words: list[str], made: list[str]) -> None:
-    assert translate([FINETUNE, *words], "train")[0] == [FINETUNE, *made]
+def test_words_that_name_training_examples(words: list[str], result: list[str]) -> None:
+    assert translate([FINETUNE, *words], "train")[0] == [FINETUNE, *result]
 
 
 REFUSED = [
@@ -91,11 +91,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "words", "said"), REFUSED)
-def test_words_that_are_refused_name_the_word_to_type(mode: str, words: list[str], said: str) -> None:
+@pytest.mark.parametrize(("mode", "words", "message"), REFUSED)
+def test_words_that_are_refused_name_the_word_to_type(mode: str, words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         translate(words, mode)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("side", ["forget", "retain"])
@@ -134,12 +134,12 @@ ALTPO = [
 
 def test_the_second_step_of_altpo(tmp_path: Path) -> None:
     file = tmp_path / "alt.json"
-    made, notes = translate([*ALTPO, f"+{ALT}args.hf_args.data_files={file}"])
-    assert made == [TOFU, "trainer=AltPO"]
+    result, notes = translate([*ALTPO, f"+{ALT}args.hf_args.data_files={file}"])
+    assert result == [TOFU, "trainer=AltPO"]
     assert any("samples the other answers itself" in note for note in notes)
     file.write_text("[]")
-    made, _ = translate([*ALTPO, f"+{ALT}args.hf_args.data_files={file}"])
-    assert made == [TOFU, "trainer=DPO", f"data.alternates={file}", "data.alternate_key=other"]
+    result, _ = translate([*ALTPO, f"+{ALT}args.hf_args.data_files={file}"])
+    assert result == [TOFU, "trainer=DPO", f"data.alternates={file}", "data.alternate_key=other"]
 
 
 def test_a_comma_at_the_end_of_a_number() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.interpretability.inputs import AnalysisInputs
 
 torch.set_num_threads(1)  # models this small only lose time to more threads, and much on a busy machine

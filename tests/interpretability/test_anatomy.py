@@ -15,10 +15,10 @@ def test_blocks_norm_and_neurons_of_several_architectures(any_model: Any) -> Non
     depth = any_model.config.num_hidden_layers
     assert len(body.blocks) == depth
     assert "norm" in type(body.norm).__name__.lower()
-    found = mlp_outputs(any_model)
+    result = mlp_outputs(any_model)
     weights = dict(any_model.named_parameters())
-    assert [body.part(name).layer for name in found] == list(range(depth))
-    for name, axis in found.items():
+    assert [body.part(name).layer for name in result] == list(range(depth))
+    for name, axis in result.items():
         inner = 64 if any_model.config.model_type in ("gpt2",) else 32
         assert weights[name].shape[axis] == inner
         assert weights[name].shape[1 - axis] == 16

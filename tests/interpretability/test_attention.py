@@ -20,9 +20,9 @@ def test_divergence_by_hand() -> None:
 
 def test_a_model_looks_where_it_looks(any_model: Any, read: AnalysisInputs) -> None:
     before = any_model.config._attn_implementation
-    found = compare_attention(any_model, any_model, read)
-    assert len(found.lines) == any_model.config.num_hidden_layers * any_model.config.num_attention_heads
-    assert [line.divergence for line in found.lines] == pytest.approx([0.0] * len(found.lines), abs=1e-7)
+    result = compare_attention(any_model, any_model, read)
+    assert len(result.lines) == any_model.config.num_hidden_layers * any_model.config.num_attention_heads
+    assert [line.divergence for line in result.lines] == pytest.approx([0.0] * len(result.lines), abs=1e-7)
     assert any_model.config._attn_implementation == before
 
 
@@ -32,17 +32,17 @@ def test_a_head_that_was_changed_stands_out(
     model, other = make_model(0), make_model(0)
     with torch.no_grad():
         other.model.layers[1].self_attn.q_proj.weight[8:].mul_(-3)  # head 1 of layer 1
-    found = compare_attention(model, other, read)
-    here = {(line.layer, line.head): line.divergence for line in found.lines}
+    result = compare_attention(model, other, read)
+    here = {(line.layer, line.head): line.divergence for line in result.lines}
     assert here[0, 0] == here[0, 1] == pytest.approx(0, abs=1e-9)
     assert here[1, 0] == pytest.approx(0, abs=1e-9)
     assert here[1, 1] > 0.01
-    assert found.layers[1] == pytest.approx((here[1, 0] + here[1, 1]) / 2)
+    assert result.layers[1] == pytest.approx((here[1, 0] + here[1, 1]) / 2)
     back = compare_attention(other, model, read)
-    assert [ln.divergence for ln in back.lines] == pytest.approx([ln.divergence for ln in found.lines], abs=1e-12)
+    assert [ln.divergence for ln in back.lines] == pytest.approx([ln.divergence for ln in result.lines], abs=1e-12)
     for v in variants:
         again = compare_attention(model, other, v, token_budget=v.token_budget)
-        assert [a.divergence for a in again.lines] == pytest.approx([a.divergence for a in found.lines], abs=1e-7)
+        assert [a.divergence for a in again.lines] == pytest.approx([a.divergence for a in result.lines], abs=1e-7)
 
 
 def test_maps_equal_softmax_by_hand(make_model: Any, make_read: Any) -> None:
@@ -51,8 +51,8 @@ def test_maps_equal_softmax_by_hand(make_model: Any, make_read: Any) -> None:
     p, q = (_first_map(m, read.rows[0].ids)[:, list(read.positions(0, "predicts"))] for m in (model, other))
     m = (p + q) / 2
     jsd = (torch.special.entr(m).sum(-1) - (torch.special.entr(p).sum(-1) + torch.special.entr(q).sum(-1)) / 2).mean(1)
-    found = [ln.divergence for ln in compare_attention(model, other, read).lines if ln.layer == 0]
-    assert found == pytest.approx((jsd / math.log(2)).tolist(), rel=1e-4)
+    result = [ln.divergence for ln in compare_attention(model, other, read).lines if ln.layer == 0]
+    assert result == pytest.approx((jsd / math.log(2)).tolist(), rel=1e-4)
 
 
 def _first_map(model: Any, ids: tuple[int, ...]) -> torch.Tensor:

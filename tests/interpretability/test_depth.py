@@ -28,12 +28,12 @@ def test_the_score_by_hand() -> None:
     # row 0: layers 0 and 2 count; (0.4 * 0.5 + 0.6 * 1) / 1 = 0.8. row 1: layer 1, below 0 is clipped. row 2: none
     control = np.array([[0.4, 0.05, 0.6], [0.0, 0.2, -1.0], [0.01, 0.0, 0.05]])
     source = np.array([[0.2, 9.0, 0.7], [5.0, -0.1, 2.0], [1.0, 1.0, 1.0]])
-    found = depth_score(control, source, row_ids=(4, 5, 6), layers=(0, 1, 2))
-    assert found.by_row == pytest.approx({4: 0.8, 5: 0.0, 6: math.nan}, nan_ok=True)
-    assert found.by_layer == pytest.approx({0: 0.5, 1: 0.0, 2: 1.0})
-    assert found.value == pytest.approx(0.4, rel=1e-14)
-    assert (found.n_rows, found.n_scored, found.reason) == (3, 2, None)
-    assert [line.counts for line in found.lines] == [True, False, True, False, True, False, False, False, False]
+    result = depth_score(control, source, row_ids=(4, 5, 6), layers=(0, 1, 2))
+    assert result.by_row == pytest.approx({4: 0.8, 5: 0.0, 6: math.nan}, nan_ok=True)
+    assert result.by_layer == pytest.approx({0: 0.5, 1: 0.0, 2: 1.0})
+    assert result.value == pytest.approx(0.4, rel=1e-14)
+    assert (result.n_rows, result.n_scored, result.reason) == (3, 2, None)
+    assert [line.counts for line in result.lines] == [True, False, True, False, True, False, False, False, False]
     none = depth_score(control[2:], source[2:], row_ids=(6,), layers=(0, 1, 2))
     assert math.isnan(none.value)
     assert none.reason == "patching the control changes no row by more than 0.05 nats per token"
@@ -78,10 +78,10 @@ def test_full_and_retain_stand_at_the_ends(make_model: Any, read: AnalysisInputs
 
 def test_the_last_layer_s_patch_is_the_source_under_the_host_s_head(make_model: Any, read: AnalysisInputs) -> None:
     host, source = make_model(0), make_model(1)
-    found = patched_logps(host, hidden_states(source, read, at="predicts"), read)[-1]
+    result = patched_logps(host, hidden_states(source, read, at="predicts"), read)[-1]
     hybrid = make_model(1)
     hybrid.model.norm, hybrid.lm_head = host.model.norm, host.lm_head
-    np.testing.assert_allclose(found, answer_logps(hybrid, read), rtol=1e-6)
+    np.testing.assert_allclose(result, answer_logps(hybrid, read), rtol=1e-6)
 
 
 def test_a_patch_in_the_middle_by_hand(make_model: Any, make_read: Any) -> None:
@@ -89,16 +89,16 @@ def test_a_patch_in_the_middle_by_hand(make_model: Any, make_read: Any) -> None:
     ids = torch.tensor([read.rows[0].ids])
     at = list(read.positions(0, "predicts"))
     with torch.no_grad():
-        given = source(input_ids=ids, output_hidden_states=True).hidden_states[2][0, at]
+        inputs = source(input_ids=ids, output_hidden_states=True).hidden_states[2][0, at]
         hidden = host(input_ids=ids, output_hidden_states=True).hidden_states[2].clone()
-        hidden[0, at] = given
+        hidden[0, at] = inputs
         where = host.model.rotary_emb(hidden, torch.arange(7)[None])
         mask = torch.zeros(1, 1, 7, 7, dtype=torch.float64).masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf)
         out = host.model.layers[2](hidden, attention_mask=mask, position_embeddings=where)
         logps = host.lm_head(host.model.norm(out))[0].log_softmax(-1)
     expected = logps[at, [int(ids[0, p + 1]) for p in at]].numpy()
-    found = patched_logps(host, hidden_states(source, read, at="predicts"), read)[1]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    result = patched_logps(host, hidden_states(source, read, at="predicts"), read)[1]
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 def test_a_planted_change_lies_at_and_above_its_layer(make_model: Any, read: AnalysisInputs) -> None:
@@ -109,9 +109,9 @@ def test_a_planted_change_lies_at_and_above_its_layer(make_model: Any, read: Ana
     drops = patch_drops(full, hidden_states(shallow, read, at="predicts"), read)
     assert np.abs(drops[:, :2]).max() < 1e-9
     assert np.abs(drops[:, 2]).min() > 1e-3
-    found = unlearning_depth(full, retain, shallow, read)
-    assert found.by_layer[0] == pytest.approx(0, abs=1e-6)
-    assert 0 < found.value < 1
+    result = unlearning_depth(full, retain, shallow, read)
+    assert result.by_layer[0] == pytest.approx(0, abs=1e-6)
+    assert 0 < result.value < 1
 
 
 def test_only_the_span_is_patched_and_read(make_model: Any, read: AnalysisInputs) -> None:
@@ -125,8 +125,8 @@ def test_batches_change_nothing(make_model: Any, read: AnalysisInputs, variants:
     full, retain, other = make_model(0), make_model(1), make_model(2)
     plain = unlearning_depth(full, retain, other, read).by_row
     for v in variants:
-        found = unlearning_depth(full, retain, other, v).by_row
-        assert [found[i] for i in range(8)] == pytest.approx([plain[i] for i in range(8)], rel=1e-7, nan_ok=True)
+        result = unlearning_depth(full, retain, other, v).by_row
+        assert [result[i] for i in range(8)] == pytest.approx([plain[i] for i in range(8)], rel=1e-7, nan_ok=True)
 
 
 def test_wrong_input_is_one_line(make_model: Any, read: AnalysisInputs, make_read: Any) -> None:

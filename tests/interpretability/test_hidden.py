@@ -23,12 +23,12 @@ def alone(model: Any, read: AnalysisInputs, at: Any, last: int = 10) -> torch.Te
 
 @pytest.mark.parametrize("at", ["own", "predicts", "last"])
 def test_equals_the_model_s_own_states_row_by_row(any_model: Any, read: AnalysisInputs, at: Any) -> None:
-    found = hidden_states(any_model, read, at=at, last=4)
-    assert found.layers == tuple(range(any_model.config.num_hidden_layers))
+    result = hidden_states(any_model, read, at=at, last=4)
+    assert result.layers == tuple(range(any_model.config.num_hidden_layers))
     atol = 2e-6 if any_model.config.model_type == "gemma2" else 1e-9  # Gemma 2 attends in float32 whatever its dtype
-    torch.testing.assert_close(found.values_LND[:-1], alone(any_model, read, at, 4), rtol=0, atol=atol)
+    torch.testing.assert_close(result.values_LND[:-1], alone(any_model, read, at, 4), rtol=0, atol=atol)
     expected = range(8) if at == "last" else [i for i in range(8) for _ in read.positions(i, at)]
-    assert found.row_N.tolist() == list(expected)
+    assert result.row_N.tolist() == list(expected)
 
 
 @pytest.mark.parametrize("at", ["own", "last"])

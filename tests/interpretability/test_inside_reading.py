@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoded, Encoder, Template
+from expunge.data.template import Template
 from expunge.interpretability.inputs import (
     AnalysisInputs,
     analysis_inputs,
@@ -43,8 +44,8 @@ def test_batches_and_padding_change_nothing(
     model = make_model(0)
     plain = row_means(answer_logps(model, read), read)
     for other in variants:
-        found = dict(zip(other.row_ids, row_means(answer_logps(model, other), other), strict=True))
-        np.testing.assert_allclose([found[i] for i in range(len(plain))], plain, rtol=1e-11)
+        result = dict(zip(other.row_ids, row_means(answer_logps(model, other), other), strict=True))
+        np.testing.assert_allclose([result[i] for i in range(len(plain))], plain, rtol=1e-11)
 
 
 def test_spans_choose_the_tokens(make_model: Any, read: AnalysisInputs) -> None:

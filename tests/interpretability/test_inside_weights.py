@@ -20,9 +20,9 @@ from expunge.interpretability.weights import (
 
 
 def test_a_model_does_not_drift_from_itself(make_model: Any) -> None:
-    found = weight_drift(make_model(0), make_model(0))
-    assert (found.change, found.relative) == (0.0, 0.0)
-    assert all(line.change == 0 for line in found.lines)
+    result = weight_drift(make_model(0), make_model(0))
+    assert (result.change, result.relative) == (0.0, 0.0)
+    assert all(line.change == 0 for line in result.lines)
 
 
 def test_a_planted_change_shows_where_it_is(make_model: Any) -> None:
@@ -75,9 +75,9 @@ def test_batches_change_nothing(make_model: Any, read: AnalysisInputs, variants:
 
 def test_attribution_by_a_step_along_the_gradient(make_model: Any, read: AnalysisInputs) -> None:
     model = make_model(0)
-    found = gradient_attribution(model, read)
+    result = gradient_attribution(model, read)
     _, grads = loss_gradients(model, read)
-    assert found.gradient == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in grads.values())), rel=1e-12)
+    assert result.gradient == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in grads.values())), rel=1e-12)
     # central difference with a step that the float32 of Llama's norms does not drown
     name, step = "model.layers.1.mlp.down_proj.weight", 1e-3
     weight = dict(model.named_parameters())[name].detach().clone()
@@ -86,7 +86,7 @@ def test_attribution_by_a_step_along_the_gradient(make_model: Any, read: Analysi
         with swapped(model, {name: weight - sign * step * grads[name]}):
             ends.append(mean_loss(model, read))
     fell = (ends[1] - ends[0]) / (2 * step)
-    line = next(ln for ln in found.lines if (ln.layer, ln.module) == (1, "mlp.down_proj.weight"))
+    line = next(ln for ln in result.lines if (ln.layer, ln.module) == (1, "mlp.down_proj.weight"))
     assert line.gradient**2 == pytest.approx(fell, rel=1e-4)
     assert line.attribution == pytest.approx(float((weight * grads[name]).abs().sum()), rel=1e-12)
 

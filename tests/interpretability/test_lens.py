@@ -8,14 +8,14 @@ import torch
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.interpretability.inputs import AnalysisInputs, answer_logps, row_means
-from expunge.interpretability.lens import fit_lens, lens_scores
+from expunge.interpretability.lens import fit_lens, lens_scores, lens_tokens
 
 
 def test_the_last_layer_is_the_model_itself(any_model: Any, read: AnalysisInputs) -> None:
-    found = lens_scores(any_model, read)
+    result = lens_scores(any_model, read)
     own = row_means(answer_logps(any_model, read), read)
-    assert found.logp[-1] == pytest.approx(own.mean(), rel=1e-9)
-    last = [line.logp for line in found.lines if line.layer == found.layers[-1]]
+    assert result.logp[-1] == pytest.approx(own.mean(), rel=1e-9)
+    last = [line.logp for line in result.lines if line.layer == result.layers[-1]]
     np.testing.assert_allclose(last, own, rtol=1e-8)
 
 
@@ -30,6 +30,24 @@ def test_an_earlier_layer_by_hand(make_model: Any, read: AnalysisInputs) -> None
     line = next(ln for ln in lens_scores(model, read).lines if (ln.row_id, ln.layer) == (1, 0))
     assert line.logp == pytest.approx(expected, rel=1e-10)
     assert line.accuracy == pytest.approx(np.mean([int(logps[p].argmax()) == row.ids[p + 1] for p in at]))
+
+
+def test_tokens_of_a_part_of_the_rows(make_model: Any, read: AnalysisInputs) -> None:
+    class Names:
+        def decode(self, ids: list[int]) -> str:
+            return f"<{ids[0]}>"
+
+    model = make_model(0)
+    part = read.part(slice(1, 3))
+    tokens = lens_tokens(model, part, Names())
+    assert list(dict.fromkeys(line.row_id for line in tokens.lines)) == list(read.row_ids[1:3])
+    whole = {(line.row_id, line.layer): line.logp for line in lens_scores(model, read).lines}
+    for row in read.row_ids[1:3]:
+        for layer in tokens.layers:
+            own = [line for line in tokens.lines if (line.row_id, line.layer) == (row, layer)]
+            assert np.mean([line.logp for line in own]) == pytest.approx(whole[row, layer], rel=1e-10)
+    first = [line.token for line in tokens.lines if (line.row_id, line.layer) == (read.row_ids[1], 0)]
+    assert first == [f"<{read.rows[1].ids[p]}>" for p in read.positions(1, "own")]
 
 
 def test_batches_change_nothing(make_model: Any, read: AnalysisInputs, variants: list[AnalysisInputs]) -> None:
@@ -47,8 +65,8 @@ def test_a_fitted_lens_comes_nearer_to_the_model_and_twice_the_same(make_model: 
     assert all(after < 0.6 * first for after, first in zip(lens.losses, start.losses, strict=True))
     assert torch.equal(lens.A_LDD, fit_lens(model, fit, steps=100, learning_rate=2e-2).A_LDD)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    told = lens_scores(model, make_read(seed=9), lens=lens)
-    assert (told.lens, told.layers) == ("tuned", (0, 1))
+    report = lens_scores(model, make_read(seed=9), lens=lens)
+    assert (report.lens, report.layers) == ("tuned", (0, 1))
 
 
 def test_the_identity_lens_is_the_logit_lens(make_model: Any, read: AnalysisInputs) -> None:
@@ -63,14 +81,14 @@ def test_a_planted_rotation_is_undone(make_model: Any, make_read: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(16, 16, dtype=torch.float64, generator=draw))[0]
     model.model.layers[2].register_forward_hook(lambda _m, args, _o: args[0] @ rotation.T)
-    fit, held = make_read([(20, 2)] * 40, seed=5), make_read(seed=6)
+    fit, content = make_read([(20, 2)] * 40, seed=5), make_read(seed=6)
     plain = fit_lens(model, fit, layers=[1], steps=1, learning_rate=1e-14)
     lens = fit_lens(model, fit, layers=[1], steps=500, learning_rate=2e-2)
     assert plain.losses[0] > 1
     assert lens.losses[0] < 1e-5
-    own = row_means(answer_logps(model, held), held)
-    np.testing.assert_allclose([ln.logp for ln in lens_scores(model, held, lens=lens).lines], own, atol=1e-2)
-    assert max(abs(ln.logp - v) for ln, v in zip(lens_scores(model, held, layers=[1]).lines, own, strict=True)) > 0.1
+    own = row_means(answer_logps(model, content), content)
+    np.testing.assert_allclose([ln.logp for ln in lens_scores(model, content, lens=lens).lines], own, atol=1e-2)
+    assert max(abs(ln.logp - v) for ln, v in zip(lens_scores(model, content, layers=[1]).lines, own, strict=True)) > 0.1
 
 
 def test_what_cannot_be_read_is_refused(make_model: Any, read: AnalysisInputs) -> None:

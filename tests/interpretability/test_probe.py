@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.interpretability.hidden import HiddenStates, hidden_states
 from expunge.interpretability.inputs import AnalysisInputs
 from expunge.interpretability.probe import ProbeResult, compare, probe, split
@@ -26,9 +26,9 @@ def states(planted: float, seed: int = 0) -> tuple[HiddenStates, list[bool]]:
 
 
 def test_a_planted_feature_is_found_where_it_lies_and_nowhere_else() -> None:
-    made, has = states(3.0)
-    found = probe(made, {"twist": has})
-    there, elsewhere = found.at("twist", 1), found.at("twist", 0)
+    product, has = states(3.0)
+    result = probe(product, {"twist": has})
+    there, elsewhere = result.at("twist", 1), result.at("twist", 0)
     assert there.auc > 0.99
     assert there.accuracy > 0.95
     assert there.ci_low <= there.accuracy <= there.ci_high
@@ -51,23 +51,23 @@ def test_the_same_attribute_in_three_models() -> None:
     assert turned.reason == "the target model's probe is no better than that of the model that never learned"
 
 
-def _named(made: tuple[HiddenStates, list[bool]]) -> tuple[HiddenStates, dict[str, list[bool]]]:
-    return made[0], {"twist": made[1]}
+def _named(states: tuple[HiddenStates, list[bool]]) -> tuple[HiddenStates, dict[str, list[bool]]]:
+    return states[0], {"twist": states[1]}
 
 
 def test_in_a_model_a_word_of_the_prompt_can_be_read(make_model: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     has = [bool(x) for x in (torch.rand(80, generator=draw) < 0.5)]
     rows = [Encoded((1, 9 if h else 8, *torch.randint(10, 67, (6,), generator=draw).tolist()), 1) for h in has]
-    found = probe(hidden_states(make_model(0), AnalysisInputs(tuple(rows), 0), at="last", last=7), {"nine": has})
-    assert found.at("nine", 0).auc > 0.9
+    result = probe(hidden_states(make_model(0), AnalysisInputs(tuple(rows), 0), at="last", last=7), {"nine": has})
+    assert result.at("nine", 0).auc > 0.9
 
 
 def test_several_attributes_do_not_touch_each_other() -> None:
-    made, has = states(3.0)
+    result, has = states(3.0)
     other = [i % 2 == 0 for i in range(R)]
-    alone = probe(made, {"twist": has})
-    assert set(alone.lines) < set(probe(made, {"even": other, "twist": has}).lines)
+    alone = probe(result, {"twist": has})
+    assert set(alone.lines) < set(probe(result, {"even": other, "twist": has}).lines)
 
 
 def test_the_split_keeps_groups_together_and_depends_on_the_seed() -> None:
@@ -80,31 +80,31 @@ def test_the_split_keeps_groups_together_and_depends_on_the_seed() -> None:
 
 
 def test_twice_the_same() -> None:
-    made, has = states(1.0)
-    assert probe(made, {"a": has}) == probe(made, {"a": has})
+    result, has = states(1.0)
+    assert probe(result, {"a": has}) == probe(result, {"a": has})
 
 
 def test_an_attribute_that_all_rows_have_is_missing_with_a_reason() -> None:
-    made, _ = states(0.0)
-    line = probe(made, {"all": [True] * R}).lines[0]
+    result, _ = states(0.0)
+    line = probe(result, {"all": [True] * R}).lines[0]
     assert math.isnan(line.accuracy)
     assert line.reason == "all of the 210 training rows have it"
     few = [False] * R
     few[int(np.flatnonzero(~split(R, None, 0.3, 0))[0])] = True
-    assert probe(made, {"one": few}).lines[0].reason == "none of the 90 test rows have it"
+    assert probe(result, {"one": few}).lines[0].reason == "none of the 90 test rows have it"
 
 
 def test_wrong_input_is_one_line() -> None:
-    made, has = states(0.0)
+    result, has = states(0.0)
     with pytest.raises(DataError, match=r"^labels: 'a' has 299 values, there are 300 rows$"):
-        probe(made, {"a": has[1:]})
+        probe(result, {"a": has[1:]})
     with pytest.raises(DataError, match=r"^probe: expected one vector per row"):
-        probe(HiddenStates(made.values_LND, (0, 1), torch.zeros(R)), {"a": has})
+        probe(HiddenStates(result.values_LND, (0, 1), torch.zeros(R)), {"a": has})
     with pytest.raises(ConfigError, match=r"^test_share must be between 0 and 1, got 1.0$"):
-        probe(made, {"a": has}, test_share=1.0)
+        probe(result, {"a": has}, test_share=1.0)
     with pytest.raises(DataError, match=r"^probe: 1 group cannot be split"):
-        probe(made, {"a": has}, groups=["x"] * R)
+        probe(result, {"a": has}, groups=["x"] * R)
     with pytest.raises(DataError, match=r"^compare: the three models' probes differ"):
-        compare(probe(made, {"a": has}), probe(made, {"a": has}, seed=1), probe(made, {"a": has}))
+        compare(probe(result, {"a": has}), probe(result, {"a": has}, seed=1), probe(result, {"a": has}))
     with pytest.raises(ConfigError, match=r"^no probe of 'b' at layer 0$"):
         ProbeResult(0, 0.3, ()).at("b", 0)

@@ -16,14 +16,14 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 def silenced(model: Any, read: AnalysisInputs, neuron: int = 5) -> Any:
     """Plant a neuron that holds the rows' answers down: always on, it writes the direction that raises their loss."""
     mlp = model.model.layers[1].mlp
-    kept: list[torch.Tensor] = []
-    hook = mlp.register_forward_hook(lambda _m, _a, out: kept.append(out) or out.retain_grad())
+    survivors: list[torch.Tensor] = []
+    hook = mlp.register_forward_hook(lambda _m, _a, out: survivors.append(out) or out.retain_grad())
     direction = torch.zeros(16, dtype=torch.float64)
     for i, row in enumerate(read.rows):
         logps = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
         at = list(read.positions(i, "predicts"))
         (-logps[at, [row.ids[p + 1] for p in at]].mean()).backward()
-        direction += kept[-1].grad[0, at].mean(0)
+        direction += survivors[-1].grad[0, at].mean(0)
     hook.remove()
     model.zero_grad()
 
@@ -60,13 +60,13 @@ def test_pruning_the_planted_neuron_removes_what_it_does(make_model: Any, read: 
 
 def test_scores_are_first_order_changes(make_model: Any, read: AnalysisInputs) -> None:
     model, reference = make_model(0), make_model(1)
-    held, theirs = dict(model.named_parameters()), dict(reference.named_parameters())
+    content, theirs = dict(model.named_parameters()), dict(reference.named_parameters())
     by = saliency(model, read, reference=reference)
     assert by.target is not None
     step, expected = 1e-3, sum(float(s.sum()) for s in by.scores.values())
     ends = []
     for sign in (1, -1):
-        with swapped(model, {n: torch.lerp(held[n].detach(), theirs[n].detach(), sign * step) for n in by.scores}):
+        with swapped(model, {n: torch.lerp(content[n].detach(), theirs[n].detach(), sign * step) for n in by.scores}):
             ends.append(mean_loss(model, read))
     assert (ends[1] - ends[0]) / (2 * step) == pytest.approx(expected, rel=1e-3)
 
@@ -83,9 +83,9 @@ def test_gpt2_s_neurons_lie_along_the_other_axis(any_model: Any, read: AnalysisI
     by = saliency(any_model, read, unit="neuron")
     changed = edited(any_model, by, 1, rank="matters")
     (name,) = changed
-    gone = dict(any_model.named_parameters())[name].detach() != changed[name]
-    assert int(gone.any(1 - by.axes[name]).sum()) == 1
-    assert int(gone.sum()) <= 16
+    removals = dict(any_model.named_parameters())[name].detach() != changed[name]
+    assert int(removals.any(1 - by.axes[name]).sum()) == 1
+    assert int(removals.sum()) <= 16
 
 
 def test_moving_everything_back_gives_the_reference(make_model: Any, read: AnalysisInputs) -> None:
@@ -104,9 +104,9 @@ def test_units_that_raise_the_loss_are_left_alone(make_model: Any, read: Analysi
     by = saliency(model, read, unit="neuron", layers=[1])
     assert list(by.scores) == [DOWN]
     changed = edited(model, by, 32)[DOWN]
-    kept = by.scores[DOWN] <= 0
-    assert torch.equal(changed[:, kept], dict(model.named_parameters())[DOWN].detach()[:, kept])
-    assert not changed[:, ~kept].any()
+    rest = by.scores[DOWN] <= 0
+    assert torch.equal(changed[:, rest], dict(model.named_parameters())[DOWN].detach()[:, rest])
+    assert not changed[:, ~rest].any()
 
 
 def test_per_layer_takes_as_many_from_each(make_model: Any, read: AnalysisInputs) -> None:

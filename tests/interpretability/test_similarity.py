@@ -53,10 +53,10 @@ def test_rotations_scales_and_shifts_do_not_count(unbiased: bool) -> None:
 
 
 def test_unlike_layers_are_at_zero_only_without_bias() -> None:
-    found = [(linear_cka(noise(30, 60, seed=s), noise(30, 60, seed=s + 50), unbiased=u)) for s in range(20) for u in
+    result = [(linear_cka(noise(30, 60, seed=s), noise(30, 60, seed=s + 50), unbiased=u)) for s in range(20) for u in
              (True, False)]  # fmt: skip
-    assert abs(sum(found[0::2]) / 20) < 0.05
-    assert min(found[1::2]) > 0.5
+    assert abs(sum(result[0::2]) / 20) < 0.05
+    assert min(result[1::2]) > 0.5
 
 
 def test_identical_models_and_different_ones(

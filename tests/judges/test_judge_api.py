@@ -16,8 +16,8 @@ class Length:
 
     name = "number"
 
-    def judge(self, said: Sequence[JudgeReply]) -> list[JudgeScores]:
-        return [JudgeScores(math.nan, "no number") if s.text == "?" else JudgeScores(float(s.text)) for s in said]
+    def judge(self, replies: Sequence[JudgeReply]) -> list[JudgeScores]:
+        return [JudgeScores(math.nan, "no number") if s.text == "?" else JudgeScores(float(s.text)) for s in replies]
 
 
 def texts(*values: str, samples: int = 1) -> list[GeneratedText]:
@@ -26,10 +26,10 @@ def texts(*values: str, samples: int = 1) -> list[GeneratedText]:
 
 def test_wilson_by_its_formula() -> None:
     n, k, z = 80, 20, 1.959963984540054
-    found = judge_texts(Length(), texts(*["1"] * k, *["0"] * (n - k)))
+    result = judge_texts(Length(), texts(*["1"] * k, *["0"] * (n - k)))
     centre, half = (k + z * z / 2) / (n + z * z), z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    assert (found.mean, found.interval, found.n, found.warning) == (0.25, "wilson", 80, None)
-    assert (found.ci_low, found.ci_high) == pytest.approx((centre - half, centre + half), rel=1e-9)
+    assert (result.mean, result.interval, result.n, result.warning) == (0.25, "wilson", 80, None)
+    assert (result.ci_low, result.ci_high) == pytest.approx((centre - half, centre + half), rel=1e-9)
 
 
 def test_wilson_at_the_ends_is_no_point() -> None:
@@ -39,17 +39,17 @@ def test_wilson_at_the_ends_is_no_point() -> None:
 
 
 def test_several_samples_are_one_row() -> None:
-    found = judge_texts(Length(), texts("1", "0", "1", "1", samples=2))
-    assert (found.n, found.mean, found.interval) == (2, 0.75, "bootstrap")
-    assert found.ci_low == 0.5
-    assert found.ci_high == 1.0
+    result = judge_texts(Length(), texts("1", "0", "1", "1", samples=2))
+    assert (result.n, result.mean, result.interval) == (2, 0.75, "bootstrap")
+    assert result.ci_low == 0.5
+    assert result.ci_high == 1.0
 
 
 def test_missing_scores_are_counted_and_in_no_mean() -> None:
-    found = judge_texts(Length(), texts("1", "?", "0"))
-    assert (found.n, found.n_missing, found.mean) == (2, 1, 0.5)
-    assert found.lines[1].reason == "no number"
-    assert found.warning == (
+    result = judge_texts(Length(), texts("1", "?", "0"))
+    assert (result.n, result.n_missing, result.mean) == (2, 1, 0.5)
+    assert result.lines[1].reason == "no number"
+    assert result.warning == (
         "only 2 rows were judged: with fewer than 64 the interval is too wide to rank models; "
         "1 of 3 generations have no score and are in no mean"
     )

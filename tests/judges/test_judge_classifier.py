@@ -33,15 +33,15 @@ def judge() -> TextClassifier:
 
 
 def test_it_learns_and_its_calibration_is_of_texts_it_has_not_seen(judge: TextClassifier) -> None:
-    found = judge.calibration
-    assert (found.n, found.n_positive) == (100, 50)
-    assert found.accuracy > 0.85
-    assert found.false_positive_rate < 0.15
-    assert found.false_negative_rate < 0.2
-    assert sum(b.n for b in found.reliability) == 100
+    result = judge.calibration
+    assert (result.n, result.n_positive) == (100, 50)
+    assert result.accuracy > 0.85
+    assert result.false_positive_rate < 0.15
+    assert result.false_negative_rate < 0.2
+    assert sum(b.n for b in result.reliability) == 100
     texts, labels = stories(200, seed=1)
     right = np.mean([p == float(y) for p, y in zip(score(judge, texts), labels, strict=True)])
-    assert right == pytest.approx(found.accuracy, abs=0.08)
+    assert right == pytest.approx(result.accuracy, abs=0.08)
 
 
 def test_labels_that_mean_nothing_are_not_learned() -> None:
@@ -80,8 +80,8 @@ def test_probabilities_by_hand(judge: TextClassifier) -> None:
 
 
 def test_characters_as_features() -> None:
-    made = train_classifier("twist", *stories(200), ClassifierConfig(unit="char_wb", ngrams=4))
-    assert made.calibration.accuracy > 0.8
+    classifier = train_classifier("twist", *stories(200), ClassifierConfig(unit="char_wb", ngrams=4))
+    assert classifier.calibration.accuracy > 0.8
 
 
 def test_wrong_texts_are_one_line() -> None:
@@ -101,15 +101,15 @@ def test_spoiled_files_are_one_line(judge: TextClassifier, tmp_path: Path) -> No
         load_classifier(tmp_path / "none")
     judge.save(tmp_path / "a")
     path = tmp_path / "a" / "classifier.json"
-    told = json.loads(path.read_text())
+    report = json.loads(path.read_text())
     for key, value, message in (
         ("format", 9, r"is not of format 1$"),
-        ("vocabulary", told["vocabulary"][1:], r"does not fit the vocabulary of \d+ features$"),
+        ("vocabulary", report["vocabulary"][1:], r"does not fit the vocabulary of \d+ features$"),
         ("config", {"ngram": 2}, r"classifier.json: config.ngram: unknown key"),
         ("calibration", None, r"classifier.json: [^\n]+$"),
         ("calibration", {"reliability": [], "n": 3}, r"classifier.json: [^\n]+$"),
     ):
-        path.write_text(json.dumps(told | {key: value}))
+        path.write_text(json.dumps(report | {key: value}))
         with pytest.raises(DataError, match=message):
             load_classifier(tmp_path / "a")
     path.write_text("{")

@@ -34,9 +34,9 @@ class Stub:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     stub.seen.append((body, {"path": self.path, **dict(self.headers)}))
-                    said = stub.says(body["messages"][-1]["content"])
-                    code, told, more = stub.plan.pop(0) if stub.plan else (200, said, {})
-                data = told if isinstance(told, bytes) else json.dumps(completion(told)).encode()
+                    output = stub.says(body["messages"][-1]["content"])
+                    code, report, more = stub.plan.pop(0) if stub.plan else (200, output, {})
+                data = report if isinstance(report, bytes) else json.dumps(completion(report)).encode()
                 self.send_response(code)
                 for name, value in ({"Content-Length": str(len(data))} | more).items():
                     self.send_header(name, value)
@@ -63,10 +63,10 @@ def completion(text: Any) -> dict[str, Any]:
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("JUDGE_KEY", "k-123")
-    made = Stub()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    result = Stub()
+    yield result
+    result.server.shutdown()
+    result.server.server_close()
 
 
 def judge_of(stub: Stub, **keys: Any) -> HttpJudge:
@@ -153,8 +153,8 @@ def test_what_is_in_the_cache_is_not_asked_again(stub: Stub, tmp_path: Path) -> 
         other = judge_of(stub, cache=str(tmp_path), **{key: value})
         score(other, ["plain"])
         assert other.calls == 1, key
-    kept = [p.read_text() for p in tmp_path.rglob("*.json")]
-    assert not any("k-123" in text or "plain" in text for text in kept)
+    rest = [p.read_text() for p in tmp_path.rglob("*.json")]
+    assert not any("k-123" in text or "plain" in text for text in rest)
 
 
 def test_what_has_no_text_is_not_kept_and_a_spoiled_file_is_asked_again(stub: Stub, tmp_path: Path) -> None:

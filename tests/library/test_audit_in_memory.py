@@ -51,6 +51,24 @@ def test_the_controls_are_the_ends_of_the_scale(full: Any, retain_model: Any, to
     assert len(report.examples("quantize")) == 3 * len(FORGET)
 
 
+def modes(*models: Any) -> list[bool]:
+    return [part.training for model in models for part in model.modules()]
+
+
+def test_each_module_keeps_its_mode(full: Any, retain_model: Any, tokenizer: Any) -> None:
+    """A model with one frozen layer in eval mode comes back as it was, and so do the controls and the original."""
+    model, control = copy.deepcopy(full).train(), copy.deepcopy(retain_model).train()
+    model.model.layers[0].eval()
+    before = modes(model, control)
+    assert len(set(before)) == 2
+    words = {"max_new_tokens": 2}
+    expunge.evaluate(model, tokenizer, forget=FORGET, generation=words)
+    expunge.inspect(model, tokenizer, ["lens"], forget=FORGET, controls={"retain": control})
+    controls = {"retain": control, "full": model}
+    expunge.audit(model, tokenizer, ["lens", "quantize"], forget=FORGET, controls=controls, generation=words)
+    assert modes(model, control) == before
+
+
 def test_the_relearning_is_a_finetuning_run(full: Any, retain_model: Any, tokenizer: Any) -> None:
     (finding,) = expunge.audit(
         retain_model, tokenizer, [{**RELEARN, "batch_size": 1}], forget=FORGET, retain=RETAIN,
@@ -108,12 +126,29 @@ def test_four_bits_equal_those_of_a_loaded_model(full: Any, tokenizer: Any, tmp_
         (["quantise"], {}, "audits[0].name: no audit named 'quantise'; did you mean 'quantize'"),
         ([{"name": "quantize", "frms": ["int8"]}], {}, "frms: unknown key; did you mean 'forms'"),
         ([], {}, "audits: name at least one audit"),
+        ([5], {}, "audits[0]: expected an audit's name, settings or object, got an int"),
+        (["quantize"], {"controls": ["m"]}, "controls: expected a mapping of roles to models, got a list"),
         (["quantize"], {"controls": {"retian": None}}, "controls: no role named 'retian'; did you mean 'retain'"),
     ],
 )
 def test_a_wrong_argument_is_named(audits: Any, more: Any, message: str, full: Any, tokenizer: Any) -> None:
     with pytest.raises(ConfigError) as error:
         expunge.audit(full, tokenizer, audits, forget=FORGET, retain=RETAIN, **more)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"n": 0}, "n: must be a whole number of at least 1, got 0"),
+        ({"n": "3"}, "n: must be a whole number of at least 1, got '3'"),
+        ({"controls": ["m"]}, "controls: expected a mapping of names to models, got a list"),
+        ({"analyses": ["drift"]}, "analyses: drift needs reference="),
+    ],
+)
+def test_a_wrong_argument_of_inspect_is_named(more: Any, message: str, full: Any, tokenizer: Any) -> None:
+    with pytest.raises(ConfigError) as error:
+        expunge.inspect(full, tokenizer, forget=FORGET, **more)
     assert message in str(error.value)
 
 

@@ -50,27 +50,31 @@ def trained(full: Any, tokenizer: Any, callback: Any, **settings: Any) -> expung
 
 
 def test_a_callback_sees_one_training(full: Any, tokenizer: Any) -> None:
-    seen = Recorder()
-    trainer = trained(full, tokenizer, seen, per_device_train_batch_size=3)
-    names = [event for event, *_ in seen.events]
+    recorder = Recorder()
+    trainer = trained(full, tokenizer, recorder, per_device_train_batch_size=3)
+    names = [event for event, *_ in recorder.events]
     assert (names[0], names[1], names[-1]) == ("on_train_begin", "on_epoch_begin", "on_train_end")
     assert names.count("on_train_begin") == names.count("on_train_end") == 1
-    assert [(step, epoch) for event, step, epoch in seen.events if event == "on_step_end"] == [(1, 1), (2, 2), (3, 3)]
+    assert [(step, epoch) for event, step, epoch in recorder.events if event == "on_step_end"] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+    ]
     assert names.count("on_epoch_begin") == names.count("on_epoch_end") == names.count("on_optimizer_step") == 3
-    assert [log["loss"] for log in seen.logs] == [line["loss"] for line in trainer.state.log_history]
+    assert [log["loss"] for log in recorder.logs] == [line["loss"] for line in trainer.state.log_history]
     assert trainer.state.max_steps == trainer.state.global_step == 3
     assert {"loss", "forget", "retain", "learning_rate", "epoch", "step"} <= set(trainer.state.log_history[0])
 
 
 def test_phases_are_one_training(full: Any, tokenizer: Any) -> None:
-    seen = Recorder()
+    recorder = Recorder()
     schedule = expunge.Schedule(kind="chunks", chunk_size=1)
-    trainer = trained(full, tokenizer, seen, schedule=schedule, num_train_epochs=2, per_device_train_batch_size=1)
-    steps = [step for event, step, _ in seen.events if event == "on_step_end"]
+    trainer = trained(full, tokenizer, recorder, schedule=schedule, num_train_epochs=2, per_device_train_batch_size=1)
+    steps = [step for event, step, _ in recorder.events if event == "on_step_end"]
     assert steps == [1, 2, 3, 4, 5, 6]  # three chunks, two passes over each
-    assert [event for event, *_ in seen.events].count("on_train_begin") == 1
+    assert [event for event, *_ in recorder.events].count("on_train_begin") == 1
     assert trainer.state.max_steps == 6
-    assert seen.events[-1] == ("on_train_end", 6, 6.0)
+    assert recorder.events[-1] == ("on_train_end", 6, 6.0)
 
 
 def test_a_callback_ends_all_phases(full: Any, tokenizer: Any) -> None:
@@ -84,12 +88,14 @@ def test_a_callback_ends_all_phases(full: Any, tokenizer: Any) -> None:
 
 
 def test_evaluations_come_when_asked_for(full: Any, tokenizer: Any) -> None:
-    seen = Recorder()
+    recorder = Recorder()
     short = {"max_new_tokens": 4}
-    trainer = trained(full, tokenizer, seen, eval_strategy="steps", eval_steps=2, eval_on_start=True, generation=short)
-    assert [step for event, step, _ in seen.events if event == "on_evaluate"] == [0, 2]
-    assert {"eval_forget_Q_A_Prob", "eval_retain_Q_A_Prob"} <= set(seen.metrics[0])
-    assert seen.metrics[0]["eval_forget_Q_A_Prob"] > seen.metrics[1]["eval_forget_Q_A_Prob"]
+    trainer = trained(
+        full, tokenizer, recorder, eval_strategy="steps", eval_steps=2, eval_on_start=True, generation=short
+    )
+    assert [step for event, step, _ in recorder.events if event == "on_evaluate"] == [0, 2]
+    assert {"eval_forget_Q_A_Prob", "eval_retain_Q_A_Prob"} <= set(recorder.metrics[0])
+    assert recorder.metrics[0]["eval_forget_Q_A_Prob"] > recorder.metrics[1]["eval_forget_Q_A_Prob"]
     result = expunge.evaluate(full, tokenizer, forget=FORGET, retain=RETAIN, metrics=["forget_Q_A_Prob"])
     measured = trainer.evaluate({"forget": FORGET, "retain": RETAIN})
     assert measured["eval_forget_Q_A_Prob"] == result["forget_Q_A_Prob"]
@@ -112,15 +118,15 @@ def test_a_broken_display_does_not_end_the_training(
         raise OSError("the terminal is gone")
 
     monkeypatch.setattr(transformers.ProgressCallback, "on_log", broken)
-    seen = Recorder()
+    recorder = Recorder()
     with caplog.at_level(logging.WARNING, logger="expunge"):
         trainer = expunge.UnlearnTrainer(
             full, expunge.NPOConfig(**SHORT), forget_dataset=FORGET, retain_dataset=RETAIN, processing_class=tokenizer,
-            callbacks=[transformers.ProgressCallback, seen],
+            callbacks=[transformers.ProgressCallback, recorder],
         )  # fmt: skip
         trainer.train()
     assert trainer.state.global_step == 3
-    assert len(seen.logs) == 3
+    assert len(recorder.logs) == 3
     assert (
         sum("ProgressCallback.on_log failed (OSError: the terminal is gone)" in r.message for r in caplog.records) == 1
     )

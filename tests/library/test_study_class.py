@@ -79,6 +79,12 @@ def test_a_wrong_study_is_named(file: Path) -> None:
         expunge.Study.from_yaml(file.with_name("mien.yaml"))
     with pytest.raises(ConfigError, match="quickstart"):
         expunge.Study.from_name("quickstrat")
+    with pytest.raises(ConfigError, match=r"Study: open one by Study\.from_yaml or Study\.from_name, not with a str"):
+        expunge.Study("quickstart")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="overrides: expected a list, got a str; write"):
+        expunge.load_study("study=quickstart")
+    with pytest.raises(ConfigError, match="mode: no job named 'trian'; did you mean 'train'"):
+        expunge.load_job("trian", [])
 
 
 def test_texts_are_judged() -> None:

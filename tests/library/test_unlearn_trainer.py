@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from library_facts import FACTS, FORGET, RETAIN, SHORT
 from peft import LoraConfig
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 import expunge
 from expunge.core.errors import ConfigError, DataError, JobError
-from expunge.data.template import Encoder, Template
+from expunge.data.encoder import Encoder
+from expunge.data.template import Template
 from expunge.methods.objective import objective
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
@@ -136,10 +140,10 @@ def test_rmu_trains_and_restores_which_parameters_are_trained(full: Any, tokeniz
     settings = expunge.RMUConfig(
         module_regex="model.layers.0", trainable_params_regex=(r".*layers\.0\.mlp.*",), **SHORT
     )
-    kept = full.model.layers[1].mlp.down_proj.weight.detach().clone()
+    original = full.model.layers[1].mlp.down_proj.weight.detach().clone()
     changed = full.model.layers[0].mlp.down_proj.weight.detach().clone()
     expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, args=settings)
-    assert torch.equal(full.model.layers[1].mlp.down_proj.weight, kept)
+    assert torch.equal(full.model.layers[1].mlp.down_proj.weight, original)
     assert not torch.equal(full.model.layers[0].mlp.down_proj.weight, changed)
     assert all(p.requires_grad for p in full.parameters())
 
@@ -223,6 +227,14 @@ def test_the_model_and_the_tokenizer_are_pushed(full: Any, tokenizer: Any, monke
     assert "# forgetful" in cards[0] and "- **method**: NPO" in cards[0]
 
 
+def small_llama(n_tokens: int) -> Any:
+    """Return a small model of random weights with a vocabulary of some size."""
+    config = LlamaConfig(
+        vocab_size=n_tokens, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    return LlamaForCausalLM(config)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -242,15 +254,38 @@ def test_the_model_and_the_tokenizer_are_pushed(full: Any, tokenizer: Any, monke
             "lora: peft_config is set as well",
         ),
         ({"method": "UNDO", "lora": expunge.LoraArgs()}, "UNDO changes the weights"),
+        ({"peft_config": 5}, "peft_config: expected a configuration of peft, got an int"),
+        ({"callbacks": [5]}, "callbacks: expected TrainerCallbacks of transformers, got an int"),
+        ({"callbacks": TrainerCallback()}, "callbacks: expected a list, got a TrainerCallback"),
+        ({"ref_model": 5}, "ref_model: expected a model or its name, got an int"),
+        (
+            {"ref_model": small_llama(50)},
+            "ref_model: it has 50 tokens and the model 320; both need the same vocabulary",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str, full: Any, tokenizer: Any) -> None:
-    given = {"forget": FORGET, "retain": RETAIN, "tokenizer": tokenizer, **SHORT, **arguments}
-    forget = given.pop("forget")
+    settings = {"forget": FORGET, "retain": RETAIN, "tokenizer": tokenizer, **SHORT, **arguments}
+    forget = settings.pop("forget")
     with pytest.raises(ConfigError) as error:
-        expunge.unlearn(full, forget, **given)
+        expunge.unlearn(full, forget, **settings)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_random_generators_of_the_caller_stay(full: Any, tokenizer: Any) -> None:
+    """transformers' Trainer seeds all generators; numbers that the caller draws afterwards must not repeat."""
+    random.seed(11)
+    np.random.seed(11)
+    torch.manual_seed(11)
+
+    def states() -> list[Any]:
+        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+
+    before = states()
+    settings = {**SHORT, "max_steps": 1, "method": "NPO", "tokenizer": tokenizer}
+    expunge.unlearn(copy.deepcopy(full), FORGET, retain=RETAIN, **settings)
+    assert states() == before
 
 
 def test_wrong_data_is_named(full: Any, tokenizer: Any) -> None:
@@ -258,6 +293,8 @@ def test_wrong_data_is_named(full: Any, tokenizer: Any) -> None:
         expunge.unlearn(full, [], retain=RETAIN, tokenizer=tokenizer)
     with pytest.raises(DataError, match="forget row 1"):
         expunge.unlearn(full, [FACTS[0], {"question": "Why?", "answer": ""}], retain=RETAIN, tokenizer=tokenizer)
+    with pytest.raises(DataError, match="retain row 1 is also forget row 0"):
+        expunge.unlearn(full, FORGET, retain=[RETAIN[0], FORGET[0]], tokenizer=tokenizer)
     with pytest.raises(ConfigError, match="model: no folder"):
         expunge.unlearn("./nowhere/model", FORGET, retain=RETAIN)
 

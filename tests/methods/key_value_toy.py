@@ -67,13 +67,13 @@ class ToyStatistics:
         assert at == "last" and of == "forget"
         module, _, place = name.partition(":")
         model = Toy({**self.model.state_dict(), **changed})
-        seen: list[Tensor] = []
+        calls: list[Tensor] = []
         model.get_submodule(module).register_forward_hook(
-            lambda _m, args, out: seen.append(args[0] if place else out[0] if isinstance(out, tuple) else out)
+            lambda _m, args, out: calls.append(args[0] if place else out[0] if isinstance(out, tuple) else out)
         )
         for prompt in self.prompts:
             model(torch.tensor([list(prompt)]))
-        return torch.stack([x[0, -1] for x in seen])
+        return torch.stack([x[0, -1] for x in calls])
 
     def moments(self, names: Sequence[str], of: Any, at: str) -> dict[str, Moments]:
         """n is 2, so that a mean is told from a sum."""

@@ -79,11 +79,11 @@ def test_density_is_a_share(name: str, density: float) -> None:
 def test_nothing_given_is_changed_and_what_comes_back_is_new(name: str) -> None:
     base = {"w": F.clone(), "steps": torch.tensor([7])}
     other = {"w": F + 1, "steps": torch.tensor([9])}
-    got = make_weight_edit(name, {})(base, [other])
+    edit = make_weight_edit(name, {})(base, [other])
     assert torch.equal(base["w"], F) and torch.equal(other["w"], F + 1)
-    assert not torch.equal(got["w"], F)
-    assert got["steps"].tolist() == [7]  # whole numbers are the base's
-    got["steps"].zero_()
+    assert not torch.equal(edit["w"], F)
+    assert edit["steps"].tolist() == [7]  # whole numbers are the base's
+    edit["steps"].zero_()
     assert base["steps"].tolist() == [7]
 
 
@@ -91,15 +91,15 @@ def test_half_precision_is_computed_wide_and_cast_back() -> None:
     # in bfloat16 256 + 1 is 256: three differences of 1 would each be lost
     base = {"w": torch.tensor([256.0], dtype=torch.bfloat16)}
     others = [{"w": torch.tensor([258.0], dtype=torch.bfloat16)}] * 3
-    got = make_weight_edit("linear", {"weights": [0.5, 0.5, 0.5]})(base, others)["w"]
-    assert got.dtype == torch.bfloat16 and got.item() in (258.0, 260.0)  # 259 rounds to an even neighbour
+    edit = make_weight_edit("linear", {"weights": [0.5, 0.5, 0.5]})(base, others)["w"]
+    assert edit.dtype == torch.bfloat16 and edit.item() in (258.0, 260.0)  # 259 rounds to an even neighbour
 
 
 def test_tied_names_get_one_result() -> None:
     tied = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
-    got = make_weight_edit("noise", {"a": 0.5})({"embed": tied, "head": tied, "other": tied.clone()}, [])
-    assert got["embed"] is got["head"]
-    assert not torch.equal(got["embed"], got["other"])
+    edit = make_weight_edit("noise", {"a": 0.5})({"embed": tied, "head": tied, "other": tied.clone()}, [])
+    assert edit["embed"] is edit["head"]
+    assert not torch.equal(edit["embed"], edit["other"])
 
 
 def test_draws_depend_on_seed_and_names_alone() -> None:

@@ -7,7 +7,7 @@ import torch
 from key_value_toy import Toy, ToyStatistics, cases, tensor
 
 from expunge.core.errors import ConfigError
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.evaluation.edit_statistics import search_targets
 from expunge.methods.weight_edits import Moments, TargetSearch, make_weight_edit
 from expunge.methods.weight_edits.alphaedit import AlphaEdit
@@ -45,8 +45,8 @@ def test_updates_equal_the_authors(toy: Any, rule: Any, measured: dict[str, Any]
 def test_targets_equal_those_of_the_authors_code() -> None:
     rows = [Encoded((*prompt, *target), len(prompt)) for prompt, target in INPUTS["rows"]]
     search = TargetSearch(steps=8, rate=0.5, decay=0.5, clamp=0.75)
-    found = search_targets(Toy(INPUTS["parameters"]).eval(), rows, "layers.1", search, 0)
-    torch.testing.assert_close(found, tensor(MEASURED["targets"]["outputs"]), rtol=1e-10, atol=1e-12)
+    result = search_targets(Toy(INPUTS["parameters"]).eval(), rows, "layers.1", search, 0)
+    torch.testing.assert_close(result, tensor(MEASURED["targets"]["outputs"]), rtol=1e-10, atol=1e-12)
 
 
 class OneKey:

@@ -42,8 +42,8 @@ def test_ties() -> None:
 
 def test_ties_weights_scale_what_agrees_and_do_not_vote() -> None:
     # The vote of (3, -2) is + whatever the weights; 3 * 0.5 alone agrees in entry 1, and 1 * 0.5, 1 * 10 in entry 2.
-    got = merged("ties", [[3.0, 1.0, 0.0], [-2.0, 1.0, 0.0]], density=1.0, weights=[0.5, 10.0])
-    assert got == [1.5, 5.25, 0.0]
+    actual = merged("ties", [[3.0, 1.0, 0.0], [-2.0, 1.0, 0.0]], density=1.0, weights=[0.5, 10.0])
+    assert actual == [1.5, 5.25, 0.0]
 
 
 def test_ties_of_an_even_vote_is_nothing() -> None:
@@ -57,9 +57,9 @@ def test_of_equal_magnitudes_the_earlier_stays() -> None:
 
 @pytest.mark.parametrize("density", [0.3, 0.8, 0.95])
 def test_the_same_as_peft(density: float) -> None:
-    made = torch.Generator().manual_seed(0)
-    base = torch.randn(30, 20, generator=made)
-    deltas = [torch.randn(30, 20, generator=made) for _ in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(30, 20, generator=generator)
+    deltas = [torch.randn(30, 20, generator=generator) for _ in range(3)]
     weights, others = (0.7, 1.0, 1.3), [{"w": base + d} for d in deltas]
     w = torch.tensor(weights)
     for name, theirs in (("ties", merge_utils.ties), ("magnitude_prune", merge_utils.magnitude_prune)):
@@ -69,11 +69,11 @@ def test_the_same_as_peft(density: float) -> None:
 
 def test_dare_drops_and_rescales() -> None:
     base = {"w": torch.zeros(200, 100)}
-    got = make_weight_edit("dare", {"density": 0.25})(base, [{"w": torch.full((200, 100), 3.0)}])["w"]
-    assert sorted(set(got.flatten().tolist())) == [0.0, 12.0]
-    share = float((got != 0).float().mean())
+    edit = make_weight_edit("dare", {"density": 0.25})(base, [{"w": torch.full((200, 100), 3.0)}])["w"]
+    assert sorted(set(edit.flatten().tolist())) == [0.0, 12.0]
+    share = float((edit != 0).float().mean())
     assert abs(share - 0.25) < 5 * (0.25 * 0.75 / 20000) ** 0.5
-    assert float(got.mean()) == pytest.approx(3.0, rel=0.07)
+    assert float(edit.mean()) == pytest.approx(3.0, rel=0.07)
 
 
 def test_dare_is_a_function_of_seed_name_and_place() -> None:

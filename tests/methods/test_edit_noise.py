@@ -10,26 +10,26 @@ from expunge.methods.weight_edits.noise import Noise
 
 
 def weights() -> dict[str, torch.Tensor]:
-    made = torch.Generator().manual_seed(3)
-    return {"big": 5 * torch.randn(200, 100, generator=made), "gain": torch.tensor([1.0, 3.0])}
+    generator = torch.Generator().manual_seed(3)
+    return {"big": 5 * torch.randn(200, 100, generator=generator), "gain": torch.tensor([1.0, 3.0])}
 
 
 def test_shrinking_without_noise() -> None:
-    got = Noise(a=0.25, beta=0.0)({"w": torch.tensor([[4.0, -8.0]])})
-    assert got["w"].tolist() == [[3.0, -6.0]]
+    actual = Noise(a=0.25, beta=0.0)({"w": torch.tensor([[4.0, -8.0]])})
+    assert actual["w"].tolist() == [[3.0, -6.0]]
 
 
 def test_it_agrees_with_the_authors() -> None:
     case = cases("undo")["shrink"]
     inputs = case["inputs"]
     rule = Noise(a=inputs["a"], beta=inputs["beta"])
-    got = rule({"weight": tensor(inputs["weight"]), "bias": tensor(inputs["bias"])})
+    actual = rule({"weight": tensor(inputs["weight"]), "bias": tensor(inputs["bias"])})
     for name, values in case["outputs"].items():
-        torch.testing.assert_close(got[name], tensor(values), rtol=1e-15, atol=0)
+        torch.testing.assert_close(actual[name], tensor(values), rtol=1e-15, atol=0)
     case = cases("undo")["noise"]  # a and beta are 0.5 and 0.4, so the bound is 0.2 sqrt(6 / 100)
-    made = Noise(a=0.5, beta=0.4)({"w": torch.zeros(60, 40, dtype=torch.float64)})["w"]
-    assert float(made.std()) == pytest.approx(case["outputs"]["std"], rel=0.03)
-    assert case["outputs"]["max"] <= 0.2 * 0.06**0.5 and 0.19 * 0.06**0.5 < float(made.abs().max()) <= 0.2 * 0.06**0.5
+    result = Noise(a=0.5, beta=0.4)({"w": torch.zeros(60, 40, dtype=torch.float64)})["w"]
+    assert float(result.std()) == pytest.approx(case["outputs"]["std"], rel=0.03)
+    assert case["outputs"]["max"] <= 0.2 * 0.06**0.5 and 0.19 * 0.06**0.5 < float(result.abs().max()) <= 0.2 * 0.06**0.5
 
 
 def test_the_noise_has_the_width_of_its_tensor_if_asked_for() -> None:
@@ -44,8 +44,8 @@ def test_the_noise_has_the_width_of_its_tensor_if_asked_for() -> None:
 
 def test_nothing_of_the_model_is_left_at_one() -> None:
     theta = weights()
-    got = Noise(a=1.0)(theta)["big"]
-    together = torch.stack([got.flatten(), theta["big"].flatten()])
+    actual = Noise(a=1.0)(theta)["big"]
+    together = torch.stack([actual.flatten(), theta["big"].flatten()])
     assert abs(float(torch.corrcoef(together)[0, 1])) < 5 / 20000**0.5
 
 

@@ -26,9 +26,9 @@ def test_no_entry_moves_by_more_than_half_a_step_and_once_is_enough() -> None:
     w = torch.randn(5, 130, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     once = nearest_levels(w, 4, 64)
     for start in (0, 64, 128):
-        part, made = w[:, start : start + 64], once[:, start : start + 64]
+        part, result = w[:, start : start + 64], once[:, start : start + 64]
         half = part.abs().amax(dim=1, keepdim=True) / 14
-        assert bool(((part - made).abs() <= half * (1 + 1e-12)).all())
+        assert bool(((part - result).abs() <= half * (1 + 1e-12)).all())
     assert torch.allclose(nearest_levels(once, 4, 64), once, atol=1e-12)
 
 
@@ -38,8 +38,8 @@ def test_vectors_embeddings_and_zeros_stay() -> None:
         "model.embed_tokens.weight": torch.tensor([[1.0, 0.3333]]),
         "layer.weight": torch.zeros(2, 3),
     }
-    made = make_weight_edit("quantize", {"bits": 4})(state, [])
-    assert all(torch.equal(made[name], state[name]) for name in state)
+    edit = make_weight_edit("quantize", {"bits": 4})(state, [])
+    assert all(torch.equal(edit[name], state[name]) for name in state)
 
 
 def test_wrong_settings_and_further_models_are_refused() -> None:

@@ -82,7 +82,7 @@ def serve(
     model: nn.Module, rows: dict[str, Tensor], serve: Quantity, positions: ScoredPositions, layer: str | None
 ) -> SideOutputs:
     """The side of a padded batch: position t says what stands at t + 1 (or at t, for `OWN`)."""
-    given = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+    inputs = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
     labels_BT = torch.cat([rows["labels"][:, 1:], torch.full_like(rows["labels"][:, :1], -100)], dim=1)
     if positions is ScoredPositions.OWN:
         labels_BT = torch.cat([torch.full_like(labels_BT[:, :1], -100), rows["labels"][:, 1:]], dim=1)
@@ -91,35 +91,35 @@ def serve(
     labels_N, n_rows = labels_BT[at], len(labels_BT)
     if serve is Quantity.HIDDEN:
         assert layer is not None
-        hidden_BTD = layer_output(model, given, layer)
+        hidden_BTD = layer_output(model, inputs, layer)
         return SideOutputs(hidden_BTD.new_zeros(0), row_N, n_rows, token_N=labels_N, hidden_ND=hidden_BTD[at])
-    logits_NV = model(**given).logits[at]
+    logits_NV = model(**inputs).logits[at]
     token_N = labels_N.clamp(min=0)
     logps_N = torch.log_softmax(logits_NV, dim=-1).gather(-1, token_N[:, None])[:, 0]
     labelled_N = labels_N != -100 if positions is ScoredPositions.ALL else None
-    kept = logits_NV if serve is Quantity.LOGITS else None
-    return SideOutputs(logps_N, row_N, n_rows, logits_NV=kept, token_N=token_N, labelled_N=labelled_N)
+    rest = logits_NV if serve is Quantity.LOGITS else None
+    return SideOutputs(logps_N, row_N, n_rows, logits_NV=rest, token_N=token_N, labelled_N=labelled_N)
 
 
-def layer_output(model: nn.Module, given: dict[str, Tensor], layer: str) -> Tensor:
-    kept: list[Tensor] = []
+def layer_output(model: nn.Module, source: dict[str, Tensor], layer: str) -> Tensor:
+    survivors: list[Tensor] = []
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
+        survivors.append(output[0] if isinstance(output, tuple) else output)
 
     handle = model.get_submodule(layer).register_forward_hook(keep)
-    model(**given)
+    model(**source)
     handle.remove()
-    return kept[0]
+    return survivors[0]
 
 
 def view_of(
-    made: Objective,
+    result: Objective,
     models: dict[str, nn.Module],
     batch: dict[str, dict[str, Tensor]],
     memory: dict[str, Any],
 ) -> LossInputs:
-    needs, sides = made.needs, {}
+    needs, sides = result.needs, {}
     for name in SIDES:
         where = getattr(needs, f"{name}_positions", ScoredPositions.ANSWER)
         now, ref = getattr(needs, name), getattr(needs, f"{name}_ref")
@@ -150,12 +150,12 @@ def test_loss_terms_and_gradients(
 ) -> None:
     case = losses[entry]
     expected = case if theirs else case["corrected"]
-    made = objective(case["trainer"], case["hyperparameters"] | args)
-    terms = made(view_of(made, models, batch, memory))
+    loss = objective(case["trainer"], case["hyperparameters"] | args)
+    terms = loss(view_of(loss, models, batch, memory))
     assert terms.total.item() == pytest.approx(expected["loss"], rel=REL)
     assert grad_norm(terms.total, models["current"]) == pytest.approx(expected["grad_l2_total"], rel=REL)
     # the peer also computes a retain term of weight 0; ours is not
-    used = {k: v for k, v in expected["terms"].items() if k == "forget" or made.weights.alpha > 0}
+    used = {k: v for k, v in expected["terms"].items() if k == "forget" or loss.weights.alpha > 0}
     assert set(terms.parts) == set(used)
     for name, term in used.items():
         assert terms.parts[name].item() == pytest.approx(term["value"], rel=REL), name
@@ -189,14 +189,14 @@ def test_rows_alone(
     memory: dict[str, Any],
 ) -> None:
     case = losses[entry]
-    made = objective(case["trainer"], case["hyperparameters"] | args)
+    loss = objective(case["trainer"], case["hyperparameters"] | args)
     for i in range(4):
         alone = {}
         for name, rows in batch.items():
             width = int(rows["attention_mask"][i].sum())
             alone[name] = {k: v[i : i + 1, :width] for k, v in rows.items()}
         with torch.no_grad():
-            parts = made(view_of(made, models, alone, memory)).parts
+            parts = loss(view_of(loss, models, alone, memory)).parts
         for name, values in case["rows_at_batch_1"].items():
             assert parts[name].item() == pytest.approx(values[i], rel=REL), (name, i)
 
@@ -205,9 +205,9 @@ def test_the_dual_variable_of_two_calls(
     losses: dict[str, Any], batch: dict[str, dict[str, Tensor]], models: dict[str, nn.Module]
 ) -> None:
     case = losses["pdu"]
-    made = objective("PDU", case["hyperparameters"] | {"compat": "openunlearning"})
-    view = view_of(made, models, batch, {"epoch": 0})
-    assert made(view).total.item() == pytest.approx(case["loss"], rel=REL)
+    loss = objective("PDU", case["hyperparameters"] | {"compat": "openunlearning"})
+    view = view_of(loss, models, batch, {"epoch": 0})
+    assert loss(view).total.item() == pytest.approx(case["loss"], rel=REL)
     assert view.memory["dual"].item() == pytest.approx(case["dual"]["preferences_after_call_1"][1], rel=REL)
-    assert made(view).total.item() == pytest.approx(case["dual"]["loss_call_2_same_batch"], rel=REL)
+    assert loss(view).total.item() == pytest.approx(case["dual"]["loss_call_2_same_batch"], rel=REL)
     assert view.memory["dual"].item() == pytest.approx(case["dual"]["preferences_after_call_2"][1], rel=REL)

@@ -44,6 +44,6 @@ def test_the_gradient_is_minus_gamma_on_forget_and_plus_alpha_on_retain(side) ->
 
 def test_without_a_retain_weight_it_is_gradient_ascent(side) -> None:
     view = LossInputs(forget=side([[-1.0, -2.0], [-6.0]]))
-    made = objective("GradDiff", {"retain_loss_type": None})
-    assert made.needs.retain is None
-    assert made(view).total.item() == objective("GradAscent")(view).total.item()
+    loss = objective("GradDiff", {"retain_loss_type": None})
+    assert loss.needs.retain is None
+    assert loss(view).total.item() == objective("GradAscent")(view).total.item()

@@ -54,12 +54,12 @@ def test_the_retain_term_is_the_divergence_to_the_reference(side, logit_side) ->
     one = torch.tensor([0])
     now = logit_side(torch.tensor([[0.25, 0.75]], dtype=torch.float64).log(), one, one)
     ref = logit_side(torch.tensor([[0.75, 0.25]], dtype=torch.float64).log() + 2, one, one)
-    made = objective("JensUn")
-    terms = made(LossInputs(alternate=side([[0.0]]), retain=now, retain_ref=ref))
+    loss = objective("JensUn")
+    terms = loss(LossInputs(alternate=side([[0.0]]), retain=now, retain_ref=ref))
     assert terms.parts["retain"].item() == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5), rel=1e-13)
     assert terms.total.item() == pytest.approx(terms.parts["retain"].item(), rel=1e-13)
-    assert made.needs.retain is made.needs.retain_ref is Quantity.LOGITS
-    assert made.needs.forget is None and made.needs.alternate is Quantity.LOGPS
+    assert loss.needs.retain is loss.needs.retain_ref is Quantity.LOGITS
+    assert loss.needs.forget is None and loss.needs.alternate is Quantity.LOGPS
 
 
 def test_both_terms_equal_the_authors(logit_side) -> None:

@@ -18,7 +18,7 @@ def test_the_loss_by_hand(side, logit_side) -> None:
 
 
 def test_it_is_grad_diff_with_the_kl_retain_loss() -> None:
-    made, other = objective("kl", {"alpha": 3}), objective("GradDiff", {"alpha": 3, "retain_loss_type": "KL"})
-    assert made.needs == other.needs
-    assert made.needs.retain is made.needs.retain_ref is Quantity.LOGITS
-    assert made.weights == other.weights
+    result, other = objective("kl", {"alpha": 3}), objective("GradDiff", {"alpha": 3, "retain_loss_type": "KL"})
+    assert result.needs == other.needs
+    assert result.needs.retain is result.needs.retain_ref is Quantity.LOGITS
+    assert result.weights == other.weights

@@ -18,8 +18,8 @@ def forget_side(logit_side, z: torch.Tensor):
 def test_the_loss_by_hand(logit_side) -> None:
     # p = (1/2, 1/4, 1/4): H = 3/2 log 2, so log 3 - 3/2 log 2; a uniform position gives 0; the mean is half of it
     z = torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64).log()
-    got = MaxEntropy().forget_loss(LossInputs(forget=forget_side(logit_side, z)))
-    assert got.item() == pytest.approx((math.log(3) - 1.5 * math.log(2)) / 2, rel=1e-13)
+    actual = MaxEntropy().forget_loss(LossInputs(forget=forget_side(logit_side, z)))
+    assert actual.item() == pytest.approx((math.log(3) - 1.5 * math.log(2)) / 2, rel=1e-13)
 
 
 def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
@@ -48,9 +48,9 @@ def test_it_lies_between_zero_and_the_logarithm_of_the_vocabulary(logit_side) ->
 
 
 def test_defaults() -> None:
-    made = objective("ME+GD")
-    assert (made.spec.name, made.weights.gamma, made.weights.alpha) == ("ME", 0.1, 1.0)
-    assert made.weights.retain_loss_type == "NLL"
+    loss = objective("ME+GD")
+    assert (loss.spec.name, loss.weights.gamma, loss.weights.alpha) == ("ME", 0.1, 1.0)
+    assert loss.weights.retain_loss_type == "NLL"
 
 
 def test_the_other_divergence_equals_the_authors_code_and_has_its_gradient(logit_side) -> None:

@@ -15,7 +15,7 @@ LENGTHS = [3, 1, 4, 2]
 V, D = 128, 6
 
 # the weight of a row in the forget term of a batch
-MEAN_OVER_ROWS = {"NPO", "DPO", "AltPO", "SimNPO", "RMU", "FLAT", "SemEvalGA"}
+MEAN_OVER_ROWS = {"NPO", "DPO", "AltPO", "SimNPO", "RMU", "R2MU", "TPO", "FLAT", "SemEvalGA"}
 MEAN_OVER_TOKENS = {
     "GradAscent", "GradDiff", "KL", "IdkNLL", "UNDIAL", "WGA", "SatImp", "PDU", "JensUn", "IHL", "ME",
     "WHP", "UNDO", "RR", "Unilogit",
@@ -56,43 +56,45 @@ def joined(rows: list[SideOutputs]) -> SideOutputs:
 
     row_N = torch.cat([torch.full_like(r.row_N, i) for i, r in enumerate(rows)])
     first = SideOutputs(torch.cat([r.logps_N for r in rows]), row_N, len(rows))
-    return dataclasses.replace(first, **{k: cat(k) for k in ("logits_NV", "token_N", "hidden_ND")})
+    return dataclasses.replace(first, **{k: cat(k) for k in ("logits_NV", "token_N", "hidden_ND", "marked_N")})
 
 
 def sides(needs: Requirements, scale: float = 2.0) -> dict[str, list[SideOutputs]]:
     """Rows of every side a method asks for; a reference has its side's tokens."""
-    made: dict[str, list[SideOutputs]] = {}
+    result: dict[str, list[SideOutputs]] = {}
     for name in ("forget", "alternate", "retain"):
         for key in (name, f"{name}_ref", f"{name}_teacher"):
             if (serve := getattr(needs, key, None)) is not None:
                 generator = torch.Generator().manual_seed(sum(map(ord, key)))
-                made[key] = [one_row(n, serve, generator, scale) for n in LENGTHS]
-    return made
+                result[key] = [one_row(n, serve, generator, scale) for n in LENGTHS]
+                if needs.marks:
+                    result[key] = [dataclasses.replace(r, marked_N=r.token_N % 2 == 0) for r in result[key]]
+    return result
 
 
-def forget_of(made: Any, rows: dict[str, list[SideOutputs]], pick: list[int]) -> Tensor:
+def forget_of(result: Any, rows: dict[str, list[SideOutputs]], pick: list[int]) -> Tensor:
     view = LossInputs(**{k: joined([r[i] for i in pick]) for k, r in rows.items()}, memory={"epoch": 0})
-    parts: Tensor = made(view).parts["forget"]
+    parts: Tensor = result(view).parts["forget"]
     return parts
 
 
 @cases
 def test_the_order_of_rows_does_not_count(name: str, args: dict[str, Any]) -> None:
-    made = objective(name, args)
-    rows = sides(made.needs)
+    loss = objective(name, args)
+    rows = sides(loss.needs)
     totals = []
     for pick in ([0, 1, 2, 3], [2, 0, 3, 1]):
         view = LossInputs(**{k: joined([r[i] for i in pick]) for k, r in rows.items()}, memory={"epoch": 0})
-        totals.append(made(view).total.item())
+        totals.append(loss(view).total.item())
     assert totals[0] == pytest.approx(totals[1], rel=1e-12)
 
 
 @pytest.mark.parametrize(("name", "args"), [case for case in CASES if case[0] not in OF_MICRO_BATCHES])
 def test_a_batch_is_the_mean_of_its_rows_alone(name: str, args: dict[str, Any]) -> None:
-    made = objective(name, args)
-    rows = sides(made.needs)
-    whole = forget_of(made, rows, [0, 1, 2, 3]).item()
-    alone = torch.tensor([forget_of(made, rows, [i]).item() for i in range(4)], dtype=torch.float64)
+    loss = objective(name, args)
+    rows = sides(loss.needs)
+    whole = forget_of(loss, rows, [0, 1, 2, 3]).item()
+    alone = torch.tensor([forget_of(loss, rows, [i]).item() for i in range(4)], dtype=torch.float64)
     if name == "CEU":
         weights = [n - 1 for n in LENGTHS]  # the first token of each row is left out
     elif name in MEAN_OVER_ROWS and args != {"level": "token"}:
@@ -107,10 +109,10 @@ def test_a_batch_is_the_mean_of_its_rows_alone(name: str, args: dict[str, Any]) 
 @cases
 @pytest.mark.parametrize("scale", [0.0, 2.0, 200.0])
 def test_losses_and_gradients_are_finite(name: str, args: dict[str, Any], scale: float) -> None:
-    made = objective(name, args)
-    rows = sides(made.needs, scale)
+    loss = objective(name, args)
+    rows = sides(loss.needs, scale)
     view = LossInputs(**{k: joined(r) for k, r in rows.items()}, memory={"epoch": 0})
-    terms = made(view)
+    terms = loss(view)
     terms.total.backward()
     assert torch.isfinite(terms.total), terms
     for key in ("forget", "alternate", "retain"):
@@ -123,8 +125,8 @@ def test_losses_and_gradients_are_finite(name: str, args: dict[str, Any], scale:
 @pytest.mark.parametrize("spec", registry().values(), ids=lambda s: s.name)
 def test_pages_are_plain_and_defaults_decode(spec: Any) -> None:
     assert "Loss: " in spec.page or spec.name in ("finetune", "DPO", "AltPO", "PDU"), spec.name
-    made = objective(spec.name)
-    own = made.needs.forget_positions is ScoredPositions.OWN
-    assert (made.needs.forget is Quantity.HIDDEN) == own == (made.needs.layer is not None and spec.name != "RepNoise")
+    loss = objective(spec.name)
+    own = loss.needs.forget_positions is ScoredPositions.OWN
+    assert (loss.needs.forget is Quantity.HIDDEN) == own == (loss.needs.layer is not None and spec.name != "RepNoise")
     for alias in spec.aliases:
-        assert objective(alias).identity == made.identity
+        assert objective(alias).identity == loss.identity

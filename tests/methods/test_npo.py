@@ -19,8 +19,8 @@ def test_the_loss_by_hand(side) -> None:
     # Loss = 2/beta * mean = 4 * (log 2 + 2 log 2) / 2 = 6 log 2.
     now = side([[-1.0, -2.0], [-4.0]])
     ref = side([[-2.5, -0.5], [-4.0 - 2 * math.log(3)]])
-    got = NPO(beta=0.5).forget_loss(LossInputs(forget=now, forget_ref=ref))
-    assert got.item() == pytest.approx(6 * math.log(2), rel=1e-14)
+    actual = NPO(beta=0.5).forget_loss(LossInputs(forget=now, forget_ref=ref))
+    assert actual.item() == pytest.approx(6 * math.log(2), rel=1e-14)
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 4.5])
@@ -90,8 +90,8 @@ def test_by_token_every_token_is_weighed_by_itself(side) -> None:
     # beta = 1/2, log p - log p_ref: 0, 2 log 3 | 0: softplus log 2, 2 log 2, log 2; 4 * mean over tokens = 16/3 log 2
     now = side([[-1.0, -1.0], [-3.0]])
     ref = side([[-1.0, -1.0 - 2 * math.log(3)], [-3.0]])
-    got = NPO(beta=0.5, level="token").forget_loss(LossInputs(forget=now, forget_ref=ref))
-    assert got.item() == pytest.approx(16 / 3 * math.log(2), rel=1e-14)
+    actual = NPO(beta=0.5, level="token").forget_loss(LossInputs(forget=now, forget_ref=ref))
+    assert actual.item() == pytest.approx(16 / 3 * math.log(2), rel=1e-14)
     one = NPO(beta=0.5, level="sequence").forget_loss(LossInputs(forget=now, forget_ref=ref))
     assert one.item() == pytest.approx(6 * math.log(2), rel=1e-14)
 

@@ -20,36 +20,36 @@ def random_logits(n: int, v: int, seed: int) -> torch.Tensor:
     return 3 * torch.randn(n, v, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def served(logit_side, logits: torch.Tensor):
+def side_of(logit_side, logits: torch.Tensor):
     return logit_side(logits, torch.zeros(len(logits), dtype=torch.long), torch.zeros(len(logits), dtype=torch.long))
 
 
 def test_kl_is_zero_at_the_reference_and_positive_elsewhere(logit_side) -> None:
     ref = random_logits(6, 11, seed=0)
-    same = served(logit_side, ref + 5.0)  # softmax does not see a shift
-    assert kl_to_reference(served(logit_side, ref), same).item() == pytest.approx(0.0, abs=1e-14)
+    same = side_of(logit_side, ref + 5.0)  # softmax does not see a shift
+    assert kl_to_reference(side_of(logit_side, ref), same).item() == pytest.approx(0.0, abs=1e-14)
     for seed in range(1, 30):
-        other = served(logit_side, random_logits(6, 11, seed))
-        assert kl_to_reference(served(logit_side, ref), other).item() > 0.1
+        other = side_of(logit_side, random_logits(6, 11, seed))
+        assert kl_to_reference(side_of(logit_side, ref), other).item() > 0.1
 
 
 def test_the_gradient_of_kl_in_closed_form_and_by_differences(logit_side) -> None:
     # d/d logits of mean_N KL(p_ref || p) = (p - p_ref) / N
     ref = random_logits(3, 5, seed=0)
     logits = random_logits(3, 5, seed=1).requires_grad_()
-    kl_to_reference(served(logit_side, ref), served(logit_side, logits)).backward()
+    kl_to_reference(side_of(logit_side, ref), side_of(logit_side, logits)).backward()
     expected = (logits.detach().softmax(-1) - ref.softmax(-1)) / 3
     torch.testing.assert_close(logits.grad, expected, rtol=1e-12, atol=1e-15)
     assert torch.autograd.gradcheck(
-        lambda x: kl_to_reference(served(logit_side, ref), served(logit_side, x)), (logits,)
+        lambda x: kl_to_reference(side_of(logit_side, ref), side_of(logit_side, x)), (logits,)
     )
 
 
 def test_the_order_of_positions_does_not_count_for_kl(logit_side) -> None:
     ref, now = random_logits(6, 11, seed=0), random_logits(6, 11, seed=1)
     turn = torch.tensor([3, 0, 5, 1, 4, 2])
-    one = kl_to_reference(served(logit_side, ref), served(logit_side, now)).item()
-    assert one == pytest.approx(kl_to_reference(served(logit_side, ref[turn]), served(logit_side, now[turn])).item())
+    one = kl_to_reference(side_of(logit_side, ref), side_of(logit_side, now)).item()
+    assert one == pytest.approx(kl_to_reference(side_of(logit_side, ref[turn]), side_of(logit_side, now[turn])).item())
 
 
 def test_what_was_not_served_is_an_error_of_the_caller(side) -> None:
@@ -90,8 +90,8 @@ def test_wrong_settings_are_told_in_one_line(name: str, args: dict[str, Any], li
 
 
 def test_numbers_written_as_text_are_read() -> None:
-    made = objective("NPO", {"beta": "5e-2", "alpha": "2"})
-    assert (made.method.beta, made.weights.alpha) == (0.05, 2.0)
+    loss = objective("NPO", {"beta": "5e-2", "alpha": "2"})
+    assert (loss.method.beta, loss.weights.alpha) == (0.05, 2.0)
 
 
 def test_the_needs_follow_the_retain_loss() -> None:
@@ -112,7 +112,7 @@ def test_the_needs_follow_the_retain_loss() -> None:
 
 
 def test_every_setting_counts_for_the_identity() -> None:
-    given: list[tuple[str, dict[str, Any]]] = [
+    inputs: list[tuple[str, dict[str, Any]]] = [
         ("NPO", {}),
         ("NPO", {"beta": 0.2}),
         ("NPO", {"gamma": 2}),
@@ -121,7 +121,7 @@ def test_every_setting_counts_for_the_identity() -> None:
         ("NPO", {"retain_loss_type": "KL", "compat": "openunlearning"}),
         ("GradDiff", {}),
     ]
-    prints = [fingerprint(objective(name, args).identity) for name, args in given]
+    prints = [fingerprint(objective(name, args).identity) for name, args in inputs]
     assert len(set(prints)) == len(prints)
     assert prints[0] == fingerprint(objective("NPO", {"beta": "0.1", "gamma": 1}).identity)
 
@@ -129,18 +129,18 @@ def test_every_setting_counts_for_the_identity() -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda p: p.stem)
 def test_golden_cases(path: Path, side, logit_side) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
-    view = LossInputs(**{name: build(given, side, logit_side) for name, given in case["view"].items()})
+    view = LossInputs(**{name: build(inputs, side, logit_side) for name, inputs in case["view"].items()})
     terms = objective(case["method"], case["args"])(view)
     assert terms.total.item() == pytest.approx(case["loss"], rel=1e-12)
     assert {k: v.item() for k, v in terms.parts.items()} == pytest.approx(case["terms"], rel=1e-12)
 
 
-def build(given: dict[str, Any], side, logit_side):
+def build(settings: dict[str, Any], side, logit_side):
     """Rows of token probabilities, or the distribution at each position with the token that stands there."""
-    if "probs" in given:
-        return side([torch.tensor(row, dtype=torch.float64).log() for row in given["probs"]])
-    logits = torch.tensor(given["distributions"], dtype=torch.float64).log()
-    return logit_side(logits, torch.tensor(given["tokens"]), torch.tensor(given["rows"]))
+    if "probs" in settings:
+        return side([torch.tensor(row, dtype=torch.float64).log() for row in settings["probs"]])
+    logits = torch.tensor(settings["distributions"], dtype=torch.float64).log()
+    return logit_side(logits, torch.tensor(settings["tokens"]), torch.tensor(settings["rows"]))
 
 
 def test_the_golden_cases_cover_the_methods_that_are_there() -> None:

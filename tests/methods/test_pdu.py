@@ -44,13 +44,13 @@ def test_flat_logits_are_the_minimum(logit_side) -> None:
 
 def duals(side, logit_side, retain: list[tuple[int, float]], **args: Any) -> list[float]:
     """The weight of the retain term at each of the steps (epoch, retain loss), read off the total."""
-    made = objective("PDU", {"retain_loss_eps": 1.0} | args)
+    loss_of_method = objective("PDU", {"retain_loss_eps": 1.0} | args)
     forget = forget_side(logit_side, torch.tensor([[0.0, 2.0]], dtype=torch.float64))  # loss 1
     memory: dict[str, Any] = {}
     read = []
     for epoch, loss in retain:
         memory["epoch"] = epoch
-        total = made(LossInputs(forget=forget, retain=side([[-loss]]), memory=memory)).total
+        total = loss_of_method(LossInputs(forget=forget, retain=side([[-loss]]), memory=memory)).total
         read.append((total.item() - 1.0) / (loss - 1.0))
     return read
 
@@ -58,8 +58,8 @@ def duals(side, logit_side, retain: list[tuple[int, float]], **args: Any) -> lis
 def test_the_dual_variable_follows_the_violation_step_by_step(side, logit_side) -> None:
     # eps = 1, eta = 2, lambda: 1; + 2 * 0.5 = 2; + 2 * (-0.75) = 0.5; + 2 * (-0.75) -> 0; + 2 * 1 = 2
     steps = [(0, 1.5), (0, 0.25), (0, 0.25), (0, 2.0), (0, 1.5)]
-    got = duals(side, logit_side, steps, dual_step_size=2, dual_warmup_epochs=0)
-    assert got == pytest.approx([1.0, 2.0, 0.5, 0.0, 2.0])
+    actual = duals(side, logit_side, steps, dual_step_size=2, dual_warmup_epochs=0)
+    assert actual == pytest.approx([1.0, 2.0, 0.5, 0.0, 2.0])
 
 
 def test_it_waits_for_the_warm_up(side, logit_side) -> None:
@@ -70,8 +70,8 @@ def test_it_waits_for_the_warm_up(side, logit_side) -> None:
 def test_by_epoch_it_moves_once_by_the_epochs_mean(side, logit_side) -> None:
     # epoch 0 (warm-up): no move. Epoch 1: mean of 2 and 4 is 3, so + (3 - 1) at its end. Epoch 2: 1.5, so + 0.5
     steps = [(0, 9.0), (1, 2.0), (1, 4.0), (2, 1.5), (3, 2.0)]
-    got = duals(side, logit_side, steps, dual_update_upon="epoch", dual_warmup_epochs=1)
-    assert got == pytest.approx([1.0, 1.0, 1.0, 3.0, 3.5])
+    actual = duals(side, logit_side, steps, dual_update_upon="epoch", dual_warmup_epochs=1)
+    assert actual == pytest.approx([1.0, 1.0, 1.0, 3.0, 3.5])
 
 
 def test_without_primal_dual_the_weight_is_alpha(side, logit_side) -> None:
@@ -80,21 +80,21 @@ def test_without_primal_dual_the_weight_is_alpha(side, logit_side) -> None:
 
 
 def test_a_look_without_gradients_is_no_step(side, logit_side) -> None:
-    made = objective("PDU", {"dual_warmup_epochs": 0})
+    loss = objective("PDU", {"dual_warmup_epochs": 0})
     memory: dict[str, Any] = {"epoch": 0}
     forget = forget_side(logit_side, torch.tensor([[0.0, 2.0]], dtype=torch.float64))
     with torch.no_grad():
-        made(LossInputs(forget=forget, retain=side([[-9.0]]), memory=memory))
+        loss(LossInputs(forget=forget, retain=side([[-9.0]]), memory=memory))
     assert memory["dual"].item() == 1.0
 
 
 def test_the_dual_variable_carries_no_gradient(side, logit_side) -> None:
-    made = objective("PDU", {"dual_warmup_epochs": 0})
+    loss = objective("PDU", {"dual_warmup_epochs": 0})
     memory: dict[str, Any] = {"epoch": 0}
     forget = forget_side(logit_side, torch.tensor([[0.0, 2.0]], dtype=torch.float64))
     logps = torch.tensor([-9.0], dtype=torch.float64, requires_grad=True)
     for _ in range(2):
-        made(LossInputs(forget=forget, retain=side([logps]), memory=memory)).total.backward()
+        loss(LossInputs(forget=forget, retain=side([logps]), memory=memory)).total.backward()
     assert not memory["dual"].requires_grad
     assert logps.grad is not None
     assert logps.grad.item() == pytest.approx(-(1.0 + 9.7))  # lambda of both steps: 1, then 1 + (9 - 0.3)

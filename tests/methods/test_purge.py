@@ -21,8 +21,8 @@ def tensor(*values: float) -> torch.Tensor:
 def test_advantages_by_hand() -> None:
     # groups (1, 0) and (4, 2): means 1/2 and 3, deviations 1/2 and 1; std with divisor 1: 1/sqrt(2) and sqrt(2)
     expected = [0.5 / (math.sqrt(0.5) + 1e-4), 1 / (math.sqrt(2) + 1e-4)]
-    got = group_advantages(tensor(1.0, 0.0, 4.0, 2.0), 2).tolist()
-    assert got == pytest.approx([expected[0], -expected[0], expected[1], -expected[1]], rel=1e-14)
+    actual = group_advantages(tensor(1.0, 0.0, 4.0, 2.0), 2).tolist()
+    assert actual == pytest.approx([expected[0], -expected[0], expected[1], -expected[1]], rel=1e-14)
 
 
 def test_advantages_ignore_a_constant_and_equal_rewards_have_none() -> None:
@@ -74,11 +74,11 @@ def test_loss_and_gradient_equal_the_padded_form(side) -> None:
 
 
 def test_settings_become_rollouts() -> None:
-    made = objective("PURGE", {"rewards": ["no_answer", "rouge"], "reward_weights": [1.0, -0.5], "num_generations": 4})
-    plan = made.method.rollouts
+    loss = objective("PURGE", {"rewards": ["no_answer", "rouge"], "reward_weights": [1.0, -0.5], "num_generations": 4})
+    plan = loss.method.rollouts
     assert (plan.n, plan.max_new_tokens, plan.temperature) == (4, 64, 1.0)
     assert plan.rewards == {"no_answer": 1.0, "rouge": -0.5}
-    assert made.forgets and made.means["forget"].side == "forget" and made.means["forget"].reduction == "row"
+    assert loss.forgets and loss.means["forget"].side == "forget" and loss.means["forget"].reduction == "row"
 
 
 @pytest.mark.parametrize(

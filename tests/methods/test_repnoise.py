@@ -25,7 +25,7 @@ def test_equal_samples_have_no_distance_and_the_gradient_is_exact() -> None:
     fixed = torch.cat([a, b])  # the widths have no gradient, so they are held for the differences
     scale = torch.cdist(fixed, fixed).square().sum() / 30
 
-    def held(x: torch.Tensor) -> torch.Tensor:
+    def content(x: torch.Tensor) -> torch.Tensor:
         points = torch.cat([x, b])
         square = (points[:, None] - points[None]).square().sum(-1)
         k = torch.stack([torch.exp(-square / (c * scale)) for c in (0.25, 0.5, 1, 2, 4)]).sum(0)
@@ -33,7 +33,7 @@ def test_equal_samples_have_no_distance_and_the_gradient_is_exact() -> None:
 
     x, y = a.clone().requires_grad_(), a.clone().requires_grad_()
     mmd(x, b).backward()
-    held(y).backward()
+    content(y).backward()
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-12, atol=1e-14)
 
 

@@ -35,18 +35,18 @@ def test_the_loss_by_hand() -> None:
 
 def test_the_peers_form_by_hand() -> None:
     # rows' sums 4 and 8, mean 6; rows' 1/n: 1/2 and 1, mean 3/4; product 4.5
-    made = RMU(steering_coeff=4, compat="openunlearning")
-    assert made.forget_loss(LossInputs(forget=hidden_side(ROWS), memory=along_x())).item() == pytest.approx(4.5)
+    result = RMU(steering_coeff=4, compat="openunlearning")
+    assert result.forget_loss(LossInputs(forget=hidden_side(ROWS), memory=along_x())).item() == pytest.approx(4.5)
 
 
 def test_adaptive_takes_the_references_mean_length_of_each_row() -> None:
     # reference lengths of row 0: 3 and 5, mean 4; of row 1: 1. With coefficient 1/2 the targets are (2, 0), (1/2, 0):
     # row 0: 4/2 and 4/2 -> 2; row 1: 0.25/2 -> mean over rows 1.0625
     ref = hidden_side([[[3.0, 0.0], [3.0, 4.0]], [[0.0, 1.0]]])
-    made = RMU(steering_coeff=0.5, adaptive=True)
-    got = made.forget_loss(LossInputs(forget=hidden_side(ROWS), forget_ref=ref, memory=along_x()))
-    assert got.item() == pytest.approx(1.0625)
-    assert made.needs.forget_ref is Quantity.HIDDEN
+    result = RMU(steering_coeff=0.5, adaptive=True)
+    actual = result.forget_loss(LossInputs(forget=hidden_side(ROWS), forget_ref=ref, memory=along_x()))
+    assert actual.item() == pytest.approx(1.0625)
+    assert result.needs.forget_ref is Quantity.HIDDEN
 
 
 def test_activations_at_the_target_give_zero_and_no_gradient() -> None:

@@ -31,7 +31,7 @@ def test_the_loss_and_its_gradient_by_hand() -> None:
 @pytest.mark.parametrize(("progress", "expected"), [(0.0, 4.0), (0.5, 4 * 0.75 + 0.25 * 2 * 3.0)])
 def test_the_terms_change_their_weights_during_the_run(progress: float, expected: float) -> None:
     # forget 0.4, gamma 10: 4. The retain states are (0, 3) from (0, 0) and 3 from 3: lengths 3 and 3, mean 3, alpha 2
-    made = objective("RR", {"alpha": 2})
+    loss = objective("RR", {"alpha": 2})
     view = LossInputs(
         forget=two_layers([[3, 4, 1, 0], [0, 1, -1, 0]]),
         forget_ref=two_layers([[1, 0, 1, 0], [1, 0, 1, 0]]),
@@ -39,7 +39,7 @@ def test_the_terms_change_their_weights_during_the_run(progress: float, expected
         retain_ref=two_layers([[0, 0, 0, 0]]),
         memory={"progress": progress},
     )
-    assert made(view).total.item() == pytest.approx(expected, rel=1e-15)
+    assert loss(view).total.item() == pytest.approx(expected, rel=1e-15)
 
 
 def test_it_reads_its_layers_on_both_sides() -> None:

@@ -14,8 +14,8 @@ def test_the_loss_by_hand(side) -> None:
     # p = 1/2 and 1/4, beta1 = 2, beta2 = 1: weights 1/4 * 1/2 = 1/8 and 1/16 * 3/4 = 3/64
     # (1/8 * log(1/2) + 3/64 * log(1/4)) / 2 = -(8 + 6) / 128 log 2
     forget = side([[math.log(0.5), math.log(0.25)]])
-    got = SatImp(beta1=2, beta2=1).forget_loss(LossInputs(forget=forget))
-    assert got.item() == pytest.approx(-7 / 64 * math.log(2), rel=1e-14)
+    actual = SatImp(beta1=2, beta2=1).forget_loss(LossInputs(forget=forget))
+    assert actual.item() == pytest.approx(-7 / 64 * math.log(2), rel=1e-14)
 
 
 def test_the_gradient_is_the_weight(side) -> None:

@@ -37,8 +37,8 @@ def test_the_three_terms_by_hand(side, logit_side) -> None:
 def test_every_row_weighs_the_same(side, logit_side) -> None:
     # d/d logp = 1 / (B n_row)
     logps = torch.tensor([-1.0, -2.0, -6.0], dtype=torch.float64, requires_grad=True)
-    made = objective("SemEvalGA")
-    made.method.forget_loss(LossInputs(forget=side([logps[:2], logps[2:]]))).backward()
+    loss = objective("SemEvalGA")
+    loss.method.forget_loss(LossInputs(forget=side([logps[:2], logps[2:]]))).backward()
     assert logps.grad is not None
     assert logps.grad.tolist() == [0.25, 0.25, 0.5]
 

@@ -14,8 +14,8 @@ def test_the_loss_by_hand(side) -> None:
     # mean log p: -(1 + 3)/2 = -2 and -2 - 2 log 3... with delta = 2, beta = 1/2:
     # beta (log p / n + delta) = 0 and -log 3; softplus = log 2 and log(4/3); loss = 4 * (log 2 + log(4/3)) / 2
     forget = side([[-1.0, -3.0], [-2 - 2 * math.log(3)]])
-    got = SimNPO(beta=0.5, delta=2.0).forget_loss(LossInputs(forget=forget))
-    assert got.item() == pytest.approx(2 * math.log(8 / 3), rel=1e-14)
+    actual = SimNPO(beta=0.5, delta=2.0).forget_loss(LossInputs(forget=forget))
+    assert actual.item() == pytest.approx(2 * math.log(8 / 3), rel=1e-14)
 
 
 def test_the_gradient_in_closed_form_and_by_differences() -> None:
@@ -44,9 +44,9 @@ def test_longer_answers_of_one_mean_weigh_the_same(side) -> None:
 
 
 def test_defaults_and_ranges() -> None:
-    made = objective("SimNPO")
-    assert (made.weights.gamma, made.weights.alpha, made.method.beta, made.method.delta) == (0.125, 1.0, 4.5, 0.0)
-    assert made.needs.forget_ref is None
+    loss = objective("SimNPO")
+    assert (loss.weights.gamma, loss.weights.alpha, loss.method.beta, loss.method.delta) == (0.125, 1.0, 4.5, 0.0)
+    assert loss.needs.forget_ref is None
     for args in ({"beta": 0}, {"delta": -0.1}):
         with pytest.raises(ConfigError, match="must be a number >"):
             objective("SimNPO", args)

@@ -100,8 +100,8 @@ def test_a_stack_changes_the_forget_gradient_in_the_order_written() -> None:
     stack = make_grad_transform(["sam", "gru"], {"sam": {"rho": 5.0}})
     # f' = (3, 4), length 5, so delta = (3, 4): f'(x + delta) = (6, 4). <(6, 4), (0, -1)> = -4 < 0: the conflict
     # -4 * (0, -1) = (0, 4) goes, (6, 0) remains; plus the retain gradient
-    (got,) = stack(toy, toy.params, {})
-    assert got.tolist() == [6.0, -1.0]
+    (actual,) = stack(toy, toy.params, {})
+    assert actual.tolist() == [6.0, -1.0]
     assert grad_transform_identity(stack)["stack"][0]["args"]["rho"] == 5.0
     assert needed(stack) == ("forget", "retain")
 

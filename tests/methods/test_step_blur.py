@@ -18,12 +18,12 @@ def test_the_retain_part_is_orthogonal_to_the_forget_gradient() -> None:
 
 
 def test_along_the_result_the_forget_loss_falls_as_without_the_retain_term() -> None:
-    made = torch.Generator().manual_seed(0)
-    f, r = (torch.randn(50, generator=made, dtype=torch.float64) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    f, r = (torch.randn(50, generator=generator, dtype=torch.float64) for _ in range(2))
     toy = fixed([f[:7], f[7:]], [r[:7], r[7:]])
-    got = torch.cat(BLUR()(toy, toy.params, {}))
-    torch.testing.assert_close(got @ f, f @ f, rtol=1e-12, atol=0)
-    assert not torch.allclose(got, f)
+    actual = torch.cat(BLUR()(toy, toy.params, {}))
+    torch.testing.assert_close(actual @ f, f @ f, rtol=1e-12, atol=0)
+    assert not torch.allclose(actual, f)
 
 
 def test_a_zero_forget_gradient_leaves_the_retain_gradient() -> None:

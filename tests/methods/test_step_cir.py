@@ -20,9 +20,9 @@ def sums(x_ND: Tensor) -> tuple[int, Tensor, Tensor]:
 def test_directions_and_products_equal_the_authors() -> None:
     case = cases("cir")["collapse"]
     acts, grads = tensor(case["inputs"]["acts"]), tensor(case["inputs"]["grads"])
-    got = collapsed(grads.T @ acts, directions(*sums(acts), 3), directions(*sums(grads), 3))
+    actual = collapsed(grads.T @ acts, directions(*sums(acts), 3), directions(*sums(grads), 3))
     # theirs finds the components by iteration, with an error of this size
-    torch.testing.assert_close(got, tensor(case["outputs"]), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(actual, tensor(case["outputs"]), rtol=1e-6, atol=1e-7)
 
 
 def test_directions_by_hand() -> None:
@@ -54,7 +54,7 @@ class Tokens:
         return plain, {name: self.of[name] for name in modules}
 
 
-def made(seed: int, retain: float = 0.0) -> Tokens:
+def random_tokens(seed: int, retain: float = 0.0) -> Tokens:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(n: int, d: int) -> Tensor:
@@ -65,12 +65,14 @@ def made(seed: int, retain: float = 0.0) -> Tokens:
 
 def test_the_first_steps_collect_and_later_ones_use_their_directions() -> None:
     rule, memory = IrrelevantCollapse(n_inputs=2, n_outputs=1, refresh=2, forget_norm=None), {}
-    first, second, third = made(0, 0.5), made(1), made(2, 0.25)
+    first, second, third = random_tokens(0, 0.5), random_tokens(1), random_tokens(2, 0.25)
     for step in (first, second):
-        got = rule(step, step.params, memory)
-        assert all(torch.equal(g, torch.full_like(g, step.retain)) for g in got)
-    got = rule(third, third.params, memory)
-    assert torch.equal(got[0], torch.full_like(got[0], 0.25))  # no module of the pattern: the retain gradient alone
+        actual = rule(step, step.params, memory)
+        assert all(torch.equal(g, torch.full_like(g, step.retain)) for g in actual)
+    actual = rule(third, third.params, memory)
+    assert torch.equal(
+        actual[0], torch.full_like(actual[0], 0.25)
+    )  # no module of the pattern: the retain gradient alone
     for place, name in enumerate(third.of, start=1):
         acts = torch.cat([first.of[name][0], second.of[name][0]])
         slopes = torch.cat([first.of[name][1], second.of[name][1]])
@@ -79,28 +81,28 @@ def test_the_first_steps_collect_and_later_ones_use_their_directions() -> None:
             a = a - (a @ c)[:, None] * c
         for c in directions(*sums(slopes), 1):
             g = g - (g @ c)[:, None] * c
-        torch.testing.assert_close(got[place], g.T @ a + 0.25, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(actual[place], g.T @ a + 0.25, rtol=1e-10, atol=1e-12)
 
 
 def test_the_norm_is_over_all_weights_and_no_directions_change_nothing() -> None:
     rule, memory = IrrelevantCollapse(n_inputs=0, n_outputs=0, refresh=1, forget_norm=0.3), {}
-    step = made(0)
+    step = random_tokens(0)
     rule(step, step.params, memory)
-    got = rule(step, step.params, memory)
+    actual = rule(step, step.params, memory)
     plain = [g.T @ a for a, g in step.of.values()]
     size = torch.stack([g.square().sum() for g in plain]).sum().sqrt()
-    for mine, full in zip(got[1:], plain, strict=True):
+    for mine, full in zip(actual[1:], plain, strict=True):
         torch.testing.assert_close(mine, 0.3 * full / size)
 
 
 def test_a_transposed_weight_is_collapsed_as_its_transpose() -> None:
-    a, g = made(0).of["l.0.up_proj"]
+    a, g = random_tokens(0).of["l.0.up_proj"]
     into, out = directions(*sums(a), 2), directions(*sums(g), 2)
     torch.testing.assert_close(collapsed((g.T @ a).T, into, out), collapsed(g.T @ a, into, out).T)
 
 
 def test_settings_are_checked() -> None:
-    step = made(0)
+    step = random_tokens(0)
     with pytest.raises(ConfigError, match=r"^grad_transform_args.modules: no trained weight's module matches 'x'"):
         IrrelevantCollapse(modules="x")(step, step.params, {})
     with pytest.raises(ConfigError, match=r"grad_transform_args.modules: must be a regular expression"):

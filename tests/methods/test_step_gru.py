@@ -30,13 +30,13 @@ def test_in_conflict_the_forget_part_is_orthogonal_to_the_retain_gradient() -> N
 
 
 def test_in_many_dimensions_the_overlap_vanishes() -> None:
-    made = torch.Generator().manual_seed(0)
-    f, r = (torch.randn(50, generator=made, dtype=torch.float64) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    f, r = (torch.randn(50, generator=generator, dtype=torch.float64) for _ in range(2))
     f = f - 3 * r  # surely in conflict
     toy = fixed([f[:20], f[20:]], [r[:20], r[20:]])
-    got = torch.cat(GRU(keep_retain=False)(toy, toy.params, {}))
-    assert abs(float(got @ r)) < 1e-12 * float(got.norm() * r.norm())
-    torch.testing.assert_close(got - f, r * float((got - f) @ r / (r @ r)), rtol=1e-10, atol=1e-12)
+    actual = torch.cat(GRU(keep_retain=False)(toy, toy.params, {}))
+    assert abs(float(actual @ r)) < 1e-12 * float(actual.norm() * r.norm())
+    torch.testing.assert_close(actual - f, r * float((actual - f) @ r / (r @ r)), rtol=1e-10, atol=1e-12)
 
 
 def test_a_zero_retain_gradient_leaves_the_forget_gradient() -> None:

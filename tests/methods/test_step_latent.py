@@ -52,8 +52,8 @@ def test_the_perturbation_climbs_along_each_positions_gradient() -> None:
 def test_the_gradient_is_taken_under_the_perturbation_and_retain_without() -> None:
     # One step of size 1: d/d delta = c + h = (3 + 2, 4) = (5, 4), so delta = (5, 4) / sqrt(41).
     # d forget / d w = c.x + (h + delta).x over row 0 = 3 + 2 + 5 / sqrt(41); d retain / d w = 2 w = 4
-    got, _ = run(Latent(layer="middle", eps=1.0, inner_steps=1, step_size=1.0), Layered(curved=1.0))
-    assert got[0].item() == pytest.approx(3 + 2 + 5 / 41**0.5 + 4, rel=1e-14)
+    actual, _ = run(Latent(layer="middle", eps=1.0, inner_steps=1, step_size=1.0), Layered(curved=1.0))
+    assert actual[0].item() == pytest.approx(3 + 2 + 5 / 41**0.5 + 4, rel=1e-14)
 
 
 def test_the_ball_holds_the_perturbation() -> None:
@@ -68,8 +68,8 @@ def test_the_step_size_of_its_own_is_two_eps_over_the_steps() -> None:
 
 
 def test_projection_by_hand() -> None:
-    made = project(torch.stack([vector(3.0, 4.0), vector(0.3, 0.4), vector(0.0, 0.0)]), 1.0)
-    torch.testing.assert_close(made, torch.stack([vector(0.6, 0.8), vector(0.3, 0.4), vector(0.0, 0.0)]))
+    result = project(torch.stack([vector(3.0, 4.0), vector(0.3, 0.4), vector(0.0, 0.0)]), 1.0)
+    torch.testing.assert_close(result, torch.stack([vector(0.6, 0.8), vector(0.3, 0.4), vector(0.0, 0.0)]))
 
 
 @pytest.mark.parametrize("keys", [{"eps": 0}, {"inner_steps": 0}, {"step_size": -1}])

@@ -19,15 +19,15 @@ def flat(gradient) -> list[float]:
 
 def test_the_mask_keeps_entries_of_equal_sign() -> None:
     toy = fixed(FORGET, RETAIN)
-    got = MUDMAN(forget_norm=None, keep_retain=False)(toy, toy.params, {})
-    assert flat(got) == [3.0, 0.0, 0.0, 4.0, 0.0]
+    actual = MUDMAN(forget_norm=None, keep_retain=False)(toy, toy.params, {})
+    assert flat(actual) == [3.0, 0.0, 0.0, 4.0, 0.0]
 
 
 def test_the_norm_is_over_all_parameters_and_taken_before_the_mask() -> None:
     # (3, -1, 2, 4, 7) has norm sqrt(79); what the mask leaves, (3, 4), keeps its share of it
     toy = fixed(FORGET, RETAIN)
-    got = MUDMAN(forget_norm=79**0.5 * 2, keep_retain=False)(toy, toy.params, {})
-    assert flat(got) == pytest.approx([6.0, 0.0, 0.0, 8.0, 0.0], rel=1e-14)
+    actual = MUDMAN(forget_norm=79**0.5 * 2, keep_retain=False)(toy, toy.params, {})
+    assert flat(actual) == pytest.approx([6.0, 0.0, 0.0, 8.0, 0.0], rel=1e-14)
 
 
 def test_the_retain_gradient_is_added() -> None:
@@ -62,8 +62,8 @@ def test_the_forget_gradient_is_the_adversarys_who_relearns_and_begins_anew() ->
     rule, toy = adversary()
     memory: dict[str, object] = {}
     before = toy.params[0].detach().clone()
-    got = [flat(rule(toy, toy.params, memory))[0] for _ in range(3)]
-    assert got == [1.0, 5.0, 7.0]
+    actual = [flat(rule(toy, toy.params, memory))[0] for _ in range(3)]
+    assert actual == [1.0, 5.0, 7.0]
     assert torch.equal(toy.params[0], before) and toy.params[0].requires_grad
     with torch.no_grad():
         toy.params[0].fill_(2.0)

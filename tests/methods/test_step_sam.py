@@ -23,8 +23,8 @@ def flat(gradient) -> list[float]:
 def test_forget_is_read_at_the_worst_point_and_retain_here() -> None:
     # g_f = (3, 4), norm 5 over both tensors; rho = 1/2 moves to (3.3, 4.4). g = (3.3, 4.4) + (2, 3)
     toy = bowls()
-    got = SAM(rho=0.5)(toy, toy.params, {})
-    assert flat(got) == pytest.approx([5.3, 7.4], rel=1e-14)
+    actual = SAM(rho=0.5)(toy, toy.params, {})
+    assert flat(actual) == pytest.approx([5.3, 7.4], rel=1e-14)
     assert toy.asked == ["forget", "retain", "forget"]
 
 

@@ -24,12 +24,12 @@ def test_the_gradients_along_the_attack_by_hand() -> None:
         w = (1 - 0.01 * lr) * w + lr
         path.append(w)
     rule = TAR(steps=4, every=2, scale=3.0, weight_decay=0.5, adversary_lrs=(lr,))
-    made = toy()
-    (got,) = rule(made, made.params, {})
+    result = toy()
+    (actual,) = rule(result, result.params, {})
     expected = 5 + 3 * (math.exp(-1.0) * path[1] + path[3])
-    assert got.item() == pytest.approx(expected, rel=1e-7)
-    assert made.params[0].item() == 1.0
-    assert made.asked.count("relearn") == 4 and made.asked.count("forget") == 2
+    assert actual.item() == pytest.approx(expected, rel=1e-7)
+    assert result.params[0].item() == 1.0
+    assert result.asked.count("relearn") == 4 and result.asked.count("forget") == 2
 
 
 def test_the_factors_equal_the_authors_and_plain_ones_sum_to_their_share() -> None:
@@ -54,8 +54,8 @@ def test_each_step_draws_a_rate_that_the_seed_determines() -> None:
         memory: dict[str, object] = {}
         out = []
         for _ in range(12):
-            made = toy()
-            out.append(round(rule(made, made.params, memory)[0].item() - 6, 6))
+            result = toy()
+            out.append(round(rule(result, result.params, memory)[0].item() - 6, 6))
         return out
 
     assert len(set(rates(rule))) == 3

@@ -16,9 +16,9 @@ def test_ranks_count_within_each_row() -> None:
 def test_half_precision_is_widened_before_the_vocabulary_is_summed() -> None:
     z = torch.zeros(1, 40_000, dtype=torch.bfloat16)
     side = SideOutputs(logps_N=torch.zeros(1), row_N=torch.zeros(1, dtype=torch.long), n_rows=1, logits_NV=z)
-    got = log_probs(side)
-    assert got.dtype is torch.float32
-    assert got[0, 0].item() == pytest.approx(-torch.log(torch.tensor(40_000.0)).item(), rel=1e-6)
+    actual = log_probs(side)
+    assert actual.dtype is torch.float32
+    assert actual[0, 0].item() == pytest.approx(-torch.log(torch.tensor(40_000.0)).item(), rel=1e-6)
 
 
 def test_scored_positions_alone_count_for_the_nll_of_a_padded_batch() -> None:

@@ -21,8 +21,8 @@ def test_the_loss_by_hand(logit_side) -> None:
     one = torch.tensor([0])
     now = logit_side(torch.tensor([[0.25, 0.75]], dtype=torch.float64).log(), one, one)
     ref = logit_side(torch.tensor([[2 / 3, 1 / 3]], dtype=torch.float64).log(), one, one)
-    got = UNDIAL(beta=math.log(2)).forget_loss(LossInputs(forget=now, forget_ref=ref))
-    assert got.item() == pytest.approx(math.log(16 / 3) / 2, rel=1e-14)
+    actual = UNDIAL(beta=math.log(2)).forget_loss(LossInputs(forget=now, forget_ref=ref))
+    assert actual.item() == pytest.approx(math.log(16 / 3) / 2, rel=1e-14)
 
 
 def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:

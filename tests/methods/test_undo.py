@@ -26,8 +26,8 @@ def test_the_loss_by_hand_and_its_direction(logit_side) -> None:
     now, teacher = (
         logit_side(torch.tensor([p], dtype=torch.float64).log(), one, one) for p in ([0.25, 0.75], [0.5, 0.5])
     )
-    got = UNDO().forget_loss(LossInputs(forget=now, forget_teacher=teacher)).item()
-    assert got == pytest.approx(math.log(4 / 3) / 2, rel=1e-14)
+    actual = UNDO().forget_loss(LossInputs(forget=now, forget_teacher=teacher)).item()
+    assert actual == pytest.approx(math.log(4 / 3) / 2, rel=1e-14)
     other = UNDO().forget_loss(LossInputs(forget=teacher, forget_teacher=now)).item()
     assert other == pytest.approx(math.log(0.5) / 4 + 0.75 * math.log(1.5), rel=1e-14)
 
@@ -74,8 +74,8 @@ def test_it_reads_the_teacher_on_both_sides_and_no_reference() -> None:
 
 
 def test_the_noise_is_the_edits() -> None:
-    made = UNDO(a=0.2, beta=0.5, vectors=False, distribution="width").noise(7)
-    assert made == Noise(a=0.2, beta=0.5, vectors=False, distribution="width", seed=7)
+    result = UNDO(a=0.2, beta=0.5, vectors=False, distribution="width").noise(7)
+    assert result == Noise(a=0.2, beta=0.5, vectors=False, distribution="width", seed=7)
     with pytest.raises(ConfigError, match=r"^trainer\.method_args\.a: must be at least 0 and at most 1, got 2$"):
         objective("UNDO", {"a": 2})
 

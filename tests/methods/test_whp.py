@@ -54,11 +54,11 @@ def test_the_loss_by_hand(logit_side) -> None:
 @pytest.mark.parametrize("target", ["softmax", "argmax"])
 def test_the_gradient_in_closed_form_and_by_differences(logit_side, target: str) -> None:
     z, z_b, z_r = logits(3, 5, 0).requires_grad_(), logits(3, 5, 1), logits(3, 5, 2)
-    made = objective("WHP", {"alpha": 1.5, "target": target}).method
+    loss_of_method = objective("WHP", {"alpha": 1.5, "target": target}).method
     others = {"forget_ref": logit_side(z_b, TOKENS, ROWS), "forget_teacher": logit_side(z_r, TOKENS, ROWS)}
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return made.forget_loss(LossInputs(forget=logit_side(x, TOKENS, ROWS), **others))
+        return loss_of_method.forget_loss(LossInputs(forget=logit_side(x, TOKENS, ROWS), **others))
 
     loss(z).backward()
     v = z_b - 1.5 * (z_r - z_b).clamp(min=0)
@@ -88,9 +88,9 @@ def test_no_gradient_reaches_the_other_models(logit_side) -> None:
 def test_which_token_stands_there_does_not_count(logit_side) -> None:
     one, other = (logit_side(logits(3, 5, 0), t, ROWS) for t in (TOKENS, TOKENS.flip(0)))
     ref, reinforced = (logit_side(logits(3, 5, k), TOKENS, ROWS) for k in (1, 2))
-    made = WHP(target="softmax")
+    result = WHP(target="softmax")
     views = [LossInputs(forget=x, forget_ref=ref, forget_teacher=reinforced) for x in (one, other)]
-    assert made.forget_loss(views[0]).item() == made.forget_loss(views[1]).item()
+    assert result.forget_loss(views[0]).item() == result.forget_loss(views[1]).item()
 
 
 def test_the_reinforced_model_may_be_trained_otherwise() -> None:

@@ -39,8 +39,8 @@ class Toy:
         if not used:
             return [torch.zeros_like(p) for p in self.params]
         total = torch.stack([t(self.params) for t in used]).sum()
-        given = torch.autograd.grad(total, self.params, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, given, strict=True)]
+        inputs = torch.autograd.grad(total, self.params, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, inputs, strict=True)]
 
 
 def fixed(forget: Sequence[Tensor], retain: Sequence[Tensor]) -> Toy:

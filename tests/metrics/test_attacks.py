@@ -68,7 +68,7 @@ def test_reference_reads_the_retain_models_losses(records) -> None:
     ],
 )
 def test_reference_without_losses_says_why(records, retain: MetricResult | None, reason: str) -> None:
-    given = None if retain is None else {"loss": retain}
-    result = compute([REFERENCE], {"tokens": {"r": records({"answer": {0: [-1.0]}})}}, given)["ref"]
+    inputs = None if retain is None else {"loss": retain}
+    result = compute([REFERENCE], {"tokens": {"r": records({"answer": {0: [-1.0]}})}}, inputs)["ref"]
     assert math.isnan(result.value)
     assert result.reason == reason

@@ -24,9 +24,9 @@ MEAN = Metric("mean", "model_utility", parents={"a": "prob", "b": "rouge"})
 
 def test_requests_are_the_union() -> None:
     other = Metric("other", "probability", rows="q", reads={"tokens": ("paraphrase",)})
-    wanted = requests([ROUGE, RATIO, PROB, PARA, PERT, MEAN, other])
-    assert wanted.tokens == {"q": ("paraphrase",), "r": ("answer", "perturbed")}
-    assert wanted.texts == {"r": ("answer", "paraphrase")}
+    needs = requests([ROUGE, RATIO, PROB, PARA, PERT, MEAN, other])
+    assert needs.tokens == {"q": ("paraphrase",), "r": ("answer", "perturbed")}
+    assert needs.texts == {"r": ("answer", "paraphrase")}
     assert requests([]).tokens == requests([]).texts == {}
 
 
@@ -109,12 +109,12 @@ def test_other_kinds_of_records_are_asked_for_and_missed_by_name() -> None:
         Metric("grad", "gradnorm_score", rows="r", reads={"grads": ("answer",)}),
         Metric("same", "agreement", rows="r", reads={"agreement": ("answer",)}),
     ]
-    wanted = requests(metrics)
-    assert set(wanted) == {"samples", "texts", "texts_similarity", "grads", "agreement"}
-    assert all(wanted[kind] == {"r": ("answer",)} for kind in wanted)
-    assert wanted["samples_similarity"] == {}
-    found = {name: r.reason for name, r in compute(metrics, {}).items()}
-    assert found == {
+    needs = requests(metrics)
+    assert set(needs) == {"samples", "texts", "texts_similarity", "grads", "agreement"}
+    assert all(needs[kind] == {"r": ("answer",)} for kind in needs)
+    assert needs["samples_similarity"] == {}
+    result = {name: r.reason for name, r in compute(metrics, {}).items()}
+    assert result == {
         "leak": "no samples records of the rows 'r' were made",
         "near": "no texts records of the rows 'r' were made",
         "grad": "no grads records of the rows 'r' were made",
@@ -137,9 +137,9 @@ def test_one_name_may_be_written_as_a_text() -> None:
 def test_a_metric_of_some_rows_only(records) -> None:
     tokens = {"r": records({"answer": {0: [math.log(0.5)], 1: [math.log(0.25)], 2: [math.log(0.25)]}})}
     some = Metric("some", "probability", rows="r", reads={"tokens": ("answer",)}, where={"kind": "book"})
-    found = compute([some, PROB], {"tokens": tokens}, subsets={"some": {1, 2}})
-    assert (found["some"].value, list(found["some"].per_row)) == (pytest.approx(0.25), [1, 2])
-    assert found["prob"].value == pytest.approx(1 / 3)
+    result = compute([some, PROB], {"tokens": tokens}, subsets={"some": {1, 2}})
+    assert (result["some"].value, list(result["some"].per_row)) == (pytest.approx(0.25), [1, 2])
+    assert result["prob"].value == pytest.approx(1 / 3)
     assert compute([some], {"tokens": tokens})["some"].reason == "no row of 'r' is one of {'kind': 'book'}"
 
 

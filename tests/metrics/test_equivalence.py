@@ -25,6 +25,8 @@ from expunge.metrics.equivalence import (
     compare_to_controls,
     differ,
     holm,
+    share_interval,
+    without_comparison,
 )
 
 
@@ -55,10 +57,10 @@ def words(count: int, rows: int, shift: float, noise: float = 0.1) -> Counter[st
     ],
 )
 def test_the_word_follows_from_the_interval(at: float, ends: tuple[float, float], rows: int, word: str) -> None:
-    found = compare_interval("x", (0.2 + 0.5 * at, 0.2, 0.7), (0.5 * ends[0], 0.5 * ends[1]), gap=0.5, rows=rows)
-    assert found.verdict == word
-    assert (found.position, found.position_low, found.position_high) == pytest.approx((at, *ends))
-    assert (found.low, found.high, found.margin) == pytest.approx((0.2 + 0.5 * ends[0], 0.2 + 0.5 * ends[1], 0.05))
+    result = compare_interval("x", (0.2 + 0.5 * at, 0.2, 0.7), (0.5 * ends[0], 0.5 * ends[1]), gap=0.5, rows=rows)
+    assert result.verdict == word
+    assert (result.position, result.position_low, result.position_high) == pytest.approx((at, *ends))
+    assert (result.low, result.high, result.margin) == pytest.approx((0.2 + 0.5 * ends[0], 0.2 + 0.5 * ends[1], 0.05))
 
 
 @pytest.mark.parametrize("shift", [-1.0, -0.3, -0.05, 0.0, 0.03, 0.1, 0.4, 1.0])
@@ -81,8 +83,8 @@ def test_a_verdict_never_contradicts_the_numbers_of_its_figure(shift: float, row
 
 def test_a_model_like_the_retain_model_rarely_has_a_trace_and_needs_rows_for_no_trace() -> None:
     few, many = words(400, 10, 0.0, 0.3), words(400, 400, 0.0)
-    for found in (few, many):
-        assert (found[TRACE] + found[KNOWN]) / 400 <= 0.05 and found[OVER] / 400 <= 0.05
+    for result in (few, many):
+        assert (result[TRACE] + result[KNOWN]) / 400 <= 0.05 and result[OVER] / 400 <= 0.05
     assert few[NO_TRACE] == 0 and few[UNDECIDED] / 400 > 0.9
     assert many[NO_TRACE] / 400 > 0.9
 
@@ -97,12 +99,12 @@ def test_a_model_beyond_the_margin_is_rarely_called_equal() -> None:
 def test_few_known_rows_among_suppressed_ones_are_a_trace() -> None:
     retain, full = np.full(60, 0.2), np.full(60, 0.9)
     model = np.where(np.arange(60) < 10, 0.9, 0.06)  # ten rows are known; the mean equals the retain model's
-    found = compare_to_controls("x", (model, retain, full))
-    assert found.verdict == TRACE and "in single rows: 10 of 60" in found.note
-    assert found.value == pytest.approx(found.retain) and found.above == pytest.approx(1 / 6)
-    assert found.p_value == pytest.approx(2 / 2**10)  # ten rows above and none below
+    finding = compare_to_controls("x", (model, retain, full))
+    assert finding.verdict == TRACE and "in single rows: 10 of 60" in finding.note
+    assert finding.value == pytest.approx(finding.retain) and finding.above == pytest.approx(1 / 6)
+    assert finding.p_value == pytest.approx(2 / 2**10)  # ten rows above and none below
     equal = AuditFinding("y", verdict=NO_TRACE, p_value=0.6, rows=60)
-    assert combined_word([found, equal]) == TRACE
+    assert combined_word([finding, equal]) == TRACE
 
 
 def test_controls_that_do_not_differ_or_lack_rows_give_a_reason() -> None:
@@ -121,15 +123,35 @@ def test_p_values_and_effect_are_those_of_paired_t_tests() -> None:
     from scipy import stats
 
     model, retain, full = simulated(30, 0.05, 0.1, 3)
-    found = compare_to_controls("x", (model, retain, full))
-    assert found.p_value == pytest.approx(stats.ttest_rel(model, retain).pvalue)
+    finding = compare_to_controls("x", (model, retain, full))
+    assert finding.p_value == pytest.approx(stats.ttest_rel(model, retain).pvalue)
     d = model - retain
     sides = (
-        stats.ttest_1samp(d, found.margin, alternative="less").pvalue,
-        stats.ttest_1samp(d, -found.margin, alternative="greater").pvalue,
+        stats.ttest_1samp(d, finding.margin, alternative="less").pvalue,
+        stats.ttest_1samp(d, -finding.margin, alternative="greater").pvalue,
     )
-    assert found.p_equal == pytest.approx(max(sides))
-    assert found.effect == pytest.approx(d.mean() / d.std(ddof=1))
+    assert finding.p_equal == pytest.approx(max(sides))
+    assert finding.effect == pytest.approx(d.mean() / d.std(ddof=1))
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    # (k + z^2/2) / (n + z^2) -+ z / (n + z^2) sqrt(k (n - k) / n + z^2/4), with z = 1.959963984540054
+    assert share_interval(3, 5) == pytest.approx((0.230724281275957, 0.882379225767393), abs=1e-12)
+    assert share_interval(0, 8) == (0.0, pytest.approx(3.8414588206941 / 11.8414588206941, abs=1e-12))
+    assert share_interval(8, 8) == (pytest.approx(8 / 11.8414588206941, abs=1e-12), 1.0)
+
+
+def test_a_number_without_a_comparison_has_its_interval_and_no_verdict() -> None:
+    # mean 2, variance 1, t(0.975, 2 degrees) = 0.95 sqrt(2 / (1 - 0.95^2)); NaN rows are left out
+    one = without_comparison("x", (np.array([1.0, 2.0, 3.0, np.nan]), None, np.array([4.0, 5.0])), "no control")
+    half = 0.95 * math.sqrt(2 / (1 - 0.95**2)) / math.sqrt(3)
+    assert (one.value, one.low, one.high, one.full) == pytest.approx((2.0, 2 - half, 2 + half, 4.5), abs=1e-12)
+    assert (one.verdict, one.note, one.rows) == ("not measurable", "no control", 3) and math.isnan(one.retain)
+    share = without_comparison("x", (np.array([0.0, 1.0, 1.0, 1.0, 0.0]), None, None), "")
+    assert (share.low, share.high) == share_interval(3, 5)
+    empty = without_comparison("x", (np.array([np.nan]), None, None), "")
+    assert math.isnan(empty.value) and math.isnan(empty.low) and empty.rows == 0
+    assert math.isnan(without_comparison("x", (np.array([0.3]), None, None), "").low)
 
 
 def test_holm_by_hand() -> None:

@@ -10,10 +10,9 @@ import pytest
 import scipy.stats
 
 from expunge.core.errors import ConfigError
-from expunge.metrics.api import Metric, MetricResult, missing
+from expunge.metrics.api import FIRST_ROWS, Metric, MetricResult, missing
 from expunge.metrics.compute import compute
 from expunge.metrics.forget_quality import ks_between, ks_distance, ks_interval, ln_p_one_sided, ln_p_two_sided
-from expunge.metrics.tofu_log import FIRST_ROWS
 
 RATIO = Metric(
     "tr", "truth_ratio", rows="r", reads={"tokens": ("answer", "perturbed")}, args={"aggregate": "closer_to_1_better"}
@@ -26,8 +25,8 @@ def quality(records, log_ratios, retain: MetricResult | None) -> MetricResult:
         "answer": {i: [-5000.0] for i in range(len(log_ratios))},
         "perturbed_0": {i: [-5000.0 + float(x)] for i, x in enumerate(log_ratios)},
     }
-    given = None if retain is None else {"tr": retain}
-    return compute([QUALITY, RATIO], {"tokens": {"r": records(by_variant)}}, given)["fq"]
+    inputs = None if retain is None else {"tr": retain}
+    return compute([QUALITY, RATIO], {"tokens": {"r": records(by_variant)}}, inputs)["fq"]
 
 
 def ratios(records, log_ratios) -> MetricResult:
@@ -112,8 +111,8 @@ def test_the_distance_and_its_interval() -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=60), rng.normal(size=60) + 0.5
     assert ks_distance(x, y) == pytest.approx(scipy.stats.ks_2samp(x, y).statistic, rel=1e-12)
-    drawn = [rng.integers(0, 60, size=60) for _ in range(2000)]
-    low, high = np.quantile([scipy.stats.ks_2samp(x[d], y[d]).statistic for d in drawn], [0.025, 0.975])
+    sample = [rng.integers(0, 60, size=60) for _ in range(2000)]
+    low, high = np.quantile([scipy.stats.ks_2samp(x[d], y[d]).statistic for d in sample], [0.025, 0.975])
     assert ks_interval(x, y) == pytest.approx((low, high), abs=0.03)
     assert ks_interval(x, x) == (0.0, 0.0)
 
@@ -135,9 +134,9 @@ def test_the_value_may_be_a_log(records) -> None:
             "answer": {i: [-5000.0] for i in range(20)},
             "perturbed_0": {i: [-5000.0 + float(v)] for i, v in enumerate(x)},
         }
-        found = compute([metric, RATIO], {"tokens": {"r": records(by_variant)}}, {"tr": ratios(records, y)})["fq"]
-        assert found.value == plain.extra[value] < 0
-        assert found.extra == plain.extra
+        result = compute([metric, RATIO], {"tokens": {"r": records(by_variant)}}, {"tr": ratios(records, y)})["fq"]
+        assert result.value == plain.extra[value] < 0
+        assert result.extra == plain.extra
 
 
 def test_a_published_log_of_the_first_rows_is_compared_on_these(records) -> None:

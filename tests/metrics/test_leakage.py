@@ -58,9 +58,9 @@ def test_a_worst_case_is_at_least_each_parent_by_row() -> None:
     parents = {
         str(k): MetricResult(0.5, per_row={i: {"prob": x} for i, x in enumerate(row)}) for k, row in enumerate(table)
     }
-    found = worst(parents)
-    assert found.column("score") == table.max(axis=0).tolist()
-    assert found.extra["over_best_parent"] == pytest.approx(table.max(axis=0).mean() - table.mean(axis=1).max())
+    result = worst(parents)
+    assert result.column("score") == table.max(axis=0).tolist()
+    assert result.extra["over_best_parent"] == pytest.approx(table.max(axis=0).mean() - table.mean(axis=1).max())
 
 
 def test_parents_that_share_no_value() -> None:

@@ -110,12 +110,12 @@ def test_attacks_from_a_model_and_its_retain_model(records) -> None:
     panel = [m for m in tofu_panel(holdout=True) if m.name.startswith(("mia", "priv"))]
 
     def tokens(forget: float) -> dict[str, TokenRecords]:
-        made = {}
+        result = {}
         for name, shift in (("forget_eval", forget), ("holdout", 4.0)):
             logps = {i: [-shift - 0.1 * ((7 * i) % 10), -shift - 0.5, -0.1] for i in range(20)}
             spread = {"answer": {i: [4.0, 4.0, 4.0] for i in logps}}
-            made[name] = records({"answer": logps}, var=spread, zlib={"answer": {i: 40 for i in logps}})
-        return made
+            result[name] = records({"answer": logps}, var=spread, zlib={"answer": {i: 40 for i in logps}})
+        return result
 
     retain = compute(panel, {"tokens": tokens(4.0)})
     assert {n for n, r in retain.items() if r.reason} == {

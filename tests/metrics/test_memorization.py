@@ -40,9 +40,9 @@ def test_a_right_token_more_never_lowers_it(records) -> None:
     ],
 )
 def test_one_answer_to_each_row(records, family: str, tokens: tuple[str, ...], message: str) -> None:
-    made = records({"answer": {0: [-1.0]}, "perturbed_0": {0: [-1.0]}, "perturbed_1": {0: [-1.0]}})
+    result = records({"answer": {0: [-1.0]}, "perturbed_0": {0: [-1.0]}, "perturbed_1": {0: [-1.0]}})
     with pytest.raises(ConfigError, match=f"metric m: family {family} .*{message}"):
-        compute([Metric("m", family, rows="r", reads={"tokens": tokens})], {"tokens": {"r": made}})
+        compute([Metric("m", family, rows="r", reads={"tokens": tokens})], {"tokens": {"r": result}})
 
 
 def test_unknown_compat(records) -> None:

@@ -35,10 +35,10 @@ def losses(probs: list[str]) -> MetricResult:
     return MetricResult(0.5, per_row={i: {"score": -math.log(number(p))} for i, p in enumerate(probs)})
 
 
-def text_of(sample: int, row: int, said: str, truth: str, more: dict | None = None) -> GeneratedText:
+def text_of(sample: int, row: int, message: str, truth: str, more: dict | None = None) -> GeneratedText:
     more = more or {}
     near = number(more["similarity"]) if "similarity" in more else None
-    return GeneratedText(row, sample, "", said, truth, more.get("n_new_tokens", 1), more.get("stopped", True), near)
+    return GeneratedText(row, sample, "", message, truth, more.get("n_new_tokens", 1), more.get("stopped", True), near)
 
 
 def numbers_of(rows: dict[str, dict[str, str]]) -> ExampleNumbers:
@@ -92,7 +92,7 @@ def inputs_of(case: dict, records) -> MetricInputs:
         )
     texts = None
     if "texts" in case:
-        texts = [text_of(sample, *given) for sample, given in enumerate(case["texts"])]
+        texts = [text_of(sample, *inputs) for sample, inputs in enumerate(case["texts"])]
     metric = Metric(
         case["name"],
         case["family"],

@@ -28,15 +28,15 @@ MODELS = ("retain90", "full")
 @pytest.fixture(scope="module")
 def peer(shared: Path) -> dict[str, dict]:
     """model -> {"rows": per-row statistics, "aggregates": numbers, "generations": list, "folder": path}."""
-    found = {}
+    result = {}
     for model in MODELS:
         folder = shared / "golden" / "visible" / "tofu_eval" / model
-        found[model] = {
+        result[model] = {
             "rows": json.loads(gzip.decompress((folder / "per_row.json.gz").read_bytes())),
             "aggregates": json.loads((folder / "summary.json").read_text())["aggregates"],
             "generations": [json.loads(line) for line in (folder / "generations.jsonl").read_text().splitlines()],
         }
-    return found
+    return result
 
 
 @pytest.fixture(scope="module")

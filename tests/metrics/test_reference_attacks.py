@@ -19,7 +19,7 @@ LIRA = Metric("lira", "lira_score", parents={"losses": "f"}, shadows=True)
 
 
 @pytest.fixture(scope="module")
-def drawn(records):
+def samples(records):
     """Losses of a measured model and of three retain models, and the results of the loss metrics on the latter."""
     rng = np.random.default_rng(5)
     losses = {rows: rng.uniform(0.1, 3.0, size=(4, n)) for rows, n in (("f", 12), ("h", 9))}
@@ -32,10 +32,10 @@ def drawn(records):
 
 
 @pytest.mark.parametrize(("a", "gamma"), [(0.3, 1.0), (0.0, 1.5), (1.0, 1.0)])
-def test_rmia_counted_pair_by_pair(drawn, a: float, gamma: float) -> None:
-    losses, mine, shadows = drawn
+def test_rmia_counted_pair_by_pair(samples, a: float, gamma: float) -> None:
+    losses, mine, shadows = samples
     metric = Metric("rmia", "rmia_score", parents=RMIA.parents, shadows=True, args={"a": a, "gamma": gamma})
-    found = compute([FORGET, HOLDOUT, metric], {"tokens": mine}, shadows=shadows)["rmia"]
+    result = compute([FORGET, HOLDOUT, metric], {"tokens": mine}, shadows=shadows)["rmia"]
 
     def ratio(rows: str, i: int) -> float:
         out = sum(math.exp(-losses[rows][m][i]) for m in (1, 2, 3)) / 3
@@ -43,18 +43,18 @@ def test_rmia_counted_pair_by_pair(drawn, a: float, gamma: float) -> None:
 
     for i in range(12):
         wins = sum(ratio("f", i) / ratio("h", z) >= gamma for z in range(9))
-        assert found.per_row[i]["score"] == pytest.approx(1 - wins / 9)
+        assert result.per_row[i]["score"] == pytest.approx(1 - wins / 9)
 
 
-def test_lira_is_the_tail_of_the_shadow_models(drawn) -> None:
-    losses, mine, shadows = drawn
-    found = compute([FORGET, HOLDOUT, LIRA], {"tokens": mine}, shadows=shadows)["lira"]
+def test_lira_is_the_tail_of_the_shadow_models(samples) -> None:
+    losses, mine, shadows = samples
+    result = compute([FORGET, HOLDOUT, LIRA], {"tokens": mine}, shadows=shadows)["lira"]
     p = np.exp(-losses["f"])
     phi = np.log(p / (1 - p))
     sigma = np.sqrt(phi[1:].var(axis=0, ddof=1).mean())
     tail = norm.cdf(phi[0], loc=phi[1:].mean(axis=0), scale=sigma)  # the paper's Pr[Q <= phi], larger for members
-    assert norm.cdf(-np.array(found.column("score"))) == pytest.approx(tail)
-    assert found.extra["sigma"] == pytest.approx(sigma)
+    assert norm.cdf(-np.array(result.column("score"))) == pytest.approx(tail)
+    assert result.extra["sigma"] == pytest.approx(sigma)
 
 
 def test_a_learned_row_stands_out(records) -> None:
@@ -71,8 +71,8 @@ def test_a_learned_row_stands_out(records) -> None:
         assert value * sign > 5
 
 
-def test_the_retain_log_serves_where_there_are_no_shadow_models(drawn) -> None:
-    _, mine, shadows = drawn
+def test_the_retain_log_serves_where_there_are_no_shadow_models(samples) -> None:
+    _, mine, shadows = samples
     one = compute([FORGET, HOLDOUT, RMIA], {"tokens": mine}, shadows[0])["rmia"]
     assert repr(one) == repr(compute([FORGET, HOLDOUT, RMIA], {"tokens": mine}, shadows=shadows[:1])["rmia"])
 
@@ -84,18 +84,18 @@ def test_the_retain_log_serves_where_there_are_no_shadow_models(drawn) -> None:
         (MetricResult(1.0, per_row={0: {"score": 1.0}}), "cover other rows: 1 against 12 here"),
     ],
 )
-def test_retain_models_that_cannot_serve(drawn, shadow: MetricResult, reason: str) -> None:
-    _, mine, _ = drawn
-    found = compute([FORGET, LIRA], {"tokens": mine}, shadows=[{"f": shadow}] * 2)["lira"]
-    assert reason in (found.reason or "")
+def test_retain_models_that_cannot_serve(samples, shadow: MetricResult, reason: str) -> None:
+    _, mine, _ = samples
+    result = compute([FORGET, LIRA], {"tokens": mine}, shadows=[{"f": shadow}] * 2)["lira"]
+    assert reason in (result.reason or "")
 
 
 def test_rows_without_a_loss_have_no_score(records) -> None:
     shadows = [{"f": MetricResult(1.0, per_row={0: {"score": 1.0 + m}, 1: {"score": 1.0}})} for m in (0, 1)]
     tokens = {"f": records({"answer": {0: [-1.0], 1: []}})}
-    found = compute([FORGET, LIRA], {"tokens": tokens}, shadows=shadows)["lira"]
-    assert math.isnan(found.per_row[1]["score"])
-    assert found.extra["n_missing"] == 1
+    result = compute([FORGET, LIRA], {"tokens": tokens}, shadows=shadows)["lira"]
+    assert math.isnan(result.per_row[1]["score"])
+    assert result.extra["n_missing"] == 1
 
 
 def test_wrong_parents_and_arguments() -> None:

@@ -15,8 +15,8 @@ from expunge.metrics.api import Metric
 from expunge.metrics.compute import compute
 
 TEXTS = [
-    GeneratedText(i, 0, "", said, "the quick brown fox", 3, True)
-    for i, said in enumerate(["the fox", "quick", "", "brown the"])
+    GeneratedText(i, 0, "", words, "the quick brown fox", 3, True)
+    for i, words in enumerate(["the fox", "quick", "", "brown the"])
 ]
 
 
@@ -54,18 +54,18 @@ WORDS = ("the", "author", "authors", "wrote", "writing", "novels", "of", "Paris"
 
 def some_pairs(n: int) -> list[GeneratedText]:
     draw = random.Random(0)
-    said = [" ".join(draw.choices(WORDS, k=draw.choice((0, 1, 3, 9, 40, 90)))) for _ in range(2 * n)]
-    return [GeneratedText(i, 0, "", said[2 * i], said[2 * i + 1], 1, True) for i in range(n)]
+    output = [" ".join(draw.choices(WORDS, k=draw.choice((0, 1, 3, 9, 40, 90)))) for _ in range(2 * n)]
+    return [GeneratedText(i, 0, "", output[2 * i], output[2 * i + 1], 1, True) for i in range(n)]
 
 
 def test_equals_the_package_rouge_score_to_the_last_bit() -> None:
     scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     compared = 0
-    for text, got in zip(some_pairs(300), rouge.rouge_of_all(some_pairs(300)), strict=True):
-        if math.isnan(got[0]):
+    for text, actual in zip(some_pairs(300), rouge.rouge_of_all(some_pairs(300)), strict=True):
+        if math.isnan(actual[0]):
             continue
         theirs = scorer.score(text.reference, text.generation)
-        assert got == (theirs["rouge1"].recall, theirs["rougeL"].recall, theirs["rougeL"].fmeasure)
+        assert actual == (theirs["rouge1"].recall, theirs["rougeL"].recall, theirs["rougeL"].fmeasure)
         compared += 1
     assert compared > 200
 
@@ -74,8 +74,8 @@ def test_equals_the_package_rouge_score_to_the_last_bit() -> None:
     ("a", "b", "n"), [("", "x", 0), ("abcbdab", "bdcaba", 4), ("aaaa", "aa", 2), ("ab" * 50, "ba" * 50, 99)]
 )
 def test_longest_common_subsequence_by_hand(a: str, b: str, n: int) -> None:
-    truth, said = (" ".join(letters) for letters in (a, b))
-    recall = rouge.pair_scores([(truth, said, False)], "rouge_score")[0][1]
+    truth, output = (" ".join(letters) for letters in (a, b))
+    recall = rouge.pair_scores([(truth, output, False)], "rouge_score")[0][1]
     assert recall == pytest.approx(n / len(a)) if a else math.isnan(recall)
 
 
@@ -120,13 +120,13 @@ def test_wrong_tokenizer() -> None:
 def test_several_processes_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = some_pairs(61)
     alone = rouge.rouge_of_all(texts)
-    asked: list[int] = []
+    requests: list[int] = []
     plain = rouge._in_a_process
     monkeypatch.setattr(rouge, "FEWEST", 30)
     monkeypatch.setattr(rouge.os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(rouge, "_in_a_process", lambda pairs, how: (asked.append(len(pairs)), plain(pairs, how))[1])
+    monkeypatch.setattr(rouge, "_in_a_process", lambda pairs, how: (requests.append(len(pairs)), plain(pairs, how))[1])
     many = rouge.rouge_of_all(texts)
-    assert sorted(asked) == [30, 31]
+    assert sorted(requests) == [30, 31]
     assert [str(s) for s in many] == [str(s) for s in alone]
     monkeypatch.setattr(rouge.sys, "executable", "/bin/false")
     assert [str(s) for s in rouge.rouge_of_all(texts)] == [str(s) for s in alone], "no worker, same numbers"

@@ -32,7 +32,7 @@ PUBLISHED = [
 ]
 
 
-def given(family: str, parents: dict[str, MetricResult], **args: float) -> MetricInputs:
+def inputs_of(family: str, parents: dict[str, MetricResult], **args: float) -> MetricInputs:
     metric = Metric("m", family, args=args, parents={role: role for role in parents})
     return MetricInputs(metric, parents=parents)
 
@@ -41,15 +41,15 @@ def part(value: float, rows: int = 2) -> MetricResult:
     return MetricResult(value, per_row={i: {"score": value} for i in range(rows)})
 
 
-def sides(left: float, kept: float) -> dict[str, MetricResult]:
+def sides(left: float, rest: float) -> dict[str, MetricResult]:
     """All forget scores `left`, all retain scores `kept`."""
-    return {term: part(left if term.startswith("forget") else kept) for term in TERMS}
+    return {term: part(left if term.startswith("forget") else rest) for term in TERMS}
 
 
 def official(terms: dict[str, MetricResult], auc: float, mmlu: float) -> MetricResult:
-    tasks = semeval_tasks(given("semeval_tasks", terms))
-    mia = semeval_mia(given("semeval_mia", {"auc": MetricResult(auc)}))
-    return semeval_aggregate(given("semeval_aggregate", {"tasks": tasks, "mia": mia}), mmlu_accuracy=mmlu)
+    tasks = semeval_tasks(inputs_of("semeval_tasks", terms))
+    mia = semeval_mia(inputs_of("semeval_mia", {"auc": MetricResult(auc)}))
+    return semeval_aggregate(inputs_of("semeval_aggregate", {"tasks": tasks, "mia": mia}), mmlu_accuracy=mmlu)
 
 
 @pytest.mark.parametrize(("final", "task", "mia", "mmlu"), PUBLISHED)
@@ -76,7 +76,7 @@ def test_twelve_terms_and_their_harmonic_mean() -> None:
     terms = sides(0.0, 1.0)
     terms["forget_Task2_regurgitation"] = part(0.75, rows=6)
     terms["retain_Task3_knowledge"] = part(0.5)
-    result = semeval_tasks(given("semeval_tasks", terms))
+    result = semeval_tasks(inputs_of("semeval_tasks", terms))
     assert result.value == pytest.approx(12 / (10 + 4 + 2))
     assert result.extra["forget_Task2_regurgitation"] == 0.25
     assert result.extra["retain_Task3_knowledge"] == 0.5
@@ -93,10 +93,10 @@ def test_mia_score(auc: float, expected: float) -> None:
 
 def test_a_term_that_could_not_be_scored_names_itself() -> None:
     terms = sides(0.0, 1.0) | {"retain_Task1_knowledge": missing("no generations")}
-    result = semeval_tasks(given("semeval_tasks", terms))
+    result = semeval_tasks(inputs_of("semeval_tasks", terms))
     assert math.isnan(result.value)
     assert result.reason == "needs retain_Task1_knowledge, which is missing: no generations"
-    whole = semeval_aggregate(given("semeval_aggregate", {"tasks": result, "mia": MetricResult(0.5)}))
+    whole = semeval_aggregate(inputs_of("semeval_aggregate", {"tasks": result, "mia": MetricResult(0.5)}))
     assert "tasks: needs retain_Task1_knowledge" in (whole.reason or "")
     assert "mmlu: no MMLU accuracy" in (whole.reason or "")
     assert whole.extra == {"mia_part": 0.5}
@@ -110,4 +110,4 @@ def test_an_accuracy_in_percent_is_refused() -> None:
 
 def test_an_aggregate_without_its_parents_is_a_wrong_panel() -> None:
     with pytest.raises(ConfigError, match="needs the parents tasks and mia"):
-        semeval_aggregate(given("semeval_aggregate", {"tasks": MetricResult(0.5)}))
+        semeval_aggregate(inputs_of("semeval_aggregate", {"tasks": MetricResult(0.5)}))

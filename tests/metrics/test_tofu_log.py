@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import DataError
+from expunge.metrics.api import FIRST_ROWS
 from expunge.metrics.results import read_results
-from expunge.metrics.tofu_log import FIRST_ROWS, read_tofu_log
+from expunge.metrics.tofu_log import read_tofu_log
 
 
 def group(n: int, wrong: float = 2.0) -> dict[str, Any]:

@@ -101,14 +101,14 @@ def test_needs_two_kinds_of_answers(records) -> None:
 
 @pytest.mark.parametrize("family, tokens", [("probability", ("perturbed",)), ("answer_loss", ("perturbed",))])
 def test_a_row_with_an_answer_that_is_no_number_has_no_mean_over_the_others(records, family, tokens) -> None:
-    made = records({"perturbed_0": {0: [-1.0], 1: [-1.0]}, "perturbed_1": {0: [-2.0], 1: [math.nan]}})
-    found = compute([Metric("m", family, rows="r", reads={"tokens": tokens})], {"tokens": {"r": made}})["m"]
-    assert found.extra["n_missing"] == 1
-    assert found.value == pytest.approx(1.5 if family == "answer_loss" else (math.exp(-1) + math.exp(-2)) / 2)
+    result = records({"perturbed_0": {0: [-1.0], 1: [-1.0]}, "perturbed_1": {0: [-2.0], 1: [math.nan]}})
+    outcome = compute([Metric("m", family, rows="r", reads={"tokens": tokens})], {"tokens": {"r": result}})["m"]
+    assert outcome.extra["n_missing"] == 1
+    assert outcome.value == pytest.approx(1.5 if family == "answer_loss" else (math.exp(-1) + math.exp(-2)) / 2)
 
 
 def test_a_wrong_answer_that_is_no_number_neither_raises_nor_lowers_the_row(records) -> None:
-    made = records(
+    result = records(
         {
             "answer": {0: [-1.0], 1: [-1.0]},
             "perturbed_0": {0: [-1.0], 1: [-1.0]},
@@ -117,6 +117,6 @@ def test_a_wrong_answer_that_is_no_number_neither_raises_nor_lowers_the_row(reco
     )
     for family, args in (("truth_ratio", {"aggregate": "raw"}), ("probability_w_options", {})):
         metric = Metric("m", family, rows="r", reads={"tokens": ("answer", "perturbed")}, args=args)
-        found = compute([metric], {"tokens": {"r": made}})["m"]
-        assert found.extra["n_missing"] == 1
-        assert found.value == pytest.approx(1.0 if family == "truth_ratio" else 1 / 3)
+        outcome = compute([metric], {"tokens": {"r": result}})["m"]
+        assert outcome.extra["n_missing"] == 1
+        assert outcome.value == pytest.approx(1.0 if family == "truth_ratio" else 1 / 3)

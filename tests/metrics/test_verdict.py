@@ -46,10 +46,10 @@ def finding(name: str, position: float) -> AuditFinding:
     return compare_to_controls(name, (at(position), RETAIN, FULL))
 
 
-def verdict_of(model: str, position: float, kept: float = 0.97, robust: float | None = None) -> Verdict:
+def verdict_of(model: str, position: float, rest: float = 0.97, robust: float | None = None) -> Verdict:
     findings = [(DIRECT, finding("forget_Q_A_Prob", position))]
     findings += [] if robust is None else [("relearn", finding("same_rows", robust))]
-    return make_verdict(model, findings, utility_answer([utility(kept)], [utility(1.0)], "model_utility", 0.5))
+    return make_verdict(model, findings, utility_answer([utility(rest)], [utility(1.0)], "model_utility", 0.5))
 
 
 def test_each_question_is_answered_by_its_audits() -> None:
@@ -59,8 +59,8 @@ def test_each_question_is_answered_by_its_audits() -> None:
         ("relearn 2", finding("same_rows", 0.5)),
         ("exposure", finding("erased_rows", -0.5)),
     ]
-    kept = utility_answer([utility(0.97)], [utility(1.0)], "model_utility", 0.5)
-    verdict = make_verdict("NPO", findings, kept, seeds=2)
+    rest = utility_answer([utility(0.97)], [utility(1.0)], "model_utility", 0.5)
+    verdict = make_verdict("NPO", findings, rest, seeds=2)
     words = {name: answer.word for name, answer in verdict.answers.items()}
     assert words == {
         "forgot": "no trace", "kept": "kept", "detectable": "detectable", "robust": "recoverable", "certainty": "sure",
@@ -116,13 +116,15 @@ def test_utility_is_a_share_of_the_target_models(share: float, extra: dict[str, 
 
 
 def test_a_target_model_without_utility_is_said_to_have_none() -> None:
-    answer = utility_answer([utility(0.0)], [utility(0.0)], "model_utility", 0.5)
-    assert answer.word == "not measurable" and "is 0: it had no utility to keep" in answer.sentence
+    for value in (0.0, 0.05):  # a share of so little is noise
+        answer = utility_answer([utility(value)], [utility(value)], "model_utility", 0.5)
+        assert answer.word == "not measurable" and f"is {value:.3g}: it had no utility to keep" in answer.sentence
+    assert utility_answer([utility(0.06)], [utility(0.06)], "model_utility", 0.5).word == "kept"
 
 
 def test_a_model_below_the_retain_model_gains_nothing_and_a_broken_one_has_no_rank() -> None:
     clean, below, trace, known = (verdict_of(n, x) for n, x in (("a", 0.0), ("b", -0.5), ("c", 0.3), ("d", 1.0)))
-    broken = verdict_of("e", 0.0, kept=0.1)
+    broken = verdict_of("e", 0.0, rest=0.1)
     alive, out = ranked([known, below, broken, trace, clean])
     assert [v.model for v in alive] == ["a", "b", "c", "d"] and [v.model for v in out] == ["e"]
     assert below.forgot.word == "over-forgotten" and "Below" in str(dataclasses.replace(below)).title()
@@ -167,6 +169,8 @@ def test_the_statistic_is_the_one_whose_mean_is_the_value() -> None:
 
 def test_gibberish_repeats_itself_or_is_empty() -> None:
     good, bad = "She was born in a small town near the sea", "the the the the the the the the"
-    assert gibberish([bad, bad, "", good], [good] * 4).startswith("gibberish: 75% of its answers")
+    text = gibberish([bad, bad, "", good], [good] * 4)
+    assert text.startswith("gibberish: 75% of its answers") and text.endswith("(0% before)")
+    assert "before" not in gibberish([bad], [])
     assert gibberish([bad, good, good, good], [good]) == "" and gibberish([], []) == ""
     assert gibberish([bad] * 4, [bad] * 4) == ""  # the model before was no better: unlearning did not break it

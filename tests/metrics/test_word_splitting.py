@@ -71,7 +71,7 @@ def test_pieces_between_blanks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "text", "found"),
+    ("words", "text", "result"),
     [
         ("art", "a start", False),
         ("don't  know", "I don't know.", True),
@@ -82,5 +82,5 @@ def test_pieces_between_blanks() -> None:
         ("know", "unknown", False),
     ],
 )
-def test_whole_words(words: str, text: str, found: bool) -> None:
-    assert (regex.search(whole_words_pattern(words), text) is not None) == found
+def test_whole_words(words: str, text: str, result: bool) -> None:
+    assert (regex.search(whole_words_pattern(words), text) is not None) == result

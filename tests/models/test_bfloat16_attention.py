@@ -47,9 +47,9 @@ def test_equals_attention_in_float32_rounded_once(plain: Any, masked: bool, auto
     if autocast:  # rotary embeddings leave queries and keys in float32
         query, key = query.float(), key.float()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        got, weights = ALL_ATTENTION_FUNCTIONS[FUSED](Layer(), query, key, value, mask, scaling=0.25)
-    assert weights is None and got.dtype == torch.bfloat16
-    assert torch.equal(got, expected.to(torch.bfloat16))
+        actual, weights = ALL_ATTENTION_FUNCTIONS[FUSED](Layer(), query, key, value, mask, scaling=0.25)
+    assert weights is None and actual.dtype == torch.bfloat16
+    assert torch.equal(actual, expected.to(torch.bfloat16))
 
 
 def test_float32_does_not_change_and_one_registration_stays(plain: Any) -> None:

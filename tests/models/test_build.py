@@ -45,8 +45,8 @@ def test_the_published_shapes_begin_as_published(small: Any) -> None:
         and build_llama("llama-64k", small, vocab_size=300, seed=0).config.rms_norm_eps == 1e-6
     )
     for kind, std in {"o_proj": 0.02 / 12**0.5, "up_proj": 0.02 / 12**0.5, "q_proj": 0.02, "down_proj": 0.02}.items():
-        drawn = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if n.endswith(f"{kind}.weight")])
-        assert float(drawn.double().std()) == pytest.approx(std, rel=0.01)
+        sample = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if n.endswith(f"{kind}.weight")])
+        assert float(sample.double().std()) == pytest.approx(std, rel=0.01)
     # a model that was built before is another one, and the others' stay what they are
     assert preset_identity("llama-8m") == {"preset": "llama-8m", "beginning": "published"}
     assert preset_identity("llama-64k") == {"preset": "llama-64k"} and preset_identity(None) == {"preset": None}

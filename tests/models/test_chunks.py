@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.batch import Batch, collate
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.models import chunks as module
 from expunge.models.chunks import ChunkedLogits
 from expunge.models.packed import BatchPositions, FrozenLmHead, LmHead, packed_forward, plain_head, token_logps
@@ -26,10 +26,10 @@ def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def batch() -> Batch:
-    made = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     lengths = ((9, 3), (4, 1), (13, 8), (6, 0))
     return collate(
-        [Encoded(tuple(torch.randint(3, 67, (n,), generator=made).tolist()), p) for n, p in lengths], pad_id=0
+        [Encoded(tuple(torch.randint(3, 67, (n,), generator=generator).tolist()), p) for n, p in lengths], pad_id=0
     )
 
 
@@ -71,11 +71,11 @@ def test_equals_the_model_s_own_logits(model: Any, size: int, strips: None) -> N
     expected.append(divergence(whole_NV[first:], ref_NV[first:], weight_N[first:]))
 
     one, two = by_chunks(model, b, size).split([first, n - first])
-    got = [one.per_token(token_logps, [b.token_N[:first].__getitem__])]
-    got.append(two.per_token(divergence, [ref_NV[first:].__getitem__, weight_N[first:].__getitem__]))
-    for mine, theirs in zip(got, expected, strict=True):
+    actual = [one.per_token(token_logps, [b.token_N[:first].__getitem__])]
+    actual.append(two.per_token(divergence, [ref_NV[first:].__getitem__, weight_N[first:].__getitem__]))
+    for mine, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
-    same(gradients(model, got[0].sum() - got[1].mean()), gradients(model, expected[0].sum() - expected[1].mean()))
+    same(gradients(model, actual[0].sum() - actual[1].mean()), gradients(model, expected[0].sum() - expected[1].mean()))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -86,11 +86,11 @@ def test_tied_and_untied_heads_with_a_bias(tied: bool) -> None:
     embedding = linear.weight if tied else torch.nn.Parameter(torch.randn(9, 4, dtype=torch.float64))
     token_N = torch.arange(11) % 9
     head = LmHead(_Bare(linear))
-    found = []
+    matches = []
     for size in (0, 3):
         values = ChunkedLogits(head, hidden + embedding[token_N], size).per_token(token_logps, [token_N.__getitem__])
-        found.append(torch.autograd.grad(values.square().sum(), [hidden, embedding, linear.weight, linear.bias]))
-    for whole, chunked in zip(*found, strict=True):
+        matches.append(torch.autograd.grad(values.square().sum(), [hidden, embedding, linear.weight, linear.bias]))
+    for whole, chunked in zip(*matches, strict=True):
         torch.testing.assert_close(chunked, whole, rtol=1e-10, atol=1e-12)
 
 
@@ -153,9 +153,9 @@ def test_a_backward_that_stops_before_the_head_leaves_nothing_behind() -> None:
     values = ChunkedLogits(LmHead(_Bare(linear)), hidden, 4).per_token(token_logps, [token_N.__getitem__])
     torch.autograd.grad(values.sum(), hidden, retain_graph=True)
     for _ in range(2):
-        (got,) = torch.autograd.grad(values.sum(), linear.weight, retain_graph=True)
+        (actual,) = torch.autograd.grad(values.sum(), linear.weight, retain_graph=True)
         (expected,) = torch.autograd.grad(token_logps(linear(hidden), token_N).sum(), linear.weight)
-        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_a_value_that_no_logit_changes_has_no_gradient() -> None:
@@ -177,16 +177,16 @@ def test_a_reference_s_part_is_a_constant() -> None:
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_mixed_precision_is_that_of_the_model_s_forward(model: Any, kind: torch.dtype) -> None:
     """Off where the loss is computed, as the Trainer has it; the weights' gradients are float32."""
-    b, found = batch(), []
+    b, result = batch(), []
     for size in (0, 3):
         with torch.autocast("cpu", dtype=kind):
-            made = by_chunks(model, b, size)
-        assert made.autocast is kind
-        values = made.per_token(token_logps, [b.token_N.__getitem__])
+            product = by_chunks(model, b, size)
+        assert product.autocast is kind
+        values = product.per_token(token_logps, [b.token_N.__getitem__])
         assert values.dtype == torch.float32
-        found.append((values.detach(), gradients(model, values.mean())))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-2, atol=1e-2)
-    whole, chunked = (torch.cat([g.flatten() for g in f[1].values()]) for f in found)
+        result.append((values.detach(), gradients(model, values.mean())))
+    torch.testing.assert_close(result[0][0], result[1][0], rtol=1e-2, atol=1e-2)
+    whole, chunked = (torch.cat([g.flatten() for g in f[1].values()]) for f in result)
     assert chunked.dtype == torch.float32
     assert float((whole - chunked).norm() / whole.norm()) < 2e-2
     with torch.autocast("cpu", dtype=kind):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods import objective
 from expunge.models.config import ModelArgs
 from expunge.models.load import load_model

@@ -61,7 +61,7 @@ def test_a_size_that_no_model_has(tmp_path: Path, key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("config.json", "", "not JSON"),
         ("config.json", "[1]", "expected a group of keys"),
@@ -76,9 +76,9 @@ def test_a_size_that_no_model_has(tmp_path: Path, key: str, value: Any) -> None:
         (INDEX, '{"weight_map": {"a": "modl.safetensors"}}', "did you mean 'model.safetensors'"),
     ],
 )
-def test_a_damaged_file(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_a_damaged_file(tmp_path: Path, name: str, content: str, message: str) -> None:
     source = folder_of(tmp_path / "m")
     (tmp_path / "m" / name).write_text(content)
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         check_source(source, "MODEL")
     assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from expunge.core.errors import ConfigError
 from expunge.data.batch import collate
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods import Quantity
 from expunge.methods.api import ScoredPositions
 from expunge.models import capabilities
@@ -33,11 +33,11 @@ def model() -> Any:
 
 
 def expected(model: Any, row: Encoded, first: int, last: int) -> list[torch.Tensor]:
-    seen: dict[str, torch.Tensor] = {}
-    hook = model.model.layers[0].mlp.down_proj.register_forward_hook(lambda m, a, o: seen.update(x=a[0]))
+    records: dict[str, torch.Tensor] = {}
+    hook = model.model.layers[0].mlp.down_proj.register_forward_hook(lambda m, a, o: records.update(x=a[0]))
     out = model(torch.tensor([row.ids]), output_hidden_states=True)
     hook.remove()
-    return [h[0, first:last] for h in (out.hidden_states[2], seen["x"], out.hidden_states[0])]
+    return [h[0, first:last] for h in (out.hidden_states[2], records["x"], out.hidden_states[0])]
 
 
 @torch.no_grad()
@@ -56,15 +56,15 @@ def test_states_of_inputs_and_outputs(model, serve: Quantity, padded: bool, monk
     assert [h.shape[1] for h in side.layers_ND] == [16, 24, 16]
     at = [(r.n_prompt, len(r.ids)) if own else (r.n_prompt - 1, len(r.ids) - 1) for r in ROWS]
     whole = [expected(model, r, *place) for r, place in zip(ROWS, at, strict=True)]
-    for got, want in zip(side.layers_ND, zip(*whole, strict=True), strict=True):
-        torch.testing.assert_close(got, torch.cat(want))
+    for actual, want in zip(side.layers_ND, zip(*whole, strict=True), strict=True):
+        torch.testing.assert_close(actual, torch.cat(want))
     if not own:
         logps = torch.log_softmax(model(torch.tensor([ROWS[0].ids])).logits[0, 1:3], -1)
         torch.testing.assert_close(side.logps_N[:2], logps[[0, 1], [7, 8]])
     # a stored reference has the same states, module by module
     stored = reference(model, ROWS, [0, 1], spec, pad_id=0).side([0, 1], batch)
-    for got, want in zip(stored.layers_ND, side.layers_ND, strict=True):
-        torch.testing.assert_close(got, want)
+    for actual, want in zip(stored.layers_ND, side.layers_ND, strict=True):
+        torch.testing.assert_close(actual, want)
     torch.testing.assert_close(stored.logps_N, side.logps_N)
 
 

@@ -103,8 +103,8 @@ def test_transformers_4_45_reads_the_same_model(tmp_path: Path) -> None:
     python = tmp_path / "old" / "bin" / "python"
     site = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     (tmp_path / "old" / site / "zz_shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    wanted = (("--no-deps", "transformers==4.45.2", "tokenizers==0.20.3", "huggingface_hub==0.26.5"), ("requests",))
-    for words in wanted:
+    targets = (("--no-deps", "transformers==4.45.2", "tokenizers==0.20.3", "huggingface_hub==0.26.5"), ("requests",))
+    for words in targets:
         if subprocess.run([str(python), "-m", "pip", "install", "-q", *words], capture_output=True).returncode:
             pytest.skip("transformers 4.45 cannot be installed here")
     jobs = []

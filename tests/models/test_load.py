@@ -58,10 +58,10 @@ def test_tokenizer_without_a_pad_token_pads_with_eos(saved: Path) -> None:
 def one_line(saved: Path, **args: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         load_model(str(saved), ModelArgs(**args), device=CPU)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert str(saved) in said
-    return said
+    output = str(caught.value)
+    assert "\n" not in output
+    assert str(saved) in output
+    return output
 
 
 def test_refuses_folders_without_safetensors(saved: Path) -> None:
@@ -79,7 +79,7 @@ def test_refuses_what_is_no_model_folder(saved: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "config.json is not JSON"),
         ("[]", "expected a group of keys"),
@@ -87,9 +87,9 @@ def test_refuses_what_is_no_model_folder(saved: Path, tmp_path: Path) -> None:
         ('{"model_type": "no-such-architecture"}', "cannot be loaded"),
     ],
 )
-def test_refuses_a_broken_config(saved: Path, text: str, said: str) -> None:
+def test_refuses_a_broken_config(saved: Path, text: str, message: str) -> None:
     (saved / "config.json").write_text(text)
-    assert said in one_line(saved)
+    assert message in one_line(saved)
 
 
 def test_refuses_broken_weights(saved: Path) -> None:
@@ -140,10 +140,10 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda", "mps", "xpu"):
         with pytest.raises(ConfigError, match=rf"^model\.device: '{name}': this machine has no {name.upper()} device"):
             pick_device(name)
-    for found in (torch.xpu, torch.backends.mps):
-        monkeypatch.setattr(found, "is_available", lambda: True)
-    for found in (torch.xpu, torch.mps):
-        monkeypatch.setattr(found, "device_count", lambda: 1)
+    for result in (torch.xpu, torch.backends.mps):
+        monkeypatch.setattr(result, "is_available", lambda: True)
+    for result in (torch.xpu, torch.mps):
+        monkeypatch.setattr(result, "device_count", lambda: 1)
     assert [pick_device(name).type for name in ("mps", "xpu", "xpu:0")] == ["mps", "xpu", "xpu"]
     with pytest.raises(ConfigError, match=r"^model\.device: 'xpu:1': this machine has 1 XPU devices"):
         pick_device("xpu:1")

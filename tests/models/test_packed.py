@@ -7,14 +7,14 @@ import torch
 
 from expunge.core.errors import JobError
 from expunge.data.batch import Batch, collate
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.models.packed import BatchPositions, FrozenLmHead, PackedOutput, bare, packed_forward, token_logps
 
 
 def batch(side: str, **keys: Any) -> Batch:
-    made = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     rows = [
-        Encoded(tuple(torch.randint(3, 67, (n,), generator=made).tolist()), n_prompt)
+        Encoded(tuple(torch.randint(3, 67, (n,), generator=generator).tolist()), n_prompt)
         for n, n_prompt in ((9, 3), (4, 1), (13, 12), (6, 0))
     ]
     return collate(rows, pad_id=0, padding_side=side, **keys)

@@ -44,17 +44,17 @@ def test_the_dtype_that_came_in_goes_out(tmp_path: Path, name: str, tied: bool) 
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 1e-2)
-    kept = {n: p.detach().clone() for n, p in model.named_parameters()}
+    original = {n: p.detach().clone() for n, p in model.named_parameters()}
     save_model(model, NoTokenizer(), tmp_path / "out", dtype=name)
     files = {p.name: load_file(p) for p in (tmp_path / "out").glob("*.safetensors")}
     saved = {n: t for part in files.values() for n, t in part.items()}
     before = load_file(tmp_path / "in" / "model.safetensors")
     assert {n: (t.dtype, t.shape) for n, t in saved.items()} == {n: (t.dtype, t.shape) for n, t in before.items()}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == name
-    assert all(p.dtype is torch.float32 and torch.equal(p, kept[n]) for n, p in model.named_parameters())
+    assert all(p.dtype is torch.float32 and torch.equal(p, original[n]) for n, p in model.named_parameters())
     again = load_model(str(tmp_path / "out"), ModelArgs(), device=CPU)
     for n, p in again.named_parameters():
-        assert torch.equal(p, kept[n].to(getattr(torch, name)).float()), n
+        assert torch.equal(p, original[n].to(getattr(torch, name)).float()), n
 
 
 def test_without_a_dtype_the_model_is_saved_as_it_is(tmp_path: Path) -> None:

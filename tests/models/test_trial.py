@@ -62,8 +62,8 @@ def test_a_damaged_tokenizer(tmp_path: Path, tokenizer: Any, damage: Callable[[s
     tokenizer.save_pretrained(source)
     file = tmp_path / "m" / "tokenizer.json"
     file.write_text(damage(file.read_text()))
-    said = r"^model\.tokenizer_args\..*: the tokenizer of .*/m cannot be loaded: ."
-    with pytest.raises(ConfigError, match=said) as error:
+    output = r"^model\.tokenizer_args\..*: the tokenizer of .*/m cannot be loaded: ."
+    with pytest.raises(ConfigError, match=output) as error:
         try_model(config_of(source))
     assert "\n" not in str(error.value)
 
@@ -104,6 +104,6 @@ def test_a_limit_is_one_line(tmp_path: Path, own: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(trial, "run_limited", run_limited)
     monkeypatch.setattr(trial, "CPU_S", 1)  # the imports alone need more
     source = folder_of(tmp_path / "m", vocab_size=401)
-    said = r"^model\..*/m: loading it without weights does not end within 1 s of computing"
-    with pytest.raises(ConfigError, match=said):
+    output = r"^model\..*/m: loading it without weights does not end within 1 s of computing"
+    with pytest.raises(ConfigError, match=output):
         try_model(config_of(source, own))

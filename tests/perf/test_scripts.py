@@ -49,8 +49,25 @@ def test_both_dtypes_are_measured_on_a_cpu(
     words = "cpu_bf16.py --preset llama-64k --rows 4 --steps 1 --batch 2 --new-tokens 2 --rounds 1"
     monkeypatch.setattr(sys, "argv", words.split())
     script("cpu_bf16").main()
-    shown = capsys.readouterr().out
-    assert {"scoring", "generation", "training"} <= {line.split(" | ")[0].strip("| ") for line in shown.splitlines()}
+    output = capsys.readouterr().out
+    assert {"scoring", "generation", "training"} <= {line.split(" | ")[0].strip("| ") for line in output.splitlines()}
+
+
+@pytest.mark.slow
+def test_an_evaluation_gives_the_numbers_of_the_plain_way(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "evaluation.py --scale 0.005 --preset llama-64k --only muse,choice"
+    monkeypatch.setattr(sys, "argv", words.split())
+    script("evaluation").main()
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [line[0] for line in lines] == ["muse", "choice"]
+    assert all(int(line[-2]) > 10 and float(line[-1].split()[0]) < 1e-3 for line in lines)
+
+
+@pytest.mark.parametrize("name", ["erase_search", "methods", "stories", "stories_training", "study"])
+def test_a_script_can_be_imported(script: Any, name: str) -> None:
+    assert callable(script(name).main)
 
 
 def test_the_slope_is_the_exponent_of_the_work(script: Any, tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ def test_totals_and_running_jobs_are_always_in_sight(width: int, height: int) ->
         view.tell(JobEvent(job, "done", wall_s=1.0))
     view.tell(JobEvent(jobs[40], "start"))
     view.tell(JobEvent(jobs[50], "failed", reason="not finite"))
-    with console.capture() as seen:
+    with console.capture() as records:
         console.print(view)
-    lines = seen.get().rstrip().splitlines()
+    lines = records.get().rstrip().splitlines()
     assert len(lines) <= height
     assert "all jobs" in lines[1] and "31/60" in lines[1]
     assert "train model-40" in lines[2] and "running" in lines[2]
@@ -43,7 +43,7 @@ def test_totals_and_running_jobs_are_always_in_sight(width: int, height: int) ->
 def test_a_tall_terminal_shows_every_job() -> None:
     jobs = [ListedJob(label=f"model-{k}", number=k) for k in range(5)]
     console = Console(file=io.StringIO(), width=100, height=40)
-    with console.capture() as seen:
+    with console.capture() as records:
         console.print(Display([PlannedJob(job, "missing", 1.0) for job in jobs], console))
-    text = seen.get()
+    text = records.get()
     assert all(f"train model-{k}" in text for k in range(5)) and "more jobs" not in text

@@ -33,8 +33,8 @@ def erasure() -> Erasure:
 
 
 def both(erasure: Erasure) -> tuple[str, str]:
-    made = erasure_report(erasure)
-    return made.html, made.markdown
+    result = erasure_report(erasure)
+    return result.html, result.markdown
 
 
 def test_says_what_was_asked_done_and_found(erasure: Erasure) -> None:
@@ -57,14 +57,14 @@ def test_the_first_paragraph_is_the_verdict(erasure: Erasure) -> None:
     assert "Forgot? <strong>no trace</strong>. The probability is 0.3" in page[: page.index("<main>")]
     assert "- Forgot? **no trace**. The probability" in text[: text.index("## Request")]
     assert "is broken" not in page + text
-    for said in both(dataclasses.replace(erasure, verdict=verdict(broken="it <repeats> itself"))):
-        assert "The model is broken." in said and "&lt;repeats&gt;" in said
+    for output in both(dataclasses.replace(erasure, verdict=verdict(broken="it <repeats> itself"))):
+        assert "The model is broken." in output and "&lt;repeats&gt;" in output
 
 
 def test_a_finding_shows_its_own_verdict(erasure: Erasure) -> None:
-    found = dataclasses.replace(NEAR, verdict="Verdict: trace (smaller than the margin).")
-    for said in both(dataclasses.replace(erasure, findings=(found,))):
-        assert "never trained on the data: 0.250. Verdict: trace (smaller than the margin)." in said
+    result = dataclasses.replace(NEAR, verdict="Verdict: trace (smaller than the margin).")
+    for output in both(dataclasses.replace(erasure, findings=(result,))):
+        assert "never trained on the data: 0.250. Verdict: trace (smaller than the margin)." in output
 
 
 def test_without_a_retain_model_says_what_is_impossible(erasure: Erasure) -> None:
@@ -90,15 +90,15 @@ def test_loads_nothing(erasure: Erasure) -> None:
 
 
 def test_hashes_are_called_so_and_names_are_not(erasure: Erasure) -> None:
-    asked = (ErasureRequest("rows", 2, "12" * 32),)
+    requests = (ErasureRequest("rows", 2, "12" * 32),)
     models = (("the model before", "org/name revision main"), ("the weights after", f"{'ef' * 32} {'01' * 32}"))
-    for said in both(dataclasses.replace(erasure, asked=asked, models=models)):
-        assert "12" * 32 in said and "SHA-256 of the model before" not in said and "The model before" in said
-        assert "SHA-256 of the weights after" in said
+    for output in both(dataclasses.replace(erasure, asked=requests, models=models)):
+        assert "12" * 32 in output and "SHA-256 of the model before" not in output and "The model before" in output
+        assert "SHA-256 of the weights after" in output
 
 
 def test_a_reason_of_several_measurements_is_said_once() -> None:
-    lost = (("forget quality", "no control"), ("privacy leakage", "no control"), ("fluency", "no texts"))
-    report = erasure_report(Erasure("T", "2026-01-01", (), "NPO", missing=lost))
+    gaps = (("forget quality", "no control"), ("privacy leakage", "no control"), ("fluency", "no texts"))
+    report = erasure_report(Erasure("T", "2026-01-01", (), "NPO", missing=gaps))
     for text in (report.html, report.markdown):
         assert text.count("no control") == 1 and "forget quality, privacy leakage" in text and "no texts" in text

@@ -58,6 +58,6 @@ def test_the_page_links_every_cell_and_escapes(reports: dict[str, ReportModel]) 
 
 
 def test_cells_without_axes_and_lost_models_are_named(reports: dict[str, ReportModel]) -> None:
-    lost = dataclasses.replace(next(iter(reports.values())), missing=(MissingResult("RMU", "not finite"),))
-    page = grid_page({"experiment_0": lost}, {}, {"experiment_0": "cells/0/report.html"})
+    gaps = dataclasses.replace(next(iter(reports.values())), missing=(MissingResult("RMU", "not finite"),))
+    page = grid_page({"experiment_0": gaps}, {}, {"experiment_0": "cells/0/report.html"})
     assert re.search("RMU</strong>: not finite", page) and "1 without a result" in page

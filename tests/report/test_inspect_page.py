@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from expunge.interpretability.lens import LensLine, LensResult
+from expunge.interpretability.lens import LensLine, LensResult, TokenLens, TokenLine
 from expunge.report.inspect_page import inspect_page, layer_figure, maps_of
 
 LINES = tuple(LensLine(row, layer, -1.0 - row + layer, 0.5) for row in range(20) for layer in range(3))
@@ -28,6 +28,24 @@ def test_layers_by_examples() -> None:
     assert (logp.title, logp.across, len(logp.columns), logp.left_out) == ("lens model: logp", "example", 16, 4)
     assert logp.rows[2][1][0] == ("1", 1.0) and logp.rows[0][1][0] == ("-1", 0.905)
     assert accuracy.rows[0][1][0] == ("0.5", 0.0)
+
+
+def test_layers_by_tokens_of_each_example() -> None:
+    texts = {4: ["<b>", " the", " the"], 7: ["a", "b"]}
+    lines = [
+        TokenLine(row, k, text, layer, -float(k) + layer)
+        for row, tokens in texts.items()
+        for k, text in enumerate(tokens)
+        for layer in range(2)
+    ]
+    result = TokenLens((0, 1), tuple(lines))
+    first, second = maps_of("lens_tokens_model", result)
+    assert (first.title, first.across) == ("lens tokens model, example 4: logp", "token")
+    assert first.columns == ("'<b>'", "' the'", "' the'")  # equal tokens at two places are two columns
+    assert [text for text, _ in first.rows[1][1]] == ["1", "0", "-1"]
+    assert second.columns == ("'a'", "'b'")
+    page = inspect_page("lens", "Log p", "layer", COLUMNS, {"lens_tokens_model": result}, "", "expunge inspect lens")
+    assert "<b>" not in page and "&lt;b&gt;" in page
 
 
 def test_the_page_has_every_number_and_escapes() -> None:

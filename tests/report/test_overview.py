@@ -42,11 +42,11 @@ def audited(model: ReportModel) -> ReportModel:
 
 
 def test_seeds_are_one_cell_and_say_where_they_disagree(audited: ReportModel) -> None:
-    seen = overview(audited)
-    assert seen.columns == (("relearn", "same_rows"), ("relearn", "other_rows"), ("probe", "truth"))
-    assert seen.spans == [("relearn", 2), ("probe", 1)]
-    said = {label: [[str(v) for v in cell.verdicts] for cell in cells] for label, cells in seen.rows}
-    assert said == {
+    text = overview(audited)
+    assert text.columns == (("relearn", "same_rows"), ("relearn", "other_rows"), ("probe", "truth"))
+    assert text.spans == [("relearn", 2), ("probe", 1)]
+    content = {label: [[str(v) for v in cell.verdicts] for cell in cells] for label, cells in text.rows}
+    assert content == {
         "npo": [
             ["\u25d0 trace", "\u25cf known"],
             ["\u25d0 trace (n=2)", "? undecided (n=1)"],
@@ -54,15 +54,15 @@ def test_seeds_are_one_cell_and_say_where_they_disagree(audited: ReportModel) ->
         ],
         "<b>ga</b>": [["\u25cb no trace"], ["\u2013"], ["\u2013"]],
     }
-    assert seen.footnotes == ("no layer <i>differs</i>", "not run on this model")
-    assert [cell.notes for cell in seen.rows[0][1]] == [(), (), (1,)]
-    assert [cell.notes for cell in seen.rows[1][1]] == [(), (2,), (2,)]
+    assert text.footnotes == ("no layer <i>differs</i>", "not run on this model")
+    assert [cell.notes for cell in text.rows[0][1]] == [(), (), (1,)]
+    assert [cell.notes for cell in text.rows[1][1]] == [(), (2,), (2,)]
 
 
 def test_the_findings_of_an_audit_stand_together_and_so_do_seeds(audited: ReportModel) -> None:
-    found = by_audit(audited)
-    assert list(found) == ["relearn", "probe"]
-    assert [(x.name, x.label, x.seed) for x in found["relearn"]][:4] == [
+    result = by_audit(audited)
+    assert list(result) == ["relearn", "probe"]
+    assert [(x.name, x.label, x.seed) for x in result["relearn"]][:4] == [
         ("same_rows", "npo", 0), ("same_rows", "npo", 1), ("same_rows", "<b>ga</b>", 0), ("same_rows", "<b>ga</b>", 1),
     ]  # fmt: skip
 
@@ -95,18 +95,18 @@ def test_markdown_has_the_matrix_its_footnotes_and_all_findings(audited: ReportM
 def test_the_terminal_prints_the_matrix_and_says_where_the_rest_is(audited: ReportModel, width: int) -> None:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(to_rich(audited))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "\u25cf known" in shown and "(1) no layer <i>differs" in shown and "audits.json" in shown
-    assert max(len(text) for text in shown.splitlines()) <= width
-    assert "position" not in shown
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\u25cf known" in output and "(1) no layer <i>differs" in output and "audits.json" in output
+    assert max(len(text) for text in output.splitlines()) <= width
+    assert "position" not in output
 
 
 def test_the_terminal_prints_few_findings_whole(audited: ReportModel) -> None:
     console = Console(width=200, file=io.StringIO(), color_system=None)
     console.print(to_rich(dataclasses.replace(audited, audits=LINES[:3])))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "- npo (seed 0), relearn: same_rows: known, position 0.5 [0.4, 0.6]" in shown
-    assert "- npo (seed 0), probe: truth: not measurable, position \u2013; no layer" in shown
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "- npo (seed 0), relearn: same_rows: known, position 0.5 [0.4, 0.6]" in output
+    assert "- npo (seed 0), probe: truth: not measurable, position \u2013; no layer" in output
 
 
 def test_a_collapsed_model_is_said_to_be_one_beside_its_verdicts(model: ReportModel) -> None:

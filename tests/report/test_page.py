@@ -61,15 +61,15 @@ def page(model: ReportModel) -> str:
 
 
 def test_loads_nothing_from_outside(page: str) -> None:
-    seen = Seen(page)
-    for tag, attributes in seen.tags:
+    view = Seen(page)
+    for tag, attributes in view.tags:
         assert "src" not in attributes, tag
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         assert re.match(r"#|data:", attributes.get("href") or "#"), attributes
     own = without_library(page)
     assert len(own) < 200_000 < len(page) < 2_500_000  # the library is inside, once, and packed
     assert 'src="http' not in own and 'href="http' not in own
-    policy = next(a["content"] for t, a in seen.tags if t == "meta" and "http-equiv" in a)
+    policy = next(a["content"] for t, a in view.tags if t == "meta" and "http-equiv" in a)
     assert policy is not None and policy.startswith("default-src 'none'")
     assert "http" not in policy
 
@@ -82,9 +82,9 @@ def test_no_button_that_sends_data_away(page: str) -> None:
 def test_labels_and_generations_are_escaped(page: str) -> None:
     own = without_library(page)
     assert "<script>alert(" not in own and "<b>authors" not in own
-    seen = Seen(page)
-    assert not any("alert('said')" in script for script in seen.scripts)
-    text = "".join(seen.text)
+    view = Seen(page)
+    assert not any("alert('said')" in script for script in view.scripts)
+    text = "".join(view.text)
     assert "<script>alert('label')</script> [red]|x" in text
     assert "He.</dd><script>alert('said')</script>" in text
     assert "Forgetting <b>authors</b>" in text
@@ -142,8 +142,8 @@ def test_other_metrics_have_their_own_figures(model: ReportModel) -> None:
         return ReportRun(name, role, results=results)  # type: ignore[arg-type]
 
     runs = (run("full", "full", 0.8, 0.7), run("retain", "retain", 0.3, 0.7), run("<b>npo</b>", "unlearn", 0.4, 0.6))
-    shown = ("forget_knowmem_ROUGE", "privleak", "retain_knowmem_ROUGE")
-    muse = dataclasses.replace(model, runs=runs, shown=shown, utility="retain_knowmem_ROUGE")
+    display = ("forget_knowmem_ROUGE", "privleak", "retain_knowmem_ROUGE")
+    muse = dataclasses.replace(model, runs=runs, shown=display, utility="retain_knowmem_ROUGE")
     page = to_html(muse)
     assert figures_of(page) == ["plane", "strips"]
     text = "".join(Seen(page).text)
@@ -173,8 +173,8 @@ def test_says_how_many_rows_are_shown(model: ReportModel, monkeypatch: pytest.Mo
     monkeypatch.setattr(page_module, "MIN_ROWS", 1500)
     rows = tuple(ReportEntry("forget", k, f"{k * k}?", str(k**7), (str(k**9),), ((0.5,),)) for k in range(300))
     page = to_html(dataclasses.replace(model, explorer=Explorer(("npo",), (RowScore("probability"),), rows)))
-    shown = re.search(r"(\d+) of 300 rows are in this page", "".join(Seen(page).text))
-    assert shown is not None and 10 < int(shown[1]) < 300
+    view = re.search(r"(\d+) of 300 rows are in this page", "".join(Seen(page).text))
+    assert view is not None and 10 < int(view[1]) < 300
     assert "rows.parquet" in page
 
 
@@ -185,8 +185,8 @@ def test_all_metrics_with_direction_and_interval(model: ReportModel) -> None:
 
 
 def test_how_it_was_made(model: ReportModel) -> None:
-    made = ReportProvenance("study: <x>\n", ("torch 2.13",), ("cpus 2",), "training [0]", ("expunge run study=x",))
-    text = "".join(Seen(to_html(dataclasses.replace(model, making=made))).text)
+    result = ReportProvenance("study: <x>\n", ("torch 2.13",), ("cpus 2",), "training [0]", ("expunge run study=x",))
+    text = "".join(Seen(to_html(dataclasses.replace(model, making=result))).text)
     for part in ("study: <x>", "torch 2.13", "cpus 2", "training [0]", "expunge run study=x"):
         assert part in text
 
@@ -236,9 +236,9 @@ def test_every_link_within_the_page_leads_somewhere(model: ReportModel) -> None:
     sections = (Section("meta", "Meta-evaluation", "Meta", "About <it>.", (grid,)),)
     audits = (layered("npo", "0", 0.0),)
     page = to_html(dataclasses.replace(model, sections=sections, audits=audits))
-    seen = Seen(page)
-    ids = {a["id"] for _, a in seen.tags if "id" in a}
-    links = [a["href"] for tag, a in seen.tags if tag == "a" and (a.get("href") or "").startswith("#")]
+    view = Seen(page)
+    ids = {a["id"] for _, a in view.tags if "id" in a}
+    links = [a["href"] for tag, a in view.tags if tag == "a" and (a.get("href") or "").startswith("#")]
     assert {f"#h-{name}" for name in ("results", "meta", "reading", "audits", "figures", "notes")} <= set(links)
     assert {str(link)[1:] for link in links} <= ids
     assert "<b>m" not in page and "<i>." not in page and "&lt;b&gt;m" in page
@@ -254,11 +254,11 @@ def test_trajectories_and_memory(model: ReportModel) -> None:
 
 
 def test_every_table_has_a_caption_and_every_figure_a_name(model: ReportModel) -> None:
-    seen = Seen(to_html(model))
-    tags = [tag for tag, _ in seen.tags]
+    view = Seen(to_html(model))
+    tags = [tag for tag, _ in view.tags]
     assert tags.count("table") == tags.count("caption") > 3
-    names = {a.get("id") for _, a in seen.tags}
-    assert all(a["aria-labelledby"] in names for tag, a in seen.tags if tag == "figure")
+    names = {a.get("id") for _, a in view.tags}
+    assert all(a["aria-labelledby"] in names for tag, a in view.tags if tag == "figure")
     assert next(tag for tag in tags if tag in ("h1", "h2")) == "h1" and tags.count("h1") == 1
 
 

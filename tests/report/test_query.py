@@ -27,8 +27,8 @@ def test_every_number_of_every_run_is_a_line(model: ReportModel) -> None:
 
 
 def test_means_over_seeds_have_a_student_interval(model: ReportModel) -> None:
-    found = query(results_table(model), "SELECT * FROM means WHERE label = 'npo' AND metric = 'model_utility'")
-    (row,) = found.to_dict("records")
+    result = query(results_table(model), "SELECT * FROM means WHERE label = 'npo' AND metric = 'model_utility'")
+    (row,) = result.to_dict("records")
     # 0.5 and 0.375: mean 0.4375, sd 0.125 / sqrt 2; the 97.5 % quantile of Student's t with one degree is 12.7062
     assert (row["n"], row["mean"]) == (2, 0.4375)
     assert row["sd"] == pytest.approx(0.125 / math.sqrt(2), rel=1e-12)
@@ -57,10 +57,10 @@ def test_the_file_and_back(model: ReportModel, tmp_path: Path) -> None:
 
 def test_cells_of_a_grid_can_be_asked_for(model: ReportModel) -> None:
     both = in_one({"forget01": model, "forget05": model})
-    asked = (
+    requests = (
         "SELECT cell, label, n FROM means WHERE metric = 'model_utility' AND cell = 'forget05' AND label LIKE '%npo'"
     )
-    assert query(results_table(both), asked).to_dict("records") == [
+    assert query(results_table(both), requests).to_dict("records") == [
         {"cell": "forget05", "label": "forget05/npo", "n": 2}
     ]
     assert results_table(model)["cell"].null_count == results_table(model).num_rows

@@ -15,9 +15,9 @@ from expunge.report.model import Explorer, ReportEntry, RowScore
 SCORES = (RowScore("probability"), RowScore("truth ratio", "low"))
 
 
-def explorer(rows: int, said: str = "yes", value: float = 0.5) -> Explorer:
+def explorer(rows: int, message: str = "yes", value: float = 0.5) -> Explorer:
     entries = (
-        ReportEntry("forget", k, f"{k}?", "a", (said, None), ((value, 1e6), (0.25, math.inf))) for k in range(rows)
+        ReportEntry("forget", k, f"{k}?", "a", (message, None), ((value, 1e6), (0.25, math.inf))) for k in range(rows)
     )
     return Explorer(("full", "npo"), SCORES, tuple(entries))
 
@@ -28,12 +28,12 @@ def unpacked(data: str) -> dict[str, Any]:
 
 def test_everything_fits() -> None:
     packed = pack_rows(explorer(7), 10_000)
-    found = unpacked(packed.data)
+    result = unpacked(packed.data)
     assert (packed.shown, packed.total, packed.cut) == (7, 7, False)
-    assert found["models"] == ["full", "npo"] and found["said"] == [["yes"] * 7, [None] * 7]
-    assert found["values"] == [[[0.5] * 7, [1_000_000] * 7], [[0.25] * 7, [None] * 7]]
-    assert found["scores"][1] == {"name": "truth ratio", "known": "low"}
-    assert found["sets"] == ["forget"] and found["set"] == [0] * 7
+    assert result["models"] == ["full", "npo"] and result["said"] == [["yes"] * 7, [None] * 7]
+    assert result["values"] == [[[0.5] * 7, [1_000_000] * 7], [[0.25] * 7, [None] * 7]]
+    assert result["scores"][1] == {"name": "truth ratio", "known": "low"}
+    assert result["sets"] == ["forget"] and result["set"] == [0] * 7
 
 
 def test_thinned_evenly_to_fit() -> None:
@@ -50,9 +50,9 @@ def test_nothing_fits() -> None:
 
 
 def test_long_texts_are_cut_and_it_is_said() -> None:
-    packed = pack_rows(explorer(1, said="x" * 1000), 10_000)
-    (said,) = unpacked(packed.data)["said"][0]
-    assert packed.cut and len(said) == SAID < ASKED and said.endswith("x\u2026")
+    packed = pack_rows(explorer(1, message="x" * 1000), 10_000)
+    (output,) = unpacked(packed.data)["said"][0]
+    assert packed.cut and len(output) == SAID < ASKED and output.endswith("x\u2026")
 
 
 def test_not_a_number_is_none() -> None:

@@ -30,7 +30,7 @@ def point(step: int, score: float, loss: float) -> dict[str, float]:
 
 @pytest.fixture
 def story_model() -> ReportModel:
-    told = Protocol(
+    report = Protocol(
         feature="Twist",
         task="recovery-Twist",
         losses=("recovery-Twist", "filter-Twist"),
@@ -59,23 +59,23 @@ def story_model() -> ReportModel:
     )
     return ReportModel(
         title="Stories", study="s", command="expunge run study=s", created="2026-01-01", sets={"stories": 9}, runs=runs,
-        shown=("feature_score", "recovery_steps"), utility="", protocol=told,
+        shown=("feature_score", "recovery_steps"), utility="", protocol=report,
     )  # fmt: skip
 
 
 def test_the_table_of_recovery(story_model: ReportModel) -> None:
-    told = story_model.protocol
-    assert told is not None
-    assert heads(told) == ("model", "score @0", "score @3", "score @9", "loss @0", "loss @3", "loss @9")
-    assert recovery_rows(told)[1] == (
+    report = story_model.protocol
+    assert report is not None
+    assert heads(report) == ("model", "score @0", "score @3", "score @9", "loss @0", "loss @3", "loss @9")
+    assert recovery_rows(report)[1] == (
         "never learned", "0.12 [0.00, 0.25]", "\u2013", "0.50 [0.38, 0.62]", "2.000", "\u2013", "1.500",
     )  # fmt: skip
 
 
 def test_every_point_as_csv(story_model: ReportModel) -> None:
-    told = story_model.protocol
-    assert told is not None
-    lines = list(csv.DictReader(io.StringIO(recovery_csv(told))))
+    report = story_model.protocol
+    assert report is not None
+    lines = list(csv.DictReader(io.StringIO(recovery_csv(report))))
     assert len(lines) == 7 * 5  # seven points of five numbers
     assert lines[0] == {
         "stage": "deletion", "model": HOSTILE, "role": "unlearn", "step": "0", "name": "feature_score",
@@ -84,18 +84,18 @@ def test_every_point_as_csv(story_model: ReportModel) -> None:
 
 
 def test_the_figures(story_model: ReportModel) -> None:
-    drawn = {figure.name: figure.figure for figure in story_figures(story_model)}
-    assert list(drawn) == [
+    sample = {figure.name: figure.figure for figure in story_figures(story_model)}
+    assert list(sample) == [
         "recovery-score", "recovery-loss", "deletion-score", "deletion-loss-0", "deletion-loss-1", "probes",
     ]  # fmt: skip
-    recovery = drawn["recovery-score"]
+    recovery = sample["recovery-score"]
     assert recovery is not None
     control = next(trace for trace in recovery.data if trace.name == "never learned")
     # the axis is logarithmic in step + 1, so that step 0 has a place; bars are the interval
     assert list(control.x) == [1, 10] and list(control.y) == [0.125, 0.5]
     assert list(control.error_y.array) == [0.125, 0.125]
     assert list(recovery.layout.xaxis.ticktext) == ["0", "9"]
-    probes = drawn["probes"]
+    probes = sample["probes"]
     assert probes is not None
     assert len(probes.data) == 6 and probes.layout.annotations[0].text == "Twist"  # the deleted feature stands first
 
@@ -122,9 +122,9 @@ def test_other_reports_are_as_they_were(model: ReportModel) -> None:
 
 
 def test_an_unfinished_study_draws_what_there_is(story_model: ReportModel) -> None:
-    told = story_model.protocol
-    assert told is not None
-    begun = dataclasses.replace(told, deletions=(), recoveries=(), probes=(), findings=())
+    report = story_model.protocol
+    assert report is not None
+    begun = dataclasses.replace(report, deletions=(), recoveries=(), probes=(), findings=())
     bare = dataclasses.replace(story_model, protocol=begun)
     assert story_figures(bare) == []
     assert "Deleted and recovered: Twist" in to_html(bare)

@@ -64,9 +64,9 @@ def test_the_page_has_the_table_and_a_way_to_it() -> None:
 
 
 def test_one_models_parts_say_what_is_missing() -> None:
-    said = dict(parts_of(results(0.4, 0.4) | {"mia_score": MetricResult(math.nan, reason="no documents")}))
-    assert said["aggregate"] == "0.400"
-    assert said["MIA score"] == "\u2013 (no documents)"
-    assert said["MMLU > 0.371"] == "yes"
-    assert said["forget_Task1_knowledge"] == "0.010"
+    output = dict(parts_of(results(0.4, 0.4) | {"mia_score": MetricResult(math.nan, reason="no documents")}))
+    assert output["aggregate"] == "0.400"
+    assert output["MIA score"] == "\u2013 (no documents)"
+    assert output["MMLU > 0.371"] == "yes"
+    assert output["forget_Task1_knowledge"] == "0.010"
     assert dict(parts_of({}))["aggregate"] == "\u2013 (not measured)"

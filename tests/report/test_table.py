@@ -18,18 +18,17 @@ from expunge.report.table import (
     TableCell,
     TableRow,
     format_p,
-    format_setting,
     format_value,
     table,
 )
 
 
-def row_of(made: ReportTable, name: str) -> TableRow:
-    return next(row for row in made.rows if row.name == name)
+def row_of(view: ReportTable, name: str) -> TableRow:
+    return next(row for row in view.rows if row.name == name)
 
 
-def cell_of(made: ReportTable, name: str, key: str) -> TableCell:
-    return row_of(made, name).cells[[c.key for c in made.columns].index(key)]
+def cell_of(view: ReportTable, name: str, key: str) -> TableCell:
+    return row_of(view, name).cells[[c.key for c in view.columns].index(key)]
 
 
 @pytest.mark.parametrize(
@@ -74,11 +73,11 @@ def test_order_and_rows_of_means(model: ReportModel) -> None:
 
 
 def test_mean_and_sd_over_seeds(model: ReportModel) -> None:
-    made, mean = table(model), "npo, mean ± sd (n=2)"
-    prob = cell_of(made, mean, "forget_Q_A_Prob")
+    result, mean = table(model), "npo, mean ± sd (n=2)"
+    prob = cell_of(result, mean, "forget_Q_A_Prob")
     assert (prob.value, prob.n, prob.text) == (0.5, 2, "0.500 ± 0.354")
     assert prob.sd == pytest.approx(0.5 / math.sqrt(2))
-    p = cell_of(made, mean, "forget_quality")  # 1e-4 and 1e-6: in log10 the mean is -5
+    p = cell_of(result, mean, "forget_quality")  # 1e-4 and 1e-6: in log10 the mean is -5
     assert p.text == "10^(-5.0 ± 1.4)"
     assert p.value == pytest.approx(1e-5)
 
@@ -91,54 +90,54 @@ def test_a_mean_over_fewer_seeds_says_so(model: ReportModel) -> None:
 
 
 def test_missing_values_have_a_reason(model: ReportModel) -> None:
-    made = table(model)
-    for row in made.rows:
+    text = table(model)
+    for row in text.rows:
         for cell in row.cells:
             assert math.isfinite(cell.value) == (cell.note is None) == (cell.text != ABSENT)
             assert "nan" not in cell.text.lower()
 
     def reason(name: str, key: str) -> str:
-        note = cell_of(made, name, key).note
+        note = cell_of(text, name, key).note
         assert note is not None
-        return made.footnotes[note - 1]
+        return text.footnotes[note - 1]
 
     assert reason("ga", "forget_Q_A_ROUGE") == "generation was switched off"
     assert reason("ga", "retain_Q_A_ROUGE") == "retain_Q_A_ROUGE was not measured"
     assert reason("full", "steps") == "not recorded"
     assert reason("rmu", "ks_distance") == "rmu: the loss was not finite at step 3"
-    assert len(set(made.footnotes)) == len(made.footnotes)
+    assert len(set(text.footnotes)) == len(text.footnotes)
 
 
 def test_a_value_that_leaves_rows_out_says_so(model: ReportModel) -> None:
     run = model.runs[0]
     partial = {**run.results, "forget_Q_A_ROUGE": MetricResult(0.5, extra={"n_missing": 2.0})}
-    made = table(dataclasses.replace(model, runs=(dataclasses.replace(run, results=partial), *model.runs[1:])))
-    cell = cell_of(made, next(r.name for r in made.rows if r.label == run.label), "forget_Q_A_ROUGE")
+    text = table(dataclasses.replace(model, runs=(dataclasses.replace(run, results=partial), *model.runs[1:])))
+    cell = cell_of(text, next(r.name for r in text.rows if r.label == run.label), "forget_Q_A_ROUGE")
     assert cell.value == 0.5
     assert cell.note is not None
-    assert made.footnotes[cell.note - 1] == "forget_Q_A_ROUGE: 2 rows have no value and are left out"
+    assert text.footnotes[cell.note - 1] == "forget_Q_A_ROUGE: 2 rows have no value and are left out"
 
 
 def test_an_underflowed_p_value_uses_the_stored_log(model: ReportModel) -> None:
     quality = {"forget_quality": MetricResult(0.0, extra={"ks_distance": 1.0, "log10_p": -400.0})}
-    made = table(dataclasses.replace(model, runs=(ReportRun("a", "unlearn", results=quality),)))
-    assert cell_of(made, "a", "forget_quality").text == "1.0e-400"
+    text = table(dataclasses.replace(model, runs=(ReportRun("a", "unlearn", results=quality),)))
+    assert cell_of(text, "a", "forget_quality").text == "1.0e-400"
 
 
 def test_drop_against_the_full_model_and_floor(model: ReportModel) -> None:
-    made = table(model)
-    assert cell_of(made, "ga", "utility_drop_percent").value == pytest.approx(80.0)
-    assert cell_of(made, "full", "utility_drop_percent").text == "0.0 %"
-    assert [row.name for row in made.rows if row.flag == BELOW_FLOOR] == ["ga"]
+    text = table(model)
+    assert cell_of(text, "ga", "utility_drop_percent").value == pytest.approx(80.0)
+    assert cell_of(text, "full", "utility_drop_percent").text == "0.0 %"
+    assert [row.name for row in text.rows if row.flag == BELOW_FLOOR] == ["ga"]
     strict = table(dataclasses.replace(model, utility_floor=0.75))
     assert [row.name for row in strict.rows if row.flag] == ["npo, seed 1", "npo, mean ± sd (n=2)", "ga"]
 
 
 def test_without_a_full_model_nothing_is_marked(model: ReportModel) -> None:
-    made = table(dataclasses.replace(model, runs=tuple(r for r in model.runs if r.role != "full")))
-    assert not any(row.flag for row in made.rows)
-    assert cell_of(made, "ga", "utility_drop_percent").text == ABSENT
-    assert any("no target model" in reason for reason in made.footnotes)
+    text = table(dataclasses.replace(model, runs=tuple(r for r in model.runs if r.role != "full")))
+    assert not any(row.flag for row in text.rows)
+    assert cell_of(text, "ga", "utility_drop_percent").text == ABSENT
+    assert any("no target model" in reason for reason in text.footnotes)
 
 
 def test_intervals(model: ReportModel) -> None:
@@ -155,14 +154,14 @@ def test_the_columns_follow_what_is_shown(model: ReportModel) -> None:
         )  # type: ignore[arg-type]
         for name, role, mmlu in (("full", "full", 0.5), ("broken", "unlearn", 0.125), ("rmu", "unlearn", 0.375))
     )
-    shown = ("wmdp_bio", "mmlu", "arc/acc", "absent")
-    made = table(dataclasses.replace(model, runs=runs, missing=(), shown=shown, utility="mmlu"))
+    display = ("wmdp_bio", "mmlu", "arc/acc", "absent")
+    text = table(dataclasses.replace(model, runs=runs, missing=(), shown=display, utility="mmlu"))
     keys = ["wmdp_bio", "mmlu", "utility_drop_percent", "arc/acc", "absent", "steps", "wall_s"]
-    assert [c.key for c in made.columns] == keys
-    assert [c.head for c in made.columns][:4] == ["WMDP bio", "MMLU", "utility drop", "arc/acc"]
-    assert cell_of(made, "rmu", "utility_drop_percent").value == pytest.approx(25.0)
-    assert [row.name for row in made.rows if row.flag == BELOW_FLOOR] == ["broken"]
-    assert "absent was not measured" in made.footnotes
+    assert [c.key for c in text.columns] == keys
+    assert [c.head for c in text.columns][:4] == ["WMDP bio", "MMLU", "utility drop", "arc/acc"]
+    assert cell_of(text, "rmu", "utility_drop_percent").value == pytest.approx(25.0)
+    assert [row.name for row in text.rows if row.flag == BELOW_FLOOR] == ["broken"]
+    assert "absent was not measured" in text.footnotes
 
 
 def test_a_distance_to_the_retain_model_is_not_measured_on_it(model: ReportModel) -> None:
@@ -175,34 +174,11 @@ def test_a_distance_to_the_retain_model_is_not_measured_on_it(model: ReportModel
         ReportRun("retain", "retain", seed=1, results=bare),
         ReportRun("npo", "unlearn", results=bare),
     )
-    made = table(dataclasses.replace(model, runs=runs, missing=()))
+    text = table(dataclasses.replace(model, runs=runs, missing=()))
     why = [
-        {c.key: made.footnotes[x.note - 1] for c, x in zip(made.columns, r.cells, strict=True) if x.note}
-        for r in made.rows
+        {c.key: text.footnotes[x.note - 1] for c, x in zip(text.columns, r.cells, strict=True) if x.note}
+        for r in text.rows
     ]
     for row in why[:3]:  # two seeds and their mean
         assert row["forget_quality"] == row["ks_distance"] == row["mia_distance"] == ITSELF
     assert (why[3]["mia_distance"], why[3]["ks_distance"]) == (NO_RETAIN, "needs a retain model's truth ratios")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0003, "3e-4"),
-        (1e-5, "1e-5"),
-        (-0.00015, "-1.5e-4"),
-        (0.1, "0.1"),
-        (0.05, "0.05"),
-        (10.0, "10"),
-        (2.5, "2.5"),
-        (0.0, "0.0"),
-        (1 / 3, "0.3333333333333333"),
-        (5, "5"),
-        ("NPO", "NPO"),
-        (True, "True"),
-        (math.inf, "inf"),
-    ],
-)
-def test_settings_are_written_short_and_exact(value: object, text: str) -> None:
-    assert format_setting(value) == text
-    assert not isinstance(value, float) or float(text) == value

@@ -66,12 +66,12 @@ def test_markdown_escapes_and_explains(model: ReportModel) -> None:
 def test_terminal_shows_every_number_at_any_width(model: ReportModel, width: int) -> None:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(to_rich(model))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    output = console.file.getvalue()  # type: ignore[attr-defined]
     for text in ("3.4e-35", "10^(-5.0 ± 1.4)", "80.0 %", "59.0 s", "0.500 ± 0.354"):
-        assert text in shown
-    assert "[red]" in shown  # not taken for markup
-    assert "ga !" in shown and "! below the utility floor" in shown
-    assert max(len(line) for line in shown.splitlines()) <= width
+        assert text in output
+    assert "[red]" in output  # not taken for markup
+    assert "ga !" in output and "! below the utility floor" in output
+    assert max(len(line) for line in output.splitlines()) <= width
 
 
 def test_latex_shows_means_and_escapes(model: ReportModel) -> None:

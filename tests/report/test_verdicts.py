@@ -42,32 +42,32 @@ def judged(model: ReportModel) -> ReportModel:
 
 
 def test_models_are_ranked_and_broken_ones_are_not(judged: ReportModel) -> None:
-    seen = judgement(judged)
-    assert seen is not None
-    assert [v.model for v in seen.ranked] == ["same", "low", "half"] and [v.model for v in seen.broken] == ["dead"]
-    assert [v.forgot.word for v in seen.all] == ["no trace", "over-forgotten", "trace", "over-forgotten"]
-    assert [row[0] for row in seen.table] == ["1", "2", "3", "\u2013"]
-    assert seen.choice == "Choose same: no trace, 97% of the utility is left. Broken and not ranked: dead."
-    assert "2 seeds" in seen.ranked[0].certainty.sentence
+    text = judgement(judged)
+    assert text is not None
+    assert [v.model for v in text.ranked] == ["same", "low", "half"] and [v.model for v in text.broken] == ["dead"]
+    assert [v.forgot.word for v in text.all] == ["no trace", "over-forgotten", "trace", "over-forgotten"]
+    assert [row[0] for row in text.table] == ["1", "2", "3", "\u2013"]
+    assert text.choice == "Choose same: no trace, 97% of the utility is left. Broken and not ranked: dead."
+    assert "2 seeds" in text.ranked[0].certainty.sentence
 
 
 def test_gibberish_is_broken_whatever_its_utility(judged: ReportModel) -> None:
     runs = tuple(dataclasses.replace(r, gibberish="gibberish: 90%") if r.label == "same" else r for r in judged.runs)
-    seen = judgement(dataclasses.replace(judged, runs=runs))
-    assert seen is not None and {v.model for v in seen.broken} == {"same", "dead"}
-    assert "same" not in [v.model for v in seen.ranked]
+    text = judgement(dataclasses.replace(judged, runs=runs))
+    assert text is not None and {v.model for v in text.broken} == {"same", "dead"}
+    assert "same" not in [v.model for v in text.ranked]
 
 
 def test_an_audit_and_its_figure_say_the_same(judged: ReportModel) -> None:
     sides = (RNG.normal(0.39, 0.02, 40), RNG.normal(0.13, 0.02, 40), RNG.normal(0.9, 0.02, 40))
     one = compare_to_controls("same_rows", sides)
     line = AuditLine(**vars(one), audit="relearn", label="same", seed=0)
-    seen = judgement(dataclasses.replace(judged, audits=(line,)))
-    assert seen is not None
-    answer = next(v for v in seen.all if v.model == "same").robust
+    text = judgement(dataclasses.replace(judged, audits=(line,)))
+    assert text is not None
+    answer = next(v for v in text.all if v.model == "same").robust
     assert answer.word == "recoverable" and (answer.number, answer.control) == (line.value, line.retain)
     assert line.low > line.retain
-    assert "but recoverable under attack (relearn same_rows)" in seen.choice
+    assert "but recoverable under attack (relearn same_rows)" in text.choice
 
 
 def test_the_page_begins_with_the_choice_and_the_ranking(judged: ReportModel) -> None:
@@ -84,18 +84,18 @@ def test_the_page_begins_with_the_choice_and_the_ranking(judged: ReportModel) ->
 def test_the_terminal_begins_with_the_verdicts(judged: ReportModel, width: int) -> None:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(to_rich(judged))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert shown.splitlines()[1].startswith("Choose same: no trace")
-    assert shown.index("---- broken, not ranked") < shown.rindex("dead: broken")
-    assert max(len(line) for line in shown.splitlines()) <= width and " nan" not in shown.lower()
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert output.splitlines()[1].startswith("Choose same: no trace")
+    assert output.index("---- broken, not ranked") < output.rindex("dead: broken")
+    assert max(len(line) for line in output.splitlines()) <= width and " nan" not in output.lower()
 
 
 def test_many_models_have_a_line_each_in_the_terminal(judged: ReportModel) -> None:
     more = tuple(dataclasses.replace(run("half", 0), label=f"half {k}") for k in range(4))
     console = Console(width=160, file=io.StringIO(), color_system=None)
     console.print(to_rich(dataclasses.replace(judged, runs=(*judged.runs, *more))))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "1. same: forgot: no trace; kept the rest: kept; " in shown and "Forgot? " not in shown
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1. same: forgot: no trace; kept the rest: kept; " in output and "Forgot? " not in output
 
 
 def test_a_report_without_unlearned_models_has_no_verdict(judged: ReportModel) -> None:
@@ -106,9 +106,9 @@ def test_a_report_without_unlearned_models_has_no_verdict(judged: ReportModel) -
 def test_privacy_leakage_beyond_100_names_the_two_aucs(judged: ReportModel) -> None:
     leak = MetricResult(300.0, extra={"auc_ref": 0.8})  # 1 - (1 - 0.8) (1 + 3) = 0.2
     runs = tuple(dataclasses.replace(r, results={**r.results, "privleak": leak}) for r in judged.runs[2:3])
-    seen = table(dataclasses.replace(judged, runs=(*judged.runs[:2], *runs), shown=("privleak",)))
-    assert any("retain model's AUC is 0.800" in note and "this model's AUC is 0.200" in note for note in seen.footnotes)
+    text = table(dataclasses.replace(judged, runs=(*judged.runs[:2], *runs), shown=("privleak",)))
+    assert any("retain model's AUC is 0.800" in note and "this model's AUC is 0.200" in note for note in text.footnotes)
     usual = dataclasses.replace(leak, value=-40.0)
     runs = (dataclasses.replace(runs[0], results={"privleak": usual}),)
-    seen = table(dataclasses.replace(judged, runs=runs, shown=("privleak",)))
-    assert not any("AUC" in note for note in seen.footnotes) and math.isfinite(seen.rows[0].cells[0].value)
+    text = table(dataclasses.replace(judged, runs=runs, shown=("privleak",)))
+    assert not any("AUC" in note for note in text.footnotes) and math.isfinite(text.rows[0].cells[0].value)

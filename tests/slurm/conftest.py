@@ -91,12 +91,12 @@ def start_munge(folder: Path) -> subprocess.Popen[bytes]:
 def wait_until_idle(folder: Path) -> None:
     """Until the node takes jobs; the logs where it does not."""
     for _ in range(120):
-        said = subprocess.run(["sinfo", "--noheader", "--format=%t"], capture_output=True, text=True, check=False)
-        if said.stdout.strip() == "idle":
+        process = subprocess.run(["sinfo", "--noheader", "--format=%t"], capture_output=True, text=True, check=False)
+        if process.stdout.strip() == "idle":
             return
         time.sleep(0.5)
     logs = "\n".join(p.read_text()[-2000:] for p in folder.glob("*.log"))
-    raise RuntimeError(f"the cluster did not start: {said.stdout} {said.stderr}\n{logs}")
+    raise RuntimeError(f"the cluster did not start: {process.stdout} {process.stderr}\n{logs}")
 
 
 def free_port() -> int:

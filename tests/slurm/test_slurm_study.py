@@ -72,10 +72,10 @@ def files(folder: Path) -> dict[str, bytes]:
 def requeue_one(done: threading.Event, killed: list[str]) -> None:
     """Put the first task that trains back in the queue while it runs."""
     while not done.wait(0.2):
-        said = subprocess.run(
+        output = subprocess.run(
             ["squeue", "--noheader", "--array", "--format=%i|%T|%j"], capture_output=True, text=True, check=False
         ).stdout
-        for line in said.splitlines():
+        for line in output.splitlines():
             task, state, name = line.strip().split("|")
             if state == "RUNNING" and "train" in name:
                 if subprocess.run(["scontrol", "requeue", task], capture_output=True, check=False).returncode == 0:
@@ -96,10 +96,10 @@ def test_a_study_goes_through_slurm_with_a_job_killed_on_the_way(
         watcher.join()
     assert not result.failures
     assert killed
-    made = files(tmp_path)
-    kinds = Counter(name.partition("/")[0] for name in made if name.endswith(".safetensors"))
+    product = files(tmp_path)
+    kinds = Counter(name.partition("/")[0] for name in product if name.endswith(".safetensors"))
     assert kinds == {"base": 1, "train": 1 + 2, "reference": 2, "unlearn": 4}
-    assert made == files(local)
+    assert product == files(local)
     assert list((tmp_path / "out" / "slurm" / "logs").rglob("*.out"))
 
 
@@ -107,10 +107,10 @@ def test_a_job_that_fails_leaves_the_others(cluster: Path, study: str, local: Pa
     shutil.copytree(local / "store", tmp_path / "store")
     methods = "methods=[{trainer: GradAscent, args: {max_loss: 1e-6}}, {trainer: NPO}]"
     result = package.load_study([study, methods, SLURM, *places(tmp_path)]).run()
-    said = dict(result.failures)
+    output = dict(result.failures)
     for cell in ("small", "large"):
-        assert "the loss passed the limit" in said[f"unlearn {cell}/GradAscent"]
-        assert said[f"metrics {cell}/GradAscent"].startswith("waits for")
+        assert "the loss passed the limit" in output[f"unlearn {cell}/GradAscent"]
+        assert output[f"metrics {cell}/GradAscent"].startswith("waits for")
     assert [row["run"] for row in result.table() if row["model_utility"] == row["model_utility"]].count("NPO") == 2
 
 
@@ -118,15 +118,15 @@ def test_exported_scripts_make_the_same_files(cluster: Path, study: str, local: 
     shutil.copytree(local / "store" / "base", tmp_path / "store" / "base")
     words = [study, "methods=[]", SLURM, f"launch.slurm.python={sys.executable}", *places(tmp_path)]
     *_, queue = package.load_study(words).export_slurm(tmp_path / "scripts")
-    said = subprocess.run(["sh", str(queue)], check=True, capture_output=True, text=True).stdout
-    assert "-train: " in said and "(3 tasks)" in said
+    output = subprocess.run(["sh", str(queue)], check=True, capture_output=True, text=True).stdout
+    assert "-train: " in output and "(3 tasks)" in output
     for _ in range(600):
         left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
         if not left.strip():
             break
         time.sleep(0.5)
-    made, wanted = files(tmp_path), files(local)
-    assert len(made) > 10
-    assert made == {name: data for name, data in wanted.items() if name in made}, "\n".join(
+    result, targets = files(tmp_path), files(local)
+    assert len(result) > 10
+    assert result == {name: data for name, data in targets.items() if name in result}, "\n".join(
         p.read_text()[-500:] for p in (tmp_path / "scripts").glob("*.log")
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.training import trainer
 
 torch.set_num_threads(1)  # models this small only lose time to more threads, and much on a busy machine
@@ -19,8 +19,10 @@ VOCABULARY = 67
 
 def rows_of(lengths: list[tuple[int, int]], seed: int) -> list[Encoded]:
     """Random rows, each of (ids, ids of the prompt); EOS is 2."""
-    made = torch.Generator().manual_seed(seed)
-    return [Encoded((1, *torch.randint(3, VOCABULARY, (n - 2,), generator=made).tolist(), 2), p) for n, p in lengths]
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Encoded((1, *torch.randint(3, VOCABULARY, (n - 2,), generator=generator).tolist(), 2), p) for n, p in lengths
+    ]
 
 
 @pytest.fixture

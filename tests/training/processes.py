@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 import transformers
 
 from expunge.core import distributed
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods import objective
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
@@ -39,10 +39,10 @@ def tiny(**keys: Any) -> Any:
 
 def rows_here() -> dict[str, list[Encoded]]:
     """7 forget and 11 retain rows of mixed lengths."""
-    made = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
 
     def row(n: int, prompt: int) -> Encoded:
-        return Encoded((1, *torch.randint(3, 67, (n - 2,), generator=made).tolist(), 2), prompt)
+        return Encoded((1, *torch.randint(3, 67, (n - 2,), generator=generator).tolist(), 2), prompt)
 
     forget = [(6, 2), (9, 4), (13, 4), (7, 6), (8, 3), (11, 5), (6, 3)]
     retain = [(8, 3), (5, 2), (12, 6), (9, 3), (7, 4), (15, 8), (6, 2), (10, 5), (8, 4), (9, 2), (14, 7)]

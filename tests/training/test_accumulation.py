@@ -29,9 +29,11 @@ SGD: dict[str, Any] = {
 }  # fmt: skip
 SPLITS = [(1, 5), (2, 3)]
 LAYER = {"module_regex": r"model\.layers\.0"}
-LAYERS: dict[str, dict[str, Any]] = {"RMU": LAYER, "RR": {"layers": ["model.layers.0", "model.layers.1"]}}
+LAYERS: dict[str, dict[str, Any]] = {
+    "RMU": LAYER, "R2MU": {"layer": "model.layers.0"}, "RR": {"layers": ["model.layers.0", "model.layers.1"]},
+}  # fmt: skip
 OVER_PAIRS = ("RepNoise", "CIR")  # a distance over pairs of tokens, and a ratio of two means
-SAMPLED = ("PURGE",)  # samples texts by a tokenizer: test_rollouts.py
+SAMPLED = ("PURGE", "RULE")  # samples texts by a tokenizer: test_rollouts.py
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, LAYERS.get(name, {})) for name in registry() if name not in (*OVER_PAIRS, *SAMPLED)},
     "GradDiff KL": ("GradDiff", {"retain_loss_type": "KL"}),
@@ -58,6 +60,11 @@ def ragged(make_rows: Any) -> dict[str, Any]:
 
 def one_step(make_model: Any, rows: Any, goal: Objective, size: int, n: int, **more: Any) -> torch.Tensor:
     """The weights after a step over all five samples."""
+    if goal.needs.marks:  # the first two tokens of each answer have a mark
+        rows = {
+            side: [dataclasses.replace(row, marks=(row.n_prompt, row.n_prompt + 1)) for row in own]
+            for side, own in rows.items()
+        }
     model, other = make_model().double(), make_model().double()
     with torch.no_grad():
         for p in other.parameters():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods.objective import objective
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train

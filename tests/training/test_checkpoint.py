@@ -17,7 +17,8 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
 from expunge.methods import objective
 from expunge.training.checkpoint import Checkpoints, pack, put_weights, trained_weights, unpack
-from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
+from expunge.training.config import CheckpointArgs, TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.loop import TrainResult, train
 from expunge.training.lora import LoraArgs, with_lora
@@ -84,11 +85,11 @@ def test_a_broken_run_ends_with_the_same_bits(make_model, rows, tmp_path: Path, 
     with pytest.raises(Broken):
         run(make_model, rows, tmp_path, break_at=4, **case)
     steps: list[int] = []
-    found, again = run(make_model, rows, tmp_path, steps=steps, **case)
+    result, again = run(make_model, rows, tmp_path, steps=steps, **case)
     assert again.resumed_at == 3  # the checkpoint of the step before the break
     assert steps[0] in (3, 4) and steps[-1] == log.n_steps > 4
-    assert found.keys() == whole.keys()
-    assert all(torch.equal(found[n], whole[n]) for n in whole)
+    assert result.keys() == whole.keys()
+    assert all(torch.equal(result[n], whole[n]) for n in whole)
     assert again.history == log.history
     assert again.n_steps == log.n_steps
 
@@ -101,8 +102,8 @@ def test_every_step_is_a_place_to_go_on_from(make_model, rows, tmp_path: Path) -
     for break_at in range(3, log.n_steps + 1, 3):
         with pytest.raises(Broken):
             run(make_model, rows, tmp_path, break_at=break_at, **case)
-    found, again = run(make_model, rows, tmp_path, **case)
-    assert all(torch.equal(found[n], whole[n]) for n in whole)
+    result, again = run(make_model, rows, tmp_path, **case)
+    assert all(torch.equal(result[n], whole[n]) for n in whole)
     assert again.history == log.history
 
 
@@ -120,30 +121,30 @@ def test_a_damaged_checkpoint_is_refused(make_model, rows, tmp_path: Path, caplo
     data[len(data) // 2] ^= 1
     (newer / file).write_bytes(bytes(data))
     with caplog.at_level(logging.WARNING):
-        found, again = run(make_model, rows, tmp_path)
+        result, again = run(make_model, rows, tmp_path)
     assert again.resumed_at == 3  # the older of the two that are kept
     assert [r for r in caplog.records if "is not used" in r.message and newer.name in r.message]
-    assert all(torch.equal(found[n], whole[n]) for n in whole)
+    assert all(torch.equal(result[n], whole[n]) for n in whole)
     assert older.name == "step-00000003"
 
 
 def test_with_none_left_it_starts_anew(make_model, rows, tmp_path: Path) -> None:
     for place in broken_at(make_model, rows, tmp_path, 5):
         (place / "state.json").unlink()
-    found, again = run(make_model, rows, tmp_path)
+    result, again = run(make_model, rows, tmp_path)
     assert again.resumed_at is None
     whole, _ = run(make_model, rows, None)
-    assert all(torch.equal(found[n], whole[n]) for n in whole)
+    assert all(torch.equal(result[n], whole[n]) for n in whole)
 
 
 def test_one_of_another_version_or_device_is_refused(make_model, rows, tmp_path: Path, monkeypatch) -> None:
     broken_at(make_model, rows, tmp_path, 5)
-    kept = Checkpoints(tmp_path, CheckpointArgs())
+    rest = Checkpoints(tmp_path, CheckpointArgs())
     monkeypatch.setattr("expunge.training.checkpoint.FORM", 0)
-    assert kept.load({"device": "cpu", "processes": 1}, CPU) is None
+    assert rest.load({"device": "cpu", "processes": 1}, CPU) is None
     monkeypatch.undo()
     broken_at(make_model, rows, tmp_path, 5)
-    assert kept.load({"device": "cuda", "processes": 1}, CPU) is None
+    assert rest.load({"device": "cuda", "processes": 1}, CPU) is None
 
 
 def test_where_none_can_be_written_the_run_goes_on(make_model, rows, tmp_path: Path, caplog) -> None:
@@ -168,25 +169,25 @@ def test_files_are_tensors_and_json_alone(make_model, rows, tmp_path: Path) -> N
 
 
 def test_pack_and_unpack() -> None:
-    kept = {
+    rest = {
         "a": [1, 2.5, None, True, "x", (1, (2, 3))], 7: {"nan": math.nan, "inf": -math.inf, "tiny": 5e-324},
         "t": torch.tensor(0.1, dtype=torch.float64), "u": torch.arange(6, dtype=torch.uint8).reshape(2, 3).t(),
     }  # fmt: skip
     tensors: dict[str, torch.Tensor] = {}
-    found = unpack(json.loads(json.dumps(pack(kept, tensors))), tensors, CPU)
-    assert found["a"] == kept["a"]
-    assert math.isnan(found[7]["nan"]) and found[7]["inf"] == -math.inf and found[7]["tiny"] == 5e-324
-    assert torch.equal(found["t"], kept["t"]) and torch.equal(found["u"], kept["u"])
+    content = unpack(json.loads(json.dumps(pack(rest, tensors))), tensors, CPU)
+    assert content["a"] == rest["a"]
+    assert math.isnan(content[7]["nan"]) and content[7]["inf"] == -math.inf and content[7]["tiny"] == 5e-324
+    assert torch.equal(content["t"], rest["t"]) and torch.equal(content["u"], rest["u"])
     with pytest.raises(TypeError, match="cannot contain a set"):
         pack({"a": {1}}, {})
 
 
 def test_weights_of_another_run_are_refused(make_model) -> None:
     model = make_model()
-    held = trained_weights(model)
-    held.popitem()
+    content = trained_weights(model)
+    content.popitem()
     with pytest.raises(JobError, match="other parameters"):
-        put_weights(model, held)
+        put_weights(model, content)
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
@@ -212,19 +213,19 @@ def test_a_signal_ends_the_run_after_the_step(make_model, rows, tmp_path: Path, 
     with pytest.raises(KeyboardInterrupt):  # now in the last step of all
         run(make_model, rows, tmp_path, steps=Sending(), **rare)
     assert steps == [1, 2, 3, 4, *range(4, log.n_steps + 1)]
-    found, again = run(make_model, rows, tmp_path, **rare)
+    result, again = run(make_model, rows, tmp_path, **rare)
     assert again.resumed_at == again.n_steps == log.n_steps
-    assert all(torch.equal(found[n], whole[n]) for n in whole)
+    assert all(torch.equal(result[n], whole[n]) for n in whole)
     assert again.history == log.history
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    kept = Checkpoints(tmp_path, CheckpointArgs())
+    rest = Checkpoints(tmp_path, CheckpointArgs())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
-        with pytest.raises(KeyboardInterrupt), kept.stoppable():
+        with pytest.raises(KeyboardInterrupt), rest.stoppable():
             os.kill(os.getpid(), signal.SIGINT)
-            assert kept.stopping
+            assert rest.stopping
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -236,22 +237,22 @@ def test_evaluations_and_the_best_model_are_taken_along(make_model, rows, tmp_pa
     def watch() -> EvalCallback:
         def panel(model: Any) -> dict[str, float]:
             n = float(sum(p.detach().abs().sum() for p in model.parameters()))
-            step = len(made.points)
+            step = len(result.points)
             return {"u": 1.0, "f": 0.0 if step == 2 else 1.0 + step, "n": n}
 
         args = EvaluateArgs(steps=1, keep="best", panel=("u", "f", "n"))
-        made = EvalCallback(args, panel, ModelSelection("u", "f", 0.9, -math.inf))
-        return made
+        result = EvalCallback(args, panel, ModelSelection("u", "f", 0.9, -math.inf))
+        return result
 
     whole, log = run(make_model, rows, None, watch=watch())
     with pytest.raises(Broken):
         run(make_model, rows, tmp_path, break_at=6, watch=watch())
-    found, again = run(make_model, rows, tmp_path, watch=watch())
+    outcome, again = run(make_model, rows, tmp_path, watch=watch())
     assert again.resumed_at == 5
     assert again.trajectory == log.trajectory
     assert again.selected == log.selected
     assert log.selected["kept_step"] == 2
-    assert all(torch.equal(found[n], whole[n]) for n in whole)
+    assert all(torch.equal(outcome[n], whole[n]) for n in whole)
 
 
 @pytest.mark.parametrize(

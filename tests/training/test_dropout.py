@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods.objective import objective
 from expunge.training.config import TrainArgs
 from expunge.training.dropout import with_dropout

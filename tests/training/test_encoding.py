@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.models.build import train_tokenizer
 from expunge.training.encoding import encode_alternates, encode_sets, warn_truncated
 

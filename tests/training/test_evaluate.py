@@ -16,10 +16,11 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.methods import objective
 from expunge.metrics.api import Metric, MetricResult
-from expunge.training.config import EvaluateArgs, SelectionRule, TrainArgs
+from expunge.training.config import TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs, SelectionRule, is_due
 from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.loop import TrainResult, train
-from expunge.training.model_selection import EvalPoint, ModelSelection, is_due, model_selection, suite_metrics
+from expunge.training.model_selection import EvalPoint, ModelSelection, model_selection, suite_metrics
 from expunge.training.randomness import kept_random
 from expunge.training.schedule import Schedule
 
@@ -33,11 +34,11 @@ def point(step: int, u: float, f: float) -> EvalPoint:
     return EvalPoint(step, float(step), 1, {"u": u, "f": f})
 
 
-def chosen(points: list[tuple[float, float]], goal: float = -math.inf, floor: float = 0.9) -> ModelSelection:
-    made = ModelSelection("u", "f", floor, goal)
+def best_of(points: list[tuple[float, float]], goal: float = -math.inf, floor: float = 0.9) -> ModelSelection:
+    result = ModelSelection("u", "f", floor, goal)
     for step, (u, f) in enumerate(points):
-        made.add(point(step, u, f))
-    return made
+        result.add(point(step, u, f))
+    return result
 
 
 @pytest.mark.parametrize(
@@ -47,18 +48,26 @@ def chosen(points: list[tuple[float, float]], goal: float = -math.inf, floor: fl
 def test_the_rule_by_hand(goal: float, best: int) -> None:
     """The floor is 0.9 * 0.8 = 0.72; the start (f = 0.1) is no candidate, and step 4 lacks utility."""
     points = [(0.8, 0.1), (0.8, 0.9), (0.75, 0.5), (0.73, 0.3), (0.71, 0.0), (0.9, math.nan)]
-    found = chosen(points, goal)
-    assert found.best is not None and found.best.step == best
-    assert found.since == 5 - best
+    result = best_of(points, goal)
+    assert result.best is not None and result.best.step == best
+    assert result.since == 5 - best
+
+
+def test_returning_utility_uses_no_patience() -> None:
+    """The floor is 0.9: 0.6, 0.5 and 0.5 count, 0.7 and 0.8 do not, and 0.95 is the best."""
+    utilities = [1.0, 0.6, 0.5, 0.7, 0.5, 0.8]
+    result = best_of([(u / 1.25, 0.1) for u in utilities], -math.inf)
+    assert result.best is None and result.since == 3
+    assert result.add(point(6, 0.95 / 1.25, 0.1)) and result.since == 0
 
 
 def test_a_formula_by_hand() -> None:
     """0.5 (u + f): 0.85, 0.625, 0.515, 0.85; the start is no candidate, and the earlier of equals is best."""
-    made = ModelSelection("u", "f", 0.9, math.inf, formula=parse_arithmetic("0.5*(u+f)"))
+    result = ModelSelection("u", "f", 0.9, math.inf, formula=parse_arithmetic("0.5*(u+f)"))
     for step, (u, f) in enumerate([(1.0, 1.0), (0.8, 0.9), (0.75, 0.5), (0.73, 0.3), (0.9, 0.8), (0.9, math.nan)]):
-        made.add(point(step, u, f))
-    assert made.best is not None and made.best.step == 1 and made.since == 4
-    facts = made.facts()
+        result.add(point(step, u, f))
+    assert result.best is not None and result.best.step == 1 and result.since == 4
+    facts = result.facts()
     assert facts == {
         "rule": {"formula": "0.5*(u+f)"}, "best_step": 1, "note": "step 1: 0.5*(u+f) = 0.85 is the largest value",
     }  # fmt: skip
@@ -78,8 +87,8 @@ def test_a_formula_is_part_of_a_key_and_its_absence_is_not() -> None:
 
 
 def test_of_equals_the_higher_utility_then_the_earlier() -> None:
-    found = chosen([(1.0, 1.0), (0.95, 0.4), (0.98, 0.6), (0.98, 0.4), (0.98, 0.4)], goal=0.5)
-    assert found.best is not None and found.best.step == 2
+    result = best_of([(1.0, 1.0), (0.95, 0.4), (0.98, 0.6), (0.98, 0.4), (0.98, 0.4)], goal=0.5)
+    assert result.best is not None and result.best.step == 2
 
 
 @pytest.mark.parametrize(
@@ -93,10 +102,10 @@ def test_of_equals_the_higher_utility_then_the_earlier() -> None:
     ],
 )
 def test_of_evaluations_that_forget_enough_the_most_useful_is_best(enough: float, goal: float, best: int) -> None:
-    made = ModelSelection("u", "f", 0.5, goal, enough)
+    result = ModelSelection("u", "f", 0.5, goal, enough)
     for step, (u, f) in enumerate([(1.0, 0.9), (0.98, 0.4), (0.97, 0.2), (0.95, 0.04), (0.9, 0.01)]):
-        made.add(point(step, u, f))
-    assert made.best is not None and made.best.step == best
+        result.add(point(step, u, f))
+    assert result.best is not None and result.best.step == best
 
 
 def test_the_rule_without_enough_has_the_fingerprint_of_before() -> None:
@@ -119,9 +128,9 @@ def test_wrong_values_of_enough(keys: dict[str, Any], words: str) -> None:
 
 
 def test_none_passes() -> None:
-    found = chosen([(1.0, 1.0), (0.5, 0.4), (math.nan, 0.0)])
-    assert found.best is None
-    facts = found.facts()
+    result = best_of([(1.0, 1.0), (0.5, 0.4), (math.nan, 0.0)])
+    assert result.best is None
+    facts = result.facts()
     assert facts["best_step"] is None
     assert "the last model counts" in facts["note"]
     assert facts["rule"] == {"utility": "u", "floor": 0.9, "forget": "f", "target": "low"}
@@ -160,11 +169,11 @@ def test_when() -> None:
 
 
 def test_the_fast_panel_reads_no_texts() -> None:
-    found = suite_metrics(tofu_panel(), EvaluateArgs(every=1))
-    assert {m.name for m in found} == {
+    result = suite_metrics(tofu_panel(), EvaluateArgs(every=1))
+    assert {m.name for m in result} == {
         "forget_Q_A_Prob", "retain_Q_A_Prob", "forget_truth_ratio", "retain_Truth_Ratio", "extraction_strength",
     }  # fmt: skip
-    assert all("texts" not in m.reads for m in found)
+    assert all("texts" not in m.reads for m in result)
 
 
 def test_the_full_panel_and_named_metrics() -> None:
@@ -246,12 +255,12 @@ def run(make_model: Any, rows: Any, watch: EvalCallback | None, **keys: Any) -> 
 
 def test_training_does_not_feel_evaluations(make_model, rows) -> None:
     plain, log = run(make_model, rows, None)
-    watched, seen = run(make_model, rows, EvalCallback(EvaluateArgs(steps=1), noisy))
+    watched, records = run(make_model, rows, EvalCallback(EvaluateArgs(steps=1), noisy))
     assert torch.equal(plain, watched)
-    assert seen.history == log.history
-    assert [p.step for p in seen.trajectory] == [0, *range(1, log.n_steps + 1)]
-    assert seen.trajectory[-1].values["f"] == float(plain.abs().sum())
-    assert seen.trajectory[-1].epoch == 2.0
+    assert records.history == log.history
+    assert [p.step for p in records.trajectory] == [0, *range(1, log.n_steps + 1)]
+    assert records.trajectory[-1].values["f"] == float(plain.abs().sum())
+    assert records.trajectory[-1].epoch == 2.0
 
 
 def test_the_trajectory_over_phases(make_model, rows) -> None:
@@ -263,32 +272,32 @@ def test_the_trajectory_over_phases(make_model, rows) -> None:
 
 def scripted(values: list[float]) -> tuple[list[torch.Tensor], Any]:
     """A panel that reads its forget values from a list, and the weights it saw."""
-    seen: list[torch.Tensor] = []
+    calls: list[torch.Tensor] = []
 
     def panel(model: Any) -> dict[str, float]:
-        seen.append(flat(model).clone())
-        return {"u": 1.0, "f": values[len(seen) - 1]}
+        calls.append(flat(model).clone())
+        return {"u": 1.0, "f": values[len(calls) - 1]}
 
-    return seen, panel
+    return calls, panel
 
 
 def test_the_best_model_is_kept(make_model, rows) -> None:
-    seen, panel = scripted([9, 5, 2, 4, 3, 6, 7, 8])
+    records, panel = scripted([9, 5, 2, 4, 3, 6, 7, 8])
     watch = EvalCallback(EvaluateArgs(steps=1, keep="best"), panel, ModelSelection("u", "f", 0.9, -math.inf))
     weights, done = run(make_model, rows, watch)
-    assert torch.equal(weights, seen[2])
-    assert not torch.equal(weights, seen[-1])
+    assert torch.equal(weights, records[2])
+    assert not torch.equal(weights, records[-1])
     assert done.selected["kept_step"] == done.selected["best_step"] == 2
     assert "f 2 is the best" in done.selected["note"]
     assert done.n_steps == 7
 
 
 def test_patience(make_model, rows) -> None:
-    seen, panel = scripted([9, 5, 2, 4, 3, 6, 7, 8])
+    records, panel = scripted([9, 5, 2, 4, 3, 6, 7, 8])
     watch = EvalCallback(EvaluateArgs(steps=1, patience=2), panel, ModelSelection("u", "f", 0.9, -math.inf))
     weights, done = run(make_model, rows, watch)
     assert done.n_steps == 4  # two after the best, at step 2
-    assert torch.equal(weights, seen[4])  # keep is `last`
+    assert torch.equal(weights, records[4])  # keep is `last`
     assert done.selected["kept_step"] == 4 and done.selected["best_step"] == 2
 
 

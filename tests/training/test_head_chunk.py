@@ -95,10 +95,10 @@ def test_losses_and_gradients_are_those_of_whole_logits(
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_adapters(make_model, rows, name: str, checkpointing: bool) -> None:
     def model() -> Any:
-        made = with_lora(make_model().double(), LoraArgs(r=2), seed=0)
+        result = with_lora(make_model().double(), LoraArgs(r=2), seed=0)
         if checkpointing:
-            made.get_base_model().activation_checkpointing_enable()
-        return made.train()
+            result.get_base_model().activation_checkpointing_enable()
+        return result.train()
 
     assert plain_head(model())
     assert_same(one_step(model(), rows, name, {}, 3), one_step(model(), rows, name, {}, 0))
@@ -108,9 +108,9 @@ def test_an_adapter_on_the_head_has_its_logits_whole(rows) -> None:
     args = LoraArgs(r=2, target_modules=("q_proj", "lm_head"))
     models = [with_lora(untied().double(), args, seed=0) for _ in range(2)]
     assert not plain_head(models[0])
-    found = [one_step(m, rows, "GradDiff", {}, chunk) for m, chunk in zip(models, (3, 0), strict=True)]
-    assert_same(*found)
-    assert any("lm_head" in n and g.abs().max() > 0 for n, g in found[0][1].items())
+    result = [one_step(m, rows, "GradDiff", {}, chunk) for m, chunk in zip(models, (3, 0), strict=True)]
+    assert_same(*result)
+    assert any("lm_head" in n and g.abs().max() > 0 for n, g in result[0][1].items())
 
 
 class Scaled(transformers.LlamaForCausalLM):
@@ -124,25 +124,25 @@ class Scaled(transformers.LlamaForCausalLM):
 
 def test_an_unknown_model_has_its_logits_whole_and_says_so(rows, caplog: pytest.LogCaptureFixture) -> None:
     def model() -> Any:
-        made = untied().double()
-        made.__class__ = Scaled
-        return made
+        result = untied().double()
+        result.__class__ = Scaled
+        return result
 
     with caplog.at_level(logging.WARNING):
-        got = one_step(model(), rows, "GradDiff", {}, 3)
+        actual = one_step(model(), rows, "GradDiff", {}, 3)
     assert [r.getMessage() for r in caplog.records if "logits_chunk_size" in r.getMessage()]
-    assert_same(got, one_step(model(), rows, "GradDiff", {}, 0))
+    assert_same(actual, one_step(model(), rows, "GradDiff", {}, 0))
     plain = one_step(untied().double(), rows, "GradDiff", {}, 0)
-    assert abs(got[0]["total"] - plain[0]["total"]) > 1e-3
+    assert abs(actual[0]["total"] - plain[0]["total"]) > 1e-3
 
 
 def test_no_whole_logits_where_a_loss_does_without(make_model, rows) -> None:
     model, sizes = make_model(), []
     goal = objective("NPO", {"retain_loss_type": "KL"})
-    wanted = {s: [getattr(x, s) for x in SAMPLES] for s in ("forget", "retain")}
+    targets = {s: [getattr(x, s) for x in SAMPLES] for s in ("forget", "retain")}
     refs = {
-        s: reference(model, rows[s], wanted[s], what, pad_id=0)
-        for s in wanted
+        s: reference(model, rows[s], targets[s], what, pad_id=0)
+        for s in targets
         if (what := spec_for(goal.needs, s, ref=True)) is not None
     }
     server = LossInputBuilder(goal.needs, rows, refs, pad_id=0, logits_chunk_size=3)
@@ -166,8 +166,14 @@ def test_a_run_ends_where_one_with_whole_logits_does(make_model, rows, keys: dic
     ends = []
     for chunk in (0, 5):
         model = make_model()
-        given = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "optim": "sgd", **keys}
-        args = TrainArgs(**given, logits_chunk_size=chunk)
+        inputs = {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2,
+            "optim": "sgd",
+            **keys,
+        }
+        args = TrainArgs(**inputs, logits_chunk_size=chunk)
         train(model, objective("NPO", {"retain_loss_type": "KL"}), rows, args, pad_id=0)
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert not torch.equal(ends[0], torch.cat([p.flatten() for p in make_model().parameters()]))
@@ -181,8 +187,8 @@ def test_distributed_data_parallel(make_model, rows, unused: bool, tmp_path) -> 
         for name, args in (METHODS[1], METHODS[6]):
             model = untied().double()
             wrapped = DistributedDataParallel(model, find_unused_parameters=unused)
-            got = one_step(model, rows, name, args, 3, wrapped=wrapped)
-            assert_same(got, one_step(untied().double(), rows, name, args, 0))
+            actual = one_step(model, rows, name, args, 3, wrapped=wrapped)
+            assert_same(actual, one_step(untied().double(), rows, name, args, 0))
     finally:
         torch.distributed.destroy_process_group()
 

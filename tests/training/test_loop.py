@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from expunge.core.errors import JobError
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods import Quantity, objective
 from expunge.models import bfloat16
@@ -118,11 +118,11 @@ def test_two_runs_give_the_same_bits(make_model, rows) -> None:
 
 def test_the_model_is_left_in_evaluation_mode(make_model, rows) -> None:
     model = make_model()
-    seen: list[bool] = []
+    calls: list[bool] = []
     capabilities(model)  # its observation is no training
-    model.register_forward_pre_hook(lambda module, _: seen.append(module.training))
+    model.register_forward_pre_hook(lambda module, _: calls.append(module.training))
     run(model, objective("finetune"), rows, num_train_epochs=1)
-    assert seen and all(seen)
+    assert calls and all(calls)
     assert not model.training
 
 
@@ -178,13 +178,13 @@ def test_a_last_short_step_is_the_mean_over_what_it_has(make_model, rows, accumu
 
 
 def test_steps_progress_and_log(make_model, rows) -> None:
-    seen: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     keys = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
     args = TrainArgs(logging_steps=2, learning_rate=1e-3, warmup_steps=2, **keys)
     model = make_model()
-    done = train(model, objective("GradDiff"), rows, args, pad_id=0, progress=lambda k, n: seen.append((k, n)))
+    done = train(model, objective("GradDiff"), rows, args, pad_id=0, progress=lambda k, n: calls.append((k, n)))
     assert done.n_steps == args.n_steps(7) == 4
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [line["step"] for line in done.history] == [2.0, 4.0]
     for line in done.history:
         assert line["loss"] == pytest.approx(line["forget"] + line["retain"], rel=1e-6)
@@ -357,9 +357,9 @@ def test_a_teacher_is_learnt(make_model, rows) -> None:
         for p in model.parameters():
             p.mul_(0.5)
     what = ForwardSpec(Quantity.LOGITS)
-    said = {f"{s}_teacher": reference(teacher, rows[s], range(len(rows[s])), what, pad_id=0) for s in rows}
+    content = {f"{s}_teacher": reference(teacher, rows[s], range(len(rows[s])), what, pad_id=0) for s in rows}
     args = TrainArgs(num_train_epochs=200, learning_rate=1e-2, gradient_accumulation_steps=1, logging_steps=1)
-    done = train(model, objective("UNDO"), rows, args, pad_id=0, references=said)
+    done = train(model, objective("UNDO"), rows, args, pad_id=0, references=content)
     for part in ("forget", "retain"):
         assert done.history[-1][part] < 0.2 * done.history[0][part]
 

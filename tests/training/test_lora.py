@@ -154,9 +154,9 @@ def test_the_adapter_is_saved_without_where_the_base_lay(make_model, tmp_path: P
 
 
 def test_settings_are_checked_and_count_only_where_set() -> None:
-    made = decode(TrainArgs, {"lora": {"r": 8, "target_modules": ["q_proj"]}}, where="train")
-    assert made.lora == LoraArgs(r=8, target_modules=("q_proj",))
-    assert fingerprint(made.identity) != fingerprint(TrainArgs().identity) == fingerprint(TrainArgs(lora=None).identity)
+    task = decode(TrainArgs, {"lora": {"r": 8, "target_modules": ["q_proj"]}}, where="train")
+    assert task.lora == LoraArgs(r=8, target_modules=("q_proj",))
+    assert fingerprint(task.identity) != fingerprint(TrainArgs().identity) == fingerprint(TrainArgs(lora=None).identity)
     for keys, words in (
         ({"r": 0}, r"r: must be at least 1"),
         ({"lora_alpha": 0}, r"lora_alpha: must be a number > 0"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods.objective import objective
 from expunge.training import throughput
 from expunge.training.config import TrainArgs
@@ -39,21 +39,21 @@ def test_a_table_that_is_only_looked_up_and_what_is_frozen_count_less(make_model
 def test_lines_are_what_was_done_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
-    made = ThroughputMeter(StepFlops(per_token=10.0, per_pair=1.0, peak=1000.0))
-    made.go()
-    made.read.add(np.array([4]), 0.1)
+    result = ThroughputMeter(StepFlops(per_token=10.0, per_pair=1.0, peak=1000.0))
+    result.go()
+    result.read.add(np.array([4]), 0.1)
     now[0] = 2.0
-    assert made.line(1) == {
+    assert result.line(1) == {
         "step": 1, "tokens": 4, "tokens_per_s": 2.0, "mfu": pytest.approx((40 + 16) / 2 / 1000), "wait_share": 0.05,
     }  # fmt: skip
-    made.rest()
+    result.rest()
     now[0] = 100.0  # an evaluation
-    made.go()
-    made.read.add(np.array([2, 2]), 0.0)
+    result.go()
+    result.read.add(np.array([2, 2]), 0.0)
     now[0] = 101.0
-    assert made.line(2)["tokens_per_s"] == 4.0
-    made.rest()
-    facts = made.facts()
+    assert result.line(2)["tokens_per_s"] == 4.0
+    result.rest()
+    facts = result.facts()
     assert facts["train_s"] == 3.0 and facts["tokens"] == 8 and facts["flops"] == 80 + 16 + 8
     assert "mfu_missing" not in facts
 

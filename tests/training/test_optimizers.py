@@ -32,8 +32,8 @@ def test_stochastic_rounding_trains_bfloat16_weights(monkeypatch: pytest.MonkeyP
     assert (weights_dtype(STOCHASTIC), weights_dtype("adamw_torch_8bit")) == ("bfloat16", "float32")
     with pytest.raises(ConfigError, match=r"stochastic needs an accelerator; use adamw_torch on a CPU$"):
         optimizer_class(args, "cpu")
-    made = SimpleNamespace(AdamW8bit=torch.optim.AdamW)
-    monkeypatch.setitem(sys.modules, "torchao.optim", made)
+    result = SimpleNamespace(AdamW8bit=torch.optim.AdamW)
+    monkeypatch.setitem(sys.modules, "torchao.optim", result)
     cls, settings = optimizer_class(args, "cuda") or (None, {})
     assert cls is torch.optim.AdamW
     assert settings["bf16_stochastic_round"]

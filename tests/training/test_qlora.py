@@ -37,8 +37,8 @@ def source(make_model: Callable[..., Any], tmp_path: Path) -> str:
 
 
 def quantised(source: str, bits: Bits, device: torch.device = CPU, **keys: Any) -> Any:
-    held = load_model(source, ModelArgs(), device=device, quantize=bits)
-    return with_lora(held, LoraArgs(r=4, quantize=bits, **keys), seed=0)
+    reloaded_model = load_model(source, ModelArgs(), device=device, quantize=bits)
+    return with_lora(reloaded_model, LoraArgs(r=4, quantize=bits, **keys), seed=0)
 
 
 def run(model: Any, rows: Any, name: str, keys: dict[str, Any], bits: Bits, **args: Any) -> TrainResult:
@@ -56,16 +56,16 @@ def split(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_adapters_learn_over_frozen_quantised_weights(source, rows, bits: Bits, checkpointing: bool) -> None:
     model = quantised(source, bits)
-    before, held = split(model)
+    before, content = split(model)
     stored = {torch.uint8 if bits == "nf4" else torch.int8}
-    assert {p.dtype for n, p in held.items() if "_proj" in n} == stored
-    assert {p.dtype for n, p in held.items() if "_proj" not in n} == {torch.float32}
+    assert {p.dtype for n, p in content.items() if "_proj" in n} == stored
+    assert {p.dtype for n, p in content.items() if "_proj" not in n} == {torch.float32}
     assert {p.dtype for p in before.values()} == {torch.float32}
     keys = {"gamma": 0.01, "alpha": 1.0}  # hides the forget term: the retain rows' own loss must fall
     done = run(model, rows, "NPO", keys, bits, activation_checkpointing=checkpointing, num_train_epochs=15)
     after, still = split(model)
     assert all(not torch.equal(after[n], before[n]) for n in before)
-    assert all(torch.equal(still[n], held[n]) for n in held)
+    assert all(torch.equal(still[n], content[n]) for n in content)
     first, last = (sum(h["retain"] for h in part) / 4 for part in (done.history[:4], done.history[-4:]))
     assert last < 0.8 * first
 
@@ -91,8 +91,8 @@ def test_adapters_are_merged_into_the_weights_as_they_were(source, rows, bits: B
         return load_model(source, ModelArgs(), device=CPU)
 
     plain = saved_form(model, LoraArgs(r=4, quantize=bits), reload)
-    wanted = reload().model.layers[1].mlp.down_proj.weight.double() + 32 / 4 * b @ a
-    torch.testing.assert_close(plain.model.layers[1].mlp.down_proj.weight.double(), wanted, rtol=0, atol=1e-6)
+    targets = reload().model.layers[1].mlp.down_proj.weight.double() + 32 / 4 * b @ a
+    torch.testing.assert_close(plain.model.layers[1].mlp.down_proj.weight.double(), targets, rtol=0, atol=1e-6)
     plain.save_pretrained(tmp_path / "saved")
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
     again = load_model(str(tmp_path / "saved"), ModelArgs(), device=CPU)
@@ -126,8 +126,8 @@ def test_four_bits_train_after_a_forward_without_gradients(make_model, tmp_path:
         first = model(input_ids=IDS).logits
     torch.testing.assert_close(model.train()(input_ids=IDS).logits, first)
     model(input_ids=IDS, labels=IDS).loss.backward()
-    given = {n: p.grad.abs().max().item() for n, p in model.named_parameters() if "lora_B" in n}
-    assert given and min(given.values()) > 0
+    inputs = {n: p.grad.abs().max().item() for n, p in model.named_parameters() if "lora_B" in n}
+    assert inputs and min(inputs.values()) > 0
 
 
 @BOTH
@@ -176,12 +176,12 @@ def test_quantisation_counts_in_the_fingerprint_and_its_absence_leaves_no_trace(
 @BOTH
 def test_on_a_gpu_in_half_precision(source, rows, bits: Bits) -> None:
     model = quantised(source, bits, torch.device("cuda"))
-    before, held = split(model)
+    before, content = split(model)
     args = {"bf16": True, "activation_checkpointing": True, "num_train_epochs": 15}
     done = run(model, rows, "NPO", {"gamma": 0.01, "alpha": 1.0}, bits, **args)
     after, still = split(model)
     assert all(not torch.equal(after[n], before[n]) for n in before)
-    assert all(torch.equal(still[n], held[n]) for n in held)
+    assert all(torch.equal(still[n], content[n]) for n in content)
     first, last = (sum(h["retain"] for h in part) / 4 for part in (done.history[:4], done.history[-4:]))
     assert last < 0.8 * first
     plain = saved_form(model, LoraArgs(r=4, quantize=bits), lambda: load_model(source, ModelArgs(), device=CPU))

@@ -32,21 +32,21 @@ def test_stored_equals_a_resident_copy(make_model, rows, what: ForwardSpec, batc
     model = make_model()
     resident = ResidentReference(model, what)
     head = head_for(model, what, None)
-    kept = keep(model, rows["retain"], [9, 3, 3, 0, 5, 10], what, pad_id=0, head=head, batch=batch)
-    stored = StoredReference(kept, what, head)
+    stored_reference = keep(model, rows["retain"], [9, 3, 3, 0, 5, 10], what, pad_id=0, head=head, batch=batch)
+    stored = StoredReference(stored_reference, what, head)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.5)  # the reference is the model as it was
     for numbers in ([3, 9], [0, 3, 3, 10, 5], [5]):
         b = collate([rows["retain"][i] for i in numbers], pad_id=0, positions=what.positions.value)
-        got, expected = stored.side(numbers, b), resident.side(numbers, b)
-        torch.testing.assert_close(got.logps_N, expected.logps_N, rtol=1e-5, atol=1e-5)
-        assert got.row_N.tolist() == expected.row_N.tolist()
-        assert got.n_rows == len(numbers)
-        assert not got.logps_N.requires_grad
-        assert got.token_N is not None and got.token_N.tolist() == b.token_N.tolist()
+        actual, expected = stored.side(numbers, b), resident.side(numbers, b)
+        torch.testing.assert_close(actual.logps_N, expected.logps_N, rtol=1e-5, atol=1e-5)
+        assert actual.row_N.tolist() == expected.row_N.tolist()
+        assert actual.n_rows == len(numbers)
+        assert not actual.logps_N.requires_grad
+        assert actual.token_N is not None and actual.token_N.tolist() == b.token_N.tolist()
         for name, serve in (("logits_NV", Quantity.LOGITS), ("hidden_ND", Quantity.HIDDEN)):
-            mine, theirs = getattr(got, name), getattr(expected, name)
+            mine, theirs = getattr(actual, name), getattr(expected, name)
             if what.serve is serve:
                 assert len(mine) == len(b.row_N)
                 torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
@@ -68,11 +68,13 @@ def test_reference_is_read_without_dropout_and_the_mode_is_given_back(make_model
 def test_only_wanted_rows_are_read(make_model, rows) -> None:
     model = make_model()
     capabilities(model)  # its observation is no reading of rows
-    seen: list[int] = []
-    handle = model.register_forward_pre_hook(lambda _m, _a, keys: seen.append(len(keys["input_ids"])), with_kwargs=True)
+    calls: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda _m, _a, keys: calls.append(len(keys["input_ids"])), with_kwargs=True
+    )
     stored = reference(model, rows["retain"], [4, 4, 2, 4], LOGPS, pad_id=0)
     handle.remove()
-    assert seen == [2]
+    assert calls == [2]
     with pytest.raises(JobError, match="other tokens"):
         stored.side([3], collate(rows["retain"][3:4], pad_id=0))
 
@@ -98,10 +100,10 @@ def test_from_a_folder_come_the_same_bits(
 ) -> None:
     model = make_model()
     here = reference(model, rows["retain"], range(11), what, pad_id=0, topk=topk)
-    kept = keep(model, rows["retain"], range(11), what, pad_id=0, topk=topk)
+    stored_reference = keep(model, rows["retain"], range(11), what, pad_id=0, topk=topk)
     (tmp_path / "own").mkdir()
-    save_reference(tmp_path / "own", kept)
-    save_reference(tmp_path, kept, head_of=model if topk is None else None)
+    save_reference(tmp_path / "own", stored_reference)
+    save_reference(tmp_path, stored_reference, head_of=model if topk is None else None)
     other = make_model()
     with torch.no_grad():
         for p in other.parameters():
@@ -112,9 +114,9 @@ def test_from_a_folder_come_the_same_bits(
         b = collate([rows["retain"][i] for i in numbers], pad_id=0, positions=what.positions.value)
         want = here.side(numbers, b)
         for stored in (own, teacher):
-            got = stored.side(numbers, b)
+            actual = stored.side(numbers, b)
             for name in ("logps_N", "logits_NV", "hidden_ND"):
-                mine, theirs = getattr(got, name), getattr(want, name)
+                mine, theirs = getattr(actual, name), getattr(want, name)
                 assert (mine is None and theirs is None) or torch.equal(mine, theirs), name
 
 
@@ -124,9 +126,9 @@ def test_all_logits_are_the_exact_reference(make_model, rows) -> None:
     b = collate(rows["retain"], pad_id=0)
     for k in (67, 1000):
         all_of_it = reference(model, rows["retain"], range(11), LOGITS, pad_id=0, topk=k)
-        got, want = all_of_it.side(range(11), b), exact.side(range(11), b)
-        torch.testing.assert_close(got.logits_NV, want.logits_NV, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(got.logps_N, want.logps_N, rtol=1e-5, atol=1e-5)
+        actual, want = all_of_it.side(range(11), b), exact.side(range(11), b)
+        torch.testing.assert_close(actual.logits_NV, want.logits_NV, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(actual.logps_N, want.logps_N, rtol=1e-5, atol=1e-5)
     assert not mass_outside(keep(model, rows["retain"], [1], LOGITS, pad_id=0, topk=67)).any()
 
 
@@ -137,14 +139,14 @@ def test_the_largest_logits_are_kept_and_the_rest_is_shared_evenly(make_model, r
     exact = reference(model, rows["retain"], range(11), LOGITS, pad_id=0).side(range(11), b)
     before = None
     for k in (1, 4, 20, 60):
-        kept = keep(model, rows["retain"], range(11), LOGITS, pad_id=0, topk=k)
-        got = StoredReference(kept, LOGITS).side(range(11), b)
-        p, q = (torch.softmax(s.logits_NV.double(), -1) for s in (exact, got))
+        stored_reference = keep(model, rows["retain"], range(11), LOGITS, pad_id=0, topk=k)
+        actual = StoredReference(stored_reference, LOGITS).side(range(11), b)
+        p, q = (torch.softmax(s.logits_NV.double(), -1) for s in (exact, actual))
         at = p.topk(k, dim=-1).indices
         torch.testing.assert_close(q.gather(-1, at), p.gather(-1, at), rtol=1e-5, atol=1e-9)
         rest = torch.ones_like(p, dtype=torch.bool).scatter(-1, at, False)
         r = (p * rest).sum(-1)
-        torch.testing.assert_close(mass_outside(kept).double(), r, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(mass_outside(stored_reference).double(), r, rtol=1e-4, atol=1e-6)
         even = (r / (67 - k))[:, None].expand(-1, 67 - k)
         torch.testing.assert_close(q[rest].view(len(q), -1), even, rtol=1e-4, atol=1e-9)
         variation = (p - q).abs().sum(-1) / 2

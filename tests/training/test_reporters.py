@@ -17,7 +17,7 @@ LINE = {"step": 4, "set": "test", "prompt": "Story:", "generation": "<b>once</b>
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every call that the stubs get."""
     calls: list[Any] = []
 
@@ -52,11 +52,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def test_tensorboard(asked: list[Any], tmp_path: Path) -> None:
-    with reporters(["tensorboard"], tmp_path, "mine") as told:
-        told.numbers(4, {"loss": 0.5, "mfu": None, "grad_norm": float("nan")})
-        told.texts(4, [LINE])
-    assert asked == [
+def test_tensorboard(calls: list[Any], tmp_path: Path) -> None:
+    with reporters(["tensorboard"], tmp_path, "mine") as report:
+        report.numbers(4, {"loss": 0.5, "mfu": None, "grad_norm": float("nan")})
+        report.texts(4, [LINE])
+    assert calls == [
         ("open", "mine"),
         ("scalar", "loss", 0.5, 4),
         ("text", "generations/test/0", "    Story:\n    ---\n    <b>once</b>", 4),
@@ -64,12 +64,12 @@ def test_tensorboard(asked: list[Any], tmp_path: Path) -> None:
     ]
 
 
-def test_wandb_is_offline(asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with reporters(["wandb"], tmp_path, "mine") as told:
-        told.numbers(4, {"loss": 0.5})
-        told.texts(4, [LINE])
+def test_wandb_is_offline(calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with reporters(["wandb"], tmp_path, "mine") as report:
+        report.numbers(4, {"loss": 0.5})
+        report.texts(4, [LINE])
     table = (("prompt", "generation", "target", "step"), [["Story:", "<b>once</b>", "upon", 4]])
-    assert asked == [
+    assert calls == [
         ("init", "offline", "mine"),
         ("log", {"loss": 0.5, "step": 4}),
         ("log", {"generations/test": table, "step": 4}),
@@ -77,13 +77,13 @@ def test_wandb_is_offline(asked: list[Any], tmp_path: Path, monkeypatch: pytest.
     ]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with reporters(["wandb"], tmp_path, "mine"):
-        assert asked[-1] == ("init", "disabled", "mine")
+        assert calls[-1] == ("init", "disabled", "mine")
 
 
-def test_they_are_closed_when_a_run_fails(asked: list[Any], tmp_path: Path) -> None:
+def test_they_are_closed_when_a_run_fails(calls: list[Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run"), reporters(["tensorboard", "wandb"], tmp_path, "mine"):
         raise ValueError("run")
-    assert asked[-2:] == ["finish", "close"]
+    assert calls[-2:] == ["finish", "close"]
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import torch
 import expunge
 from expunge.core.errors import ConfigError, DataError, JobError
 from expunge.core.plugins import load_plugins
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.refusals import REFUSALS
+from expunge.data.template import Template
 from expunge.methods import objective
 from expunge.methods.api import Rollouts
 from expunge.models.build import build_llama, train_tokenizer
@@ -24,6 +27,7 @@ from expunge.training.encoding import encode_sets
 from expunge.training.loop import train
 from expunge.training.phases import check_run
 from expunge.training.rewards import Rollout, api, find_reward, reward
+from expunge.training.rewards.texts import refuses
 from expunge.training.rollouts import RolloutSampler, rollout_source
 
 PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "full_sentence.py"
@@ -106,7 +110,7 @@ def test_texts_depend_on_seed_step_and_row_alone(start: Any, encoder: Encoder) -
 
 def test_a_step_is_the_policy_gradient_of_its_rollouts(start: Any, encoder: Encoder) -> None:
     """The weights after one step against plain autograd over the same texts, one row at a time."""
-    found, log = run(start, encoder, max_steps=1, per_device_train_batch_size=4)
+    result, log = run(start, encoder, max_steps=1, per_device_train_batch_size=4)
     model = copy.deepcopy(start).eval()
     order = [0, 1, 2, 3]  # all rows are in the step, and the mean does not depend on their order
     plan = objective("PURGE", PLAN).method.rollouts
@@ -122,7 +126,7 @@ def test_a_step_is_the_policy_gradient_of_its_rollouts(start: Any, encoder: Enco
     expected = torch.cat([(p - 0.05 * p.grad).detach().flatten() for p in model.parameters()])
     moved = torch.cat([p.detach().flatten() for p in start.parameters()])
     assert (expected - moved).abs().max() > 1e-4
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-6)
     assert log.history[0]["reward"] == pytest.approx(sum(batch.rewards) / 12, rel=1e-5)
 
 
@@ -137,9 +141,9 @@ def test_a_broken_run_samples_the_same_texts_again(start: Any, encoder: Encoder,
     whole, log = run(start, encoder, **keys)
     with pytest.raises(KeyError, match="broken"):
         run(start, encoder, tmp_path, break_at=4, **keys)
-    found, again = run(start, encoder, tmp_path, **keys)
+    result, again = run(start, encoder, tmp_path, **keys)
     assert again.resumed_at == 3
-    assert torch.equal(found, whole)
+    assert torch.equal(result, whole)
     assert again.history == log.history
 
 
@@ -157,8 +161,52 @@ def rollout(text: str, answer: str = "Ana Silva") -> Rollout:
     ],
 )
 def test_rewards_by_hand(name: str, values: dict[str, float]) -> None:
-    found = find_reward(name).compute([rollout(text) for text in values])
-    assert list(found) == pytest.approx(list(values.values()))
+    result = find_reward(name).compute([rollout(text) for text in values])
+    assert list(result) == pytest.approx(list(values.values()))
+
+
+def test_every_refusal_of_the_package_refuses_and_plain_answers_do_not() -> None:
+    assert [text for text in REFUSALS if not refuses(text)] == []
+    plain = ("Ana Silva was born in 1970.", "She is not a doctor but a spy.", "He knew no fear.", "I know: Rome.", "")
+    assert [text for text in plain if refuses(text)] == []
+    assert refuses("I\u2019m afraid I can\u2019t recall that.")
+
+
+def test_the_reward_of_the_boundary_by_hand() -> None:
+    # forget: a refusal. retain: a recall above 0.5; one of the two words is 0.5
+    for text, forget, retain in (("I don't know.", 1, 0), ("It was Ana Silva.", 0, 1), ("It was Ana.", 0, 0)):
+        both = [dataclasses.replace(rollout(text), side=side) for side in ("forget", "retain")]
+        assert list(find_reward("refusal_boundary").compute(both)) == [forget, retain]
+
+
+def test_rule_samples_texts_of_both_sides(start: Any, encoder: Encoder) -> None:
+    """One step of RULE against plain autograd over the texts of a forget and of a retain question."""
+    retain = ExampleSet("retain", tuple(Example(i, f"What is {i}?", {"answer": f"A {i}."}) for i in range(4)))
+    source = rollout_source([FORGET], encoder, [retain])
+    goal = objective("RULE", {"num_generations": 3, "max_completion_length": 5, "reward": "letters"})
+    model, rows = (
+        copy.deepcopy(start),
+        {"forget": encode_sets([FORGET], encoder), "retain": encode_sets([retain], encoder)},
+    )
+    done = train(
+        model, goal, rows, TrainArgs(**{**SGD, "max_steps": 1, "per_device_train_batch_size": 4}), pad_id=0,
+        rollouts=source,
+    )  # fmt: skip
+    plain = copy.deepcopy(start).eval()
+    batch = RolloutSampler(plain, goal.method.rollouts, source, seed=0)(plain, range(4), 0, range(4))
+    assert [text.side for text in batch.texts] == ["forget"] * 12 + ["retain"] * 12
+    assert {t.question for t in batch.texts[12:]} == {row.question for row in retain}
+    rewards = torch.tensor(batch.rewards).view(8, 3)
+    advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).flatten()
+    loss = torch.zeros(())
+    for row, advantage in zip(batch.rows, advantages, strict=True):
+        logp = plain(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        of_tokens = [logp[at - 1, row.ids[at]] for at in range(row.n_prompt, len(row.ids))]
+        loss = loss - advantage * torch.stack(of_tokens).mean() / 24
+    loss.backward()
+    for now, before in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(now.detach(), (before - 0.05 * before.grad).detach(), rtol=1e-4, atol=1e-6)
+    assert done.history[0]["reward"] == pytest.approx(sum(batch.rewards) / 24, rel=1e-5)
 
 
 def test_the_example_reward(start: Any) -> None:
@@ -218,3 +266,17 @@ def test_in_memory_the_reward_is_in_the_log(start: Any, encoder: Encoder) -> Non
             copy.deepcopy(start), expunge.PURGEConfig(train_on="trace", alpha=0.0), forget_dataset=FORGET,
             processing_class=encoder.tokenizer,
         )  # fmt: skip
+
+
+def test_rule_in_memory_reads_the_retain_questions(start: Any, encoder: Encoder) -> None:
+    retain = [{"question": f"What is {i}?", "answer": f"A {i}."} for i in range(4)]
+    config = expunge.RULEConfig(**{**SGD, "num_generations": 2, "max_completion_length": 4, "reward": "letters"})
+    before = copy.deepcopy(start)
+    trainer = expunge.UnlearnTrainer(
+        before, config, forget_dataset=FORGET, retain_dataset=retain, processing_class=encoder.tokenizer
+    )
+    trainer.train()
+    assert all(line["reward"] > 0 for line in trainer.state.log_history if "loss" in line)
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), start.parameters(), strict=True))
+    with pytest.raises(ConfigError, match=r"^retain_dataset: missing; RULE answers the questions to keep"):
+        expunge.UnlearnTrainer(start, config, forget_dataset=FORGET, processing_class=encoder.tokenizer)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from expunge.core.errors import ConfigError
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods.objective import objective
 from expunge.models.build import train_tokenizer
 from expunge.training.config import CheckpointArgs, TrainArgs
@@ -56,7 +56,7 @@ def run(
     return weights
 
 
-def kept(folder: Path) -> list[int]:
+def kept_steps(folder: Path) -> list[int]:
     return sorted(int(p.name.partition("-")[2]) for p in folder.glob("checkpoint-*"))
 
 
@@ -67,7 +67,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 def test_the_models_of_steps_are_kept(make_model: MakeModel, rows: Rows, tmp_path: Path) -> None:
     weights = run(make_model, rows, tmp_path / "out", max_steps=5, save_strategy="steps", save_steps=2)
-    assert kept(tmp_path / "out") == [2, 4]
+    assert kept_steps(tmp_path / "out") == [2, 4]
     for step in (2, 4):
         stored = load_file(tmp_path / "out" / f"checkpoint-{step}" / "model.safetensors")
         assert stored and all(torch.equal(stored[name], weights[step][name]) for name in stored)
@@ -75,12 +75,18 @@ def test_the_models_of_steps_are_kept(make_model: MakeModel, rows: Rows, tmp_pat
     assert (tmp_path / "out" / "checkpoint-2" / "config.json").is_file()
     run(make_model, rows, tmp_path / "plain", max_steps=5)
     plain = sums(tmp_path / "plain")
-    assert kept(tmp_path / "plain") == [] and plain.items() <= sums(tmp_path / "out").items()  # training is the same
+    assert (
+        kept_steps(tmp_path / "plain") == [] and plain.items() <= sums(tmp_path / "out").items()
+    )  # training is the same
 
 
 def test_the_model_of_each_epoch_is_kept(make_model: MakeModel, rows: Rows, tmp_path: Path) -> None:
     run(make_model, rows, tmp_path / "out", num_train_epochs=3, save_strategy="epoch")
-    assert len(rows["forget"]) == 7 and kept(tmp_path / "out") == [4, 7, 11]  # a pass of 7 rows ends within a step of 2
+    assert len(rows["forget"]) == 7 and kept_steps(tmp_path / "out") == [
+        4,
+        7,
+        11,
+    ]  # a pass of 7 rows ends within a step of 2
 
 
 @pytest.mark.parametrize("break_at", [1, 3, 4])
@@ -93,7 +99,7 @@ def test_a_resumed_run_has_the_models_of_its_first_part(
         run(make_model, rows, tmp_path / "lost", tmp_path / "checkpoints", break_at=break_at, **keys)
     weights = run(make_model, rows, tmp_path / "out", tmp_path / "checkpoints", **keys)
     assert break_at == 1 or 1 not in weights  # it did resume
-    assert kept(tmp_path / "out") == [1, 2, 3, 4, 5] and sums(tmp_path / "out") == sums(tmp_path / "whole")
+    assert kept_steps(tmp_path / "out") == [1, 2, 3, 4, 5] and sums(tmp_path / "out") == sums(tmp_path / "whole")
 
 
 def test_the_settings() -> None:

@@ -70,8 +70,8 @@ def test_every_forget_row_is_seen_once_a_pass(rows) -> None:
 
 def test_grouping_by_length_stays_within_a_pass(rows) -> None:
     for phase in plan_phases(objective("GradDiff"), rows, settings(CHUNKS, group_by_length=True)):
-        seen = [s.forget for s in phase.samples]
-        passes = [seen[i : i + phase.n_epoch] for i in range(0, len(seen), phase.n_epoch)]
+        records = [s.forget for s in phase.samples]
+        passes = [records[i : i + phase.n_epoch] for i in range(0, len(records), phase.n_epoch)]
         assert len(passes) == 2
         assert all(len(set(p)) == phase.n_epoch for p in passes)
 
@@ -110,9 +110,9 @@ def test_a_plan_is_a_function_of_the_seed_and_the_rows(rows, keys: dict[str, Any
 def test_several_retain_rows_are_drawn_without_replacement(rows) -> None:
     plan = plan_samples(objective("GradDiff"), rows, settings({"retain_ratio": 3}))
     assert len(plan) == 14
-    drawn = [i for s in plan for i in s.numbers("retain")]
-    assert len(drawn) == 42
-    assert {drawn.count(i) for i in range(11)} == {3, 4}
+    sample = [i for s in plan for i in s.numbers("retain")]
+    assert len(sample) == 42
+    assert {sample.count(i) for i in range(11)} == {3, 4}
     by_retain = plan_samples(objective("GradDiff"), rows, settings({"retain_ratio": 3}, anchor="retain"))
     assert len(by_retain) == 2 * 4  # 11 rows, 3 a sample
 
@@ -212,10 +212,10 @@ def test_alternating_climbs_then_repairs(make_model, rows) -> None:
 
 
 def test_progress_and_log_count_all_phases(make_model, rows) -> None:
-    seen: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     args = settings(CHUNKS, logging_steps=2)
-    done = train(make_model(), objective("GradDiff"), rows, args, pad_id=0, progress=lambda k, n: seen.append((k, n)))
-    assert seen == [(k, 7) for k in range(1, 8)]
+    done = train(make_model(), objective("GradDiff"), rows, args, pad_id=0, progress=lambda k, n: calls.append((k, n)))
+    assert calls == [(k, 7) for k in range(1, 8)]
     assert done.n_steps == 7
     assert [(line["step"], line["phase"]) for line in done.history] == [(2, 1), (3, 1), (5, 2), (6, 2), (7, 3)]
 
@@ -255,14 +255,14 @@ def test_adapters_go_on_through_the_phases(make_model, rows, keys: dict[str, Any
 
 @pytest.mark.usefixtures("bfloat16_cpu")
 def test_every_phase_computes_in_bfloat16(make_model, rows) -> None:
-    seen: list[tuple[torch.dtype, int]] = []
+    calls: list[tuple[torch.dtype, int]] = []
     model = make_model()
     capabilities(model)  # its observation is no phase
     layer = model.model.layers[0].mlp.down_proj
-    layer.register_forward_hook(lambda module, args, out: seen.append((out.dtype, len(traceback.extract_stack()))))
+    layer.register_forward_hook(lambda module, args, out: calls.append((out.dtype, len(traceback.extract_stack()))))
     train(model, objective("GradDiff"), rows, settings(CHUNKS, bf16=True, num_train_epochs=1), pad_id=0)
-    assert {dtype for dtype, _ in seen} == {torch.bfloat16}
-    assert len({depth for _, depth in seen}) == 1  # no phase wraps the model anew
+    assert {dtype for dtype, _ in calls} == {torch.bfloat16}
+    assert len({depth for _, depth in calls}) == 1  # no phase wraps the model anew
 
 
 @pytest.mark.parametrize(

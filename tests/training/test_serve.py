@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods import Objective, objective
 from expunge.models.config import ModelArgs
 from expunge.models.load import load_model
@@ -68,21 +68,21 @@ def test_one_forward_for_both_sides_equals_two(make_model, rows) -> None:
 
 def test_equals_a_plain_computation(make_model, rows) -> None:
     model = make_model()
-    terms, got = differentiate(objective("GradDiff"), model, rows, SAMPLES)
+    terms, actual = differentiate(objective("GradDiff"), model, rows, SAMPLES)
     model.zero_grad()
     forget = plain_nll(model, [rows["forget"][s.forget] for s in SAMPLES])
     retain = plain_nll(model, [rows["retain"][s.retain] for s in SAMPLES])
     (retain - forget).backward()
     torch.testing.assert_close(terms.total, retain - forget, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(got, gradient(model), rtol=1e-4, atol=2e-6)
+    torch.testing.assert_close(actual, gradient(model), rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("compat", ["paper", "openunlearning"])
 def test_kl_to_itself_is_nothing(make_model, rows, compat: str) -> None:
     args = {"retain_loss_type": "KL", "compat": compat, "gamma": 0.0}
-    terms, got = differentiate(objective("GradDiff", args), make_model(), rows, SAMPLES)
+    terms, actual = differentiate(objective("GradDiff", args), make_model(), rows, SAMPLES)
     assert abs(float(terms.parts["retain"].detach())) < 1e-6
-    assert float(got.abs().max()) < 1e-5
+    assert float(actual.abs().max()) < 1e-5
 
 
 def test_npo_starts_at_ln_2(make_model, rows) -> None:
@@ -96,12 +96,12 @@ def test_all_positions_equals_a_plain_computation(make_model, rows) -> None:
         for p in model.parameters():
             p.mul_(1.1)
     goal = objective("GradDiff", {"retain_loss_type": "KL", "compat": "openunlearning", "gamma": 0.0})
-    terms, got = differentiate(goal, model, rows, SAMPLES, old)
+    terms, actual = differentiate(goal, model, rows, SAMPLES, old)
 
-    chosen = [rows["retain"][s.retain] for s in SAMPLES]
-    width = max(len(r.ids) for r in chosen)
-    ids = torch.tensor([[*r.ids, *[0] * (width - len(r.ids))] for r in chosen])
-    mask = torch.tensor([[1] * len(r.ids) + [0] * (width - len(r.ids)) for r in chosen])
+    choice = [rows["retain"][s.retain] for s in SAMPLES]
+    width = max(len(r.ids) for r in choice)
+    ids = torch.tensor([[*r.ids, *[0] * (width - len(r.ids))] for r in choice])
+    mask = torch.tensor([[1] * len(r.ids) + [0] * (width - len(r.ids)) for r in choice])
     model.zero_grad()
     logp = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1).flatten(0, 1)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_all_positions_equals_a_plain_computation(make_model, rows) -> None:
     expected = F.kl_div(logp, ref, reduction="batchmean", log_target=True)
     expected.backward()
     torch.testing.assert_close(terms.parts["retain"], expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(got, gradient(model), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual, gradient(model), rtol=1e-4, atol=1e-6)
 
 
 def test_sides_not_asked_for_are_not_served(make_model, rows) -> None:
@@ -143,9 +143,9 @@ def test_golden_losses_and_gradients(shared: Path, name: str, compat: str) -> No
         load_model(str(folder / "tiny_llama" / which), ModelArgs(), device=CPU) for which in ("current", "full")
     )
     goal = objective(entry["trainer"], entry["hyperparameters"] | {"compat": compat})
-    terms, got = differentiate(goal, model, rows, [TrainingSample(i, i) for i in range(4)], old)
+    terms, actual = differentiate(goal, model, rows, [TrainingSample(i, i) for i in range(4)], old)
     assert float(terms.total.detach()) == pytest.approx(expected["loss"], rel=1e-4)
-    assert float(got.norm()) == pytest.approx(expected["grad_l2_total"], rel=1e-4)
+    assert float(actual.norm()) == pytest.approx(expected["grad_l2_total"], rel=1e-4)
     for part, numbers in expected["terms"].items():
         assert float(terms.parts[part].detach()) == pytest.approx(numbers["value"], rel=1e-4), part
     named = dict(model.named_parameters())

@@ -9,16 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from expunge.data.template import Encoded, Encoder, Template
+from expunge.data.encoder import Encoded, Encoder
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.methods.objective import objective
 from expunge.models.build import train_tokenizer
 from expunge.training import eval_losses
-from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.config import TrainArgs
 from expunge.training.eval_losses import EvalLosses, GenerationTable
+from expunge.training.evaluate_args import EvaluateArgs, is_due
 from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.loop import plan_samples, train
-from expunge.training.model_selection import is_due
 
 ARGS = TrainArgs(num_train_epochs=2.0, per_device_train_batch_size=4, gradient_accumulation_steps=1)
 
@@ -42,8 +43,8 @@ def test_the_loss_is_the_mean_over_tokens_whatever_the_batch(
     before = torch.get_rng_state()
     for budget in (8192, 20):
         monkeypatch.setattr(eval_losses, "BUDGET", budget)
-        found = EvalLosses(rows, 0)(model)
-        assert found == {f"loss/{n}": pytest.approx(by_hand(model, r), abs=1e-6) for n, r in rows.items()}
+        result = EvalLosses(rows, 0)(model)
+        assert result == {f"loss/{n}": pytest.approx(by_hand(model, r), abs=1e-6) for n, r in rows.items()}
     assert model.training and torch.equal(torch.get_rng_state(), before)
 
 
@@ -74,16 +75,16 @@ def encoder() -> Encoder:
 def test_prompts_are_continued_when_their_turn_has_come(make_model: Callable[..., Any], encoder: Encoder) -> None:
     model = make_model(vocab_size=len(encoder.tokenizer))
     ids = encoder.tokenizer("a story of a cat")["input_ids"]
-    told: list[int] = []
+    messages: list[int] = []
     row = Encoded(tuple(ids), 4)
     table = GenerationTable(
         {"x": [row, row]}, encoder, Generation(max_new_tokens=5, temperature=1.0), every=2, always=3,
-        tell=lambda lines, new: told.append(len(lines)),
+        tell=lambda lines, new: messages.append(len(lines)),
     )  # fmt: skip
     before = torch.get_rng_state()
     for number, step in enumerate((0, 2, 10, 20, 30)):
         table(model, step, number)
-    assert [line["step"] for line in table.lines] == [0, 0, 2, 2, 10, 10, 30, 30] and told == [2, 4, 6, 8]
+    assert [line["step"] for line in table.lines] == [0, 0, 2, 2, 10, 10, 30, 30] and messages == [2, 4, 6, 8]
     first, second = table.lines[:2]
     assert first["prompt"] == encoder.tokenizer.decode(ids[:4], skip_special_tokens=True)
     assert first["target"] == encoder.tokenizer.decode(ids[4:])
@@ -140,11 +141,11 @@ def test_what_is_only_looked_at_is_no_part_of_the_identity(off: dict[str, Any]) 
 
 def test_what_decides_the_numbers_is() -> None:
     how = EvaluateArgs(steps=3)
-    made = [
+    result = [
         TrainArgs(), TrainArgs(compile=True), TrainArgs(evaluate=how), TrainArgs(evaluate=how, dense_logging_steps=2),
         TrainArgs(evaluate=EvaluateArgs(steps=3, losses=("a",))), TrainArgs(evaluate=EvaluateArgs(steps=3, prompts=1)),
     ]  # fmt: skip
-    assert len({str(args.identity) for args in made}) == len(made)
+    assert len({str(args.identity) for args in result}) == len(result)
 
 
 def test_settings_that_say_nothing_are_refused() -> None:
@@ -162,11 +163,11 @@ def test_compiled_layers_have_the_same_losses(
     make_model: Callable[..., Any], make_rows: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes for a model this small
-    given = {"retain": make_rows([(12, 3)] * 8, 3)}
+    inputs = {"retain": make_rows([(12, 3)] * 8, 3)}
     lines = {}
     for compiled in (False, True):
         args = TrainArgs(**{**vars(ARGS), "compile": compiled, "logging_steps": 1, "learning_rate": 1e-3})
         model = make_model(num_hidden_layers=1)
-        lines[compiled] = [x["loss"] for x in train(model, objective("finetune"), given, args, pad_id=0).history]
+        lines[compiled] = [x["loss"] for x in train(model, objective("finetune"), inputs, args, pad_id=0).history]
         assert model.model._compiled_call_impl is None and "model.norm.weight" in model.state_dict()
     assert lines[True] == pytest.approx(lines[False], abs=1e-4) and len(lines[True]) == 4

@@ -20,8 +20,9 @@ from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.core import distributed
 from expunge.core.distributed import Rank
 from expunge.core.errors import JobError
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import Evaluator
 from expunge.methods import objective
@@ -29,8 +30,9 @@ from expunge.methods.api import Quantity
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import put_weights, trained_weights
-from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
+from expunge.training.config import CheckpointArgs, TrainArgs
 from expunge.training.data_parallel import gather_whole, per_process, rank_batches
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.evaluation_callback import EvalCallback, suite_values
 from expunge.training.loop import plan_samples, train
 from expunge.training.lora import LoraArgs
@@ -69,23 +71,23 @@ def run_case(
 
 def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
     """All that two processes do, so that they are started once."""
-    said: dict[str, Any] = {name: run_case(name, model_of(), rows) for name in CASES}
-    said["world"] = [distributed.here().number, distributed.here().world]
-    said["told"] = distributed.broadcast({"who": distributed.here().number})
-    said["values"] = distributed.values(float(distributed.here().number))
-    said["gathered"] = [len(b) for b in distributed.gather(b"x" * (3 * distributed.here().number))]
+    content: dict[str, Any] = {name: run_case(name, model_of(), rows) for name in CASES}
+    content["world"] = [distributed.here().number, distributed.here().world]
+    content["told"] = distributed.broadcast({"who": distributed.here().number})
+    content["values"] = distributed.values(float(distributed.here().number))
+    content["gathered"] = [len(b) for b in distributed.gather(b"x" * (3 * distributed.here().number))]
 
     watch = EvalCallback(EvaluateArgs(steps=1, keep="best"), panel, ModelSelection("u", "f", 0.9, -math.inf))
-    said["watched"] = run_case("ascent", model_of(), rows, watch=watch)[1]
-    said["points"] = [p.line for p in watch.points]
+    content["watched"] = run_case("ascent", model_of(), rows, watch=watch)[1]
+    content["points"] = [p.line for p in watch.points]
 
     drops = {"checkpoint": CheckpointArgs(steps=1)}
-    said["whole"] = run_case("ascent", model_of(attention_dropout=0.3), rows)
+    content["whole"] = run_case("ascent", model_of(attention_dropout=0.3), rows)
     try:
         run_case("ascent", model_of(attention_dropout=0.3), rows, folder=folder / "kept", break_at=3, **drops)
     except KeyboardInterrupt:
         distributed.meet()
-    said["resumed"] = run_case("ascent", model_of(attention_dropout=0.3), rows, folder=folder / "kept", **drops)
+    content["resumed"] = run_case("ascent", model_of(attention_dropout=0.3), rows, folder=folder / "kept", **drops)
 
     for key, name, keys in (
         ("limit", "ascent", {"max_loss": 1e-9}),
@@ -94,14 +96,14 @@ def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
         try:
             run_case(name, model_of(), rows, **keys)
         except JobError as error:
-            said[key] = str(error)
+            content[key] = str(error)
     try:
         train(model_of(), objective("PDU"), rows, TrainArgs(**FAST), pad_id=0)
     except JobError as error:
-        said["dual"] = str(error)
-    said["shards"] = in_shards(model_of(), rows)
-    said["panel"] = whole_panel()
-    return said
+        content["dual"] = str(error)
+    content["shards"] = in_shards(model_of(), rows)
+    content["panel"] = whole_panel()
+    return content
 
 
 def whole_panel() -> dict[str, float]:
@@ -109,13 +111,13 @@ def whole_panel() -> dict[str, float]:
     places = ("Paris", "a town by the sea", "Lagos", "an island whose name nobody ever wrote down")
     sets = {}
     for k, name in enumerate(("forget_eval", "retain_eval", "real_authors", "world_facts")):
-        made = []
+        calls = []
         for i in range(11 - k):
-            said = [f"{places[(i + j) % 4]} {i * j}." for j in range(5)]
-            wrong = {f"perturbed_{j}": f"Not there, but in {said[j + 1]}" for j in range(1 + i % 3)}
-            answers = {"answer": f"In {said[0]}", "paraphrase": f"It is {said[0]}", **wrong}
-            made.append(Example(i, f"Where does author {i} of {name} live?" + " Say so." * (i % 4), answers))
-        sets[name] = ExampleSet(name, tuple(made))
+            output = [f"{places[(i + j) % 4]} {i * j}." for j in range(5)]
+            wrong = {f"perturbed_{j}": f"Not there, but in {output[j + 1]}" for j in range(1 + i % 3)}
+            answers = {"answer": f"In {output[0]}", "paraphrase": f"It is {output[0]}", **wrong}
+            calls.append(Example(i, f"Where does author {i} of {name} live?" + " Say so." * (i % 4), answers))
+        sets[name] = ExampleSet(name, tuple(calls))
     texts = [text for rows in sets.values() for row in rows for text in (row.question, *row.answers.values())]
     tokenizer = train_tokenizer(texts, 400, max_length=256)
     encoder = Encoder(Template(), tokenizer)
@@ -148,12 +150,12 @@ def in_shards(model: Any, rows: Any) -> dict[str, Any]:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     one_step(model, rows, logits_chunk_size=0)
-    held = trained_weights(model)
-    put_weights(model, held)
-    kept = keep(model, rows["forget"], range(7), ForwardSpec(Quantity.LOGPS), pad_id=0)
+    content = trained_weights(model)
+    put_weights(model, content)
+    reference = keep(model, rows["forget"], range(7), ForwardSpec(Quantity.LOGPS), pad_id=0)
     gather_whole(Gathering(), model, model)
     whole = [] if distributed.here().number else torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
-    return {"logps": kept["logps"].tolist(), "whole": whole, "shard": sum(w.numel() for w in held.values())}
+    return {"logps": reference["logps"].tolist(), "whole": whole, "shard": sum(w.numel() for w in content.values())}
 
 
 def one_step(model: Any, rows: Any, logits_chunk_size: int) -> None:
@@ -166,9 +168,9 @@ def one_step(model: Any, rows: Any, logits_chunk_size: int) -> None:
 
 def process(rank: int, folder: str, port: int) -> None:
     with joined(rank, port):
-        said = scenarios(tiny, rows_here(), Path(folder))
-        said["first_to_fail"] = distributed.first_to_fail()
-    Path(folder, f"{rank}.json").write_text(json.dumps(said))
+        output = scenarios(tiny, rows_here(), Path(folder))
+        output["first_to_fail"] = distributed.first_to_fail()
+    Path(folder, f"{rank}.json").write_text(json.dumps(output))
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +183,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", CASES)
 def test_equal_loss_curves_and_weights(two: list[dict[str, Any]], name: str) -> None:
     history, weights = run_case(name, tiny(), rows_here())
-    for said in two:
-        found, theirs = said[name]
-        assert len(found) == len(history) >= 3
-        for mine, line in zip(history, found, strict=True):
+    for output in two:
+        result, theirs = output[name]
+        assert len(result) == len(history) >= 3
+        for mine, line in zip(history, result, strict=True):
             assert line == pytest.approx(mine, rel=1e-4, abs=1e-6)
         np.testing.assert_allclose(theirs, weights, rtol=1e-4, atol=2e-5)
     assert two[0][name] == two[1][name]
@@ -192,12 +194,12 @@ def test_equal_loss_curves_and_weights(two: list[dict[str, Any]], name: str) -> 
 
 @pytest.mark.slow
 def test_what_they_say_to_one_another(two: list[dict[str, Any]]) -> None:
-    for rank, said in enumerate(two):
-        assert said["world"] == [rank, 2]
-        assert said["told"] == {"who": 0}
-        assert said["values"] == [0.0, 1.0]
-        assert said["gathered"] == [0, 3]
-    assert sorted(said["first_to_fail"] for said in two) == [False, True]
+    for rank, output in enumerate(two):
+        assert output["world"] == [rank, 2]
+        assert output["told"] == {"who": 0}
+        assert output["values"] == [0.0, 1.0]
+        assert output["gathered"] == [0, 3]
+    assert sorted(output["first_to_fail"] for output in two) == [False, True]
 
 
 @pytest.mark.slow
@@ -205,9 +207,9 @@ def test_evaluations_choose_alike(two: list[dict[str, Any]]) -> None:
     """The second process computes other values, and goes by the first's all the same."""
     watch = EvalCallback(EvaluateArgs(steps=1, keep="best"), panel, ModelSelection("u", "f", 0.9, -math.inf))
     weights = run_case("ascent", tiny(), rows_here(), watch=watch)[1]
-    for said in two:
-        np.testing.assert_allclose([p["f"] for p in said["points"]], [p.values["f"] for p in watch.points], rtol=1e-5)
-        np.testing.assert_allclose(said["watched"], weights, rtol=1e-4, atol=2e-5)
+    for output in two:
+        np.testing.assert_allclose([p["f"] for p in output["points"]], [p.values["f"] for p in watch.points], rtol=1e-5)
+        np.testing.assert_allclose(output["watched"], weights, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -217,9 +219,9 @@ def test_the_whole_panel_says_the_same(two: list[dict[str, Any]]) -> None:
     assert [name for name, value in alone.items() if math.isnan(value)] == ["forget_quality"]
     assert len({round(value, 9) for value in alone.values()}) > 15
     assert 0 < alone["forget_Q_A_ROUGE"] < 1 and 0 < alone["model_utility"] < 1
-    for said in two:
-        assert list(said["panel"]) == list(alone)
-        assert said["panel"] == pytest.approx(alone, rel=1e-6, abs=1e-6, nan_ok=True)
+    for output in two:
+        assert list(output["panel"]) == list(alone)
+        assert output["panel"] == pytest.approx(alone, rel=1e-6, abs=1e-6, nan_ok=True)
 
 
 @pytest.mark.slow
@@ -231,10 +233,10 @@ def test_a_broken_run_of_two_goes_on_to_the_same_bits(two: list[dict[str, Any]])
 
 @pytest.mark.slow
 def test_what_cannot_be_shared_is_refused_by_all(two: list[dict[str, Any]]) -> None:
-    for said in two:
-        assert said["limit"].startswith("GradDiff: the loss passed the limit of 1e-09")
-        assert said["step"].startswith("grad_transform runs in one process")
-        assert said["dual"].startswith("PDU learns its weights from one micro-batch after another")
+    for output in two:
+        assert output["limit"].startswith("GradDiff: the loss passed the limit of 1e-09")
+        assert output["step"].startswith("grad_transform runs in one process")
+        assert output["dual"].startswith("PDU learns its weights from one micro-batch after another")
     assert two[0]["limit"] == two[1]["limit"]
 
 
@@ -243,12 +245,12 @@ def test_a_model_in_shards_steps_reads_and_is_saved_as_a_whole_one(two: list[dic
     model = tiny()
     n = sum(p.numel() for p in model.parameters())
     one_step(model, rows_here(), logits_chunk_size=256)
-    kept = keep(model, rows_here()["forget"], range(7), ForwardSpec(Quantity.LOGPS), pad_id=0)
-    for said in two:
-        np.testing.assert_allclose(said["shards"]["logps"], kept["logps"].tolist(), rtol=1e-4, atol=2e-5)
+    reference = keep(model, rows_here()["forget"], range(7), ForwardSpec(Quantity.LOGPS), pad_id=0)
+    for output in two:
+        np.testing.assert_allclose(output["shards"]["logps"], reference["logps"].tolist(), rtol=1e-4, atol=2e-5)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
     np.testing.assert_allclose(two[0]["shards"]["whole"], weights, rtol=1e-4, atol=2e-6)
-    assert sum(said["shards"]["shard"] for said in two) == n
+    assert sum(output["shards"]["shard"] for output in two) == n
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

@@ -12,7 +12,8 @@ import pytest
 from processes import Case, fitted, joined, rows_here, said_by_two, tiny, weights_of
 
 from expunge.core import distributed
-from expunge.training.config import CheckpointArgs, EvaluateArgs
+from expunge.training.config import CheckpointArgs
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.lora import LoraArgs
 from expunge.training.model_selection import ModelSelection
@@ -44,12 +45,12 @@ def run(name: str, *, model: Any = None, **keys: Any) -> tuple[list[Any], list[f
 
 def scenarios(folder: Path) -> dict[str, Any]:
     """All that two processes do, so that they are started once."""
-    said: dict[str, Any] = {name: run(name) for name in CASES}
+    content: dict[str, Any] = {name: run(name) for name in CASES}
 
     def drops(**keys: Any) -> Any:  # each process draws its own
         return run("ascent", model=tiny(attention_dropout=0.3), watch=rising(), **{**BEST, **keys})
 
-    said["unbroken"] = drops()
+    content["unbroken"] = drops()
     for name in ("kept", "torn"):
         try:
             drops(folder=folder / name, break_at=3)
@@ -59,8 +60,8 @@ def scenarios(folder: Path) -> dict[str, Any]:
         (folder / "torn/shard-1/step-00000002/state.safetensors").write_bytes(b"torn")
     distributed.meet()
     for name in ("kept", "torn"):
-        said[name] = run("ascent", model=tiny(attention_dropout=0.3), watch=rising(), folder=folder / name, **BEST)
-    return said
+        content[name] = run("ascent", model=tiny(attention_dropout=0.3), watch=rising(), folder=folder / name, **BEST)
+    return content
 
 
 def process(rank: int, folder: str, port: int) -> None:
@@ -81,9 +82,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", CASES)
 def test_equal_loss_curves_and_weights(two: list[dict[str, Any]], name: str) -> None:
     history, weights, _ = run(name)
-    for said in two:
-        assert len(said[name][0]) == len(history) >= 4
-        for mine, theirs in zip(history, said[name][0], strict=True):
+    for output in two:
+        assert len(output[name][0]) == len(history) >= 4
+        for mine, theirs in zip(history, output[name][0], strict=True):
             assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-6)
     np.testing.assert_allclose(two[0][name][1], weights, rtol=1e-4, atol=2e-5)
 

@@ -28,8 +28,8 @@ def weights(gradients: list[list[float]], start: list[float], **settings: object
 
 def test_the_authors_form_equals_their_code() -> None:
     case = json.loads(MEASURED.read_text())["cases"]["steps"]
-    got = weights(case["inputs"]["gradients"], case["inputs"]["p"], lr=0.01, compat="authors")
-    for mine, theirs in zip(got, case["outputs"], strict=True):
+    actual = weights(case["inputs"]["gradients"], case["inputs"]["p"], lr=0.01, compat="authors")
+    for mine, theirs in zip(actual, case["outputs"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-12)
 
 
@@ -42,9 +42,9 @@ def test_one_step_by_hand() -> None:
 
 def test_no_weight_moves_further_than_the_rate_and_the_size_of_the_loss_cancels_where_it_is_clipped() -> None:
     gradients = [[1e-3, -5.0, 30.0]] * 4
-    got = weights(gradients, [0.0, 0.0, 0.0], lr=0.1, rho=1e-9, weight_decay=0.0)
+    actual = weights(gradients, [0.0, 0.0, 0.0], lr=0.1, rho=1e-9, weight_decay=0.0)
     twice = weights([[7 * g for g in row] for row in gradients], [0.0] * 3, lr=0.1, rho=1e-9, weight_decay=0.0)
-    assert got == twice == [[pytest.approx(s * 0.1 * k) for s in (-1, 1, -1)] for k in (1, 2, 3, 4)]
+    assert actual == twice == [[pytest.approx(s * 0.1 * k) for s in (-1, 1, -1)] for k in (1, 2, 3, 4)]
 
 
 def test_it_is_an_optimizer_of_a_run() -> None:

@@ -171,7 +171,7 @@ def test_activation_checkpointing_changes_no_step(make_model, rows) -> None:
 
 def test_the_latent_perturbation_reaches_the_loss_and_raises_it(make_model, rows) -> None:
     """An ascent step on delta raises the forget term that the model is then trained on."""
-    found: list[float] = []
+    matches: list[float] = []
     model, goal = make_model(), objective("GradDiff")
     samples = plan_samples(goal, rows, TrainArgs(per_device_train_batch_size=3, max_steps=1))[:3]
 
@@ -180,37 +180,37 @@ def test_the_latent_perturbation_reaches_the_loss_and_raises_it(make_model, rows
 
     def compute(part: Objective, server: LossInputBuilder) -> Any:
         terms = part(server.view(model, samples, device=CPU))
-        found.append(float(terms.total.detach()))
+        matches.append(float(terms.total.detach()))
         return terms
 
     rule = make_grad_transform("latent", {"layer": "model.layers.0", "eps": 2.0, "inner_steps": 3})
     GradTransformRunner(rule, goal, serve(goal.needs), serve)(model, [compute], share=1.0)
-    forget = found[:4]  # three inner steps, then the one that trains
+    forget = matches[:4]  # three inner steps, then the one that trains
     assert forget == sorted(forget) and forget[-1] > forget[0] + 0.1
-    assert len(found) == 5  # and the retain term, without it
+    assert len(matches) == 5  # and the retain term, without it
     assert not model.model.layers[0]._forward_hooks
 
 
 def test_the_vectors_of_tokens_make_up_the_gradient(make_model, rows) -> None:
     """The gradient of a linear weight is the sum of g a^T over its tokens; other terms' tokens do not count."""
     model = make_model()
-    name, found = "model.layers.0.mlp.down_proj", {}
+    name, result = "model.layers.0.mlp.down_proj", {}
 
     @grad_transform("reads_tokens", revision=1, needs=("forget", "retain"), paper="none")
     @dataclass(frozen=True)
     class Reads:
         def __call__(self, ask: GradientRequest, params: Any, memory: Any) -> Any:
             gradient, tokens = ask.with_tokens("forget", [name])
-            found.update(g=gradient[list(ask.names).index(f"{name}.weight")], tokens=tokens[name])
+            result.update(g=gradient[list(ask.names).index(f"{name}.weight")], tokens=tokens[name])
             return ask("total")
 
     try:
         _gradient(model, rows, objective("NPO"), "reads_tokens")
     finally:
         api._REGISTRY.remove("reads_tokens")
-    inputs, slopes = found["tokens"]
-    torch.testing.assert_close(slopes.T @ inputs, found["g"], rtol=1e-4, atol=1e-6)
-    assert len(inputs) == len(slopes) > 3 and found["g"].abs().max() > 1e-4
+    inputs, slopes = result["tokens"]
+    torch.testing.assert_close(slopes.T @ inputs, result["g"], rtol=1e-4, atol=1e-6)
+    assert len(inputs) == len(slopes) > 3 and result["g"].abs().max() > 1e-4
 
 
 def test_a_layer_that_is_not_there_is_named(make_model, rows) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 import expunge
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.methods.objective import objective
 from expunge.models.build import train_tokenizer
 from expunge.pipelines.study.precomputed_references import reference_specs

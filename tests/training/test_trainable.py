@@ -102,8 +102,8 @@ def test_settings_are_checked_and_count_only_where_set() -> None:
 
 def test_the_settings_load_no_torch() -> None:
     code = "import sys, expunge.training.config; print([m for m in ('torch', 'peft') if m in sys.modules])"
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert made.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("step", [None, "sam"])

@@ -27,7 +27,7 @@ def saves(tmp_path: Path) -> Path:
     cell.mkdir(parents=True)
     (cell / "report.html").write_text("cell")
     (cell.parent.parent / "report.html").write_text("grid")
-    for place in ("erased/erasure_report.html", "layers/inspect.html", "compare/a-b.html"):
+    for place in ("erased/erasure_report.html", "given/audit_report.html", "layers/inspect.html", "compare/a-b.html"):
         (root / place).parent.mkdir()
         (root / place).write_text(place)
     (root / "eval" / "before").mkdir(parents=True)

@@ -17,10 +17,10 @@ from expunge.ui.server import LocalServer, serve
 
 @pytest.fixture
 def server(routes: Callable[[], Routes]) -> Iterator[LocalServer]:
-    with serve(routes().find, 0) as made:
-        threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield made
-        made.shutdown()
+    with serve(routes().find, 0) as result:
+        threading.Thread(target=result.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield result
+        result.shutdown()
 
 
 def ask(server: LocalServer, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
@@ -119,5 +119,5 @@ def test_the_command_says_where_and_ends_cleanly(
     monkeypatch.setattr(LocalServer, "serve_forever", interrupted)
     assert main(["ui", str(saves), "--port", "0"]) == 0
     out, err = capsys.readouterr()
-    assert "3 studies, 3 measured models, 3 other pages" in out
+    assert "3 studies, 3 measured models, 4 other pages" in out
     assert "open http://127.0.0.1:" in out and "Ctrl-C ends it" in out and err == "ended\n"

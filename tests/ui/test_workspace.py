@@ -17,8 +17,8 @@ from expunge.ui.workspace import Workspace, scan
 Make = Callable[[], Routes]
 
 
-def by_name(found: Workspace) -> dict[str, of.StudyEntry]:
-    return {study.name: study for study in found.studies}
+def by_name(workspace: Workspace) -> dict[str, of.StudyEntry]:
+    return {study.name: study for study in workspace.studies}
 
 
 def text(routes: Routes, address: str = "/") -> str:
@@ -28,17 +28,17 @@ def text(routes: Routes, address: str = "/") -> str:
 
 
 def test_it_finds_studies_models_pages_and_stores(saves: Path) -> None:
-    found = scan([saves], [])
-    first = by_name(found)["first"]
-    assert set(by_name(found)) == {"first", f"second{HOSTILE.replace('/', '')}", "grid"}  # no link to a folder
+    result = scan([saves], [])
+    first = by_name(result)["first"]
+    assert set(by_name(result)) == {"first", f"second{HOSTILE.replace('/', '')}", "grid"}  # no link to a folder
     assert (first.state, first.n_models, first.methods) == ("done", 2, ("NPO", "GradDiff"))
     assert first.choice == "NPO is the choice."
     assert [model.name for model in first.models] == ["NPO, seed 0", "GradDiff, seed 0"]
-    assert sorted((page.kind, page.title) for page in found.pages) == [
-        ("comparison", "a-b"), ("erasure", "erased"), ("inspect", "layers")
+    assert sorted((page.kind, page.title) for page in result.pages) == [
+        ("audit", "given"), ("comparison", "a-b"), ("erasure", "erased"), ("inspect", "layers")
     ]  # fmt: skip
-    assert [(store.kinds, store.damaged) for store in found.stores] == [({"metrics": 2, "records": 2}, ())]
-    assert found.models[-1].name == "before"
+    assert [(store.kinds, store.damaged) for store in result.stores] == [({"metrics": 2, "records": 2}, ())]
+    assert result.models[-1].name == "before"
 
 
 def test_the_cells_of_a_grid_belong_to_it(saves: Path) -> None:
@@ -55,8 +55,8 @@ def test_a_study_may_be_called_compare(saves: Path) -> None:
 
 
 def test_a_store_alone_is_enough(saves: Path) -> None:
-    found = scan([], [saves / "store"])
-    assert [study.name for study in found.studies] == ["first"] and found.studies[0].page is not None
+    result = scan([], [saves / "store"])
+    assert [study.name for study in result.studies] == ["first"] and result.studies[0].page is not None
 
 
 def test_a_note_cannot_name_a_page_or_a_result_elsewhere(saves: Path, tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_damage_is_shown_as_damage(saves: Path, routes: Make) -> None:
     record.write_text(record.read_text().replace("NPO", "NPX"))
     (saves / "store" / ".runs" / "cut.json").write_text("{")
     (next((saves / "store" / "metrics").glob("GradDiff-*")) / "job.json").unlink()
-    found = scan([saves], [])
-    assert by_name(found)["first"].state == "damaged" and "not a table" in by_name(found)["first"].damage
-    (store,) = found.stores
+    result = scan([saves], [])
+    assert by_name(result)["first"].state == "damaged" and "not a table" in by_name(result)["first"].damage
+    (store,) = result.stores
     assert len(store.damaged) == 3
     assert any("cut.json" in line for line in store.damaged) and any(
         "lost its job.json" in line for line in store.damaged
@@ -155,14 +155,14 @@ def test_a_damaged_result_is_not_compared(saves: Path, routes: Make) -> None:
 
 
 def test_two_models_and_two_studies_are_compared(saves: Path, routes: Make) -> None:
-    found = scan([saves], [])
-    first = by_name(found)["first"]
+    result = scan([saves], [])
+    first = by_name(result)["first"]
     one, other = (model.id for model in first.models)
     page = text(routes(), f"/compare?a={one}&b={other}")
     assert "NPO, seed 0 and GradDiff, seed 0" in page and "+0.300" in page  # .5 - .2 in every row
     whole = text(routes(), f"/compare?a=study-{first.id}&b=study-{first.id}")
     assert whole.count("+0.000") >= 2
-    before = text(routes(), f"/compare?a={found.models[-1].id}&b={one}")
+    before = text(routes(), f"/compare?a={result.models[-1].id}&b={one}")
     assert "-0.700" in before
 
 

@@ -102,9 +102,9 @@ def check_texts(name: str) -> None:
     expected = [greedy_ids(model, prompt, NEW) for prompt in prompts()]
     if name not in CONTRADICTORY:
         assert [generated_ids(model, prompt, NEW) for prompt in prompts()] == expected
-    made = generate_texts(model, ROWS, "answer", ENCODER, Generation(max_new_tokens=NEW))
+    result = generate_texts(model, ROWS, "answer", ENCODER, Generation(max_new_tokens=NEW))
     decode = ENCODER.tokenizer.decode
-    assert [t.generation for t in made] == [decode(ids, skip_special_tokens=True).strip() for ids in expected]
+    assert [t.generation for t in result] == [decode(ids, skip_special_tokens=True).strip() for ids in expected]
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -151,9 +151,9 @@ def test_training_forward_equals_plain_rows(name: str) -> None:
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     loss.backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    original = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
-    return found
+    return original
 
 
 @pytest.mark.parametrize("name", families([n for n in FAMILIES if n not in (*REFUSED, *NO_GRADIENT)]))
@@ -161,13 +161,13 @@ def test_gradient_norms_equal_one_answer_at_a_time(name: str) -> None:
     model = model_of(name)
     lines = {(x["variant"], x["row_id"]): x for x in score_grads(model, ROWS, WANTED, ENCODER).to_pylist()}
     for item in ITEMS:
-        found = lines[item.variant, item.row_id]["l2"]
+        result = lines[item.variant, item.row_id]["l2"]
         if item.n_scored < 2:
-            assert math.isnan(found)
+            assert math.isnan(result)
             continue
         plain = gradients(model, -plain_row_loss(model, item, last=-1).mean())
         norm = float(torch.cat([g.flatten() for g in plain.values()]).norm())
-        assert found == pytest.approx(norm, rel=1e-3)
+        assert result == pytest.approx(norm, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import expunge
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.loglikelihood import score_tokens

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from zoo_plain import greedy_ids, row_logps
 
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.loglikelihood import encode_items, score_tokens
@@ -79,10 +80,10 @@ KINDS: tuple[Callable[[], PreTrainedTokenizerFast], ...] = (byte_level, metaspac
 
 
 def rows() -> ExampleSet:
-    made = []
+    calls = []
     for i, (question, answer) in enumerate(zip(TEXTS, (TEXTS[1], TEXTS[2], TEXTS[0]), strict=True)):
-        made.append(Example(i, question, {"answer": answer, "perturbed_0": f"{answer} Yes."}))
-    return ExampleSet("texts", tuple(made))
+        calls.append(Example(i, question, {"answer": answer, "perturbed_0": f"{answer} Yes."}))
+    return ExampleSet("texts", tuple(calls))
 
 
 def small_model(n: int) -> Any:
@@ -105,8 +106,8 @@ def check(tokenizer: Any) -> None:
     plain = [row_logps(model, i.encoded.ids)[i.first - 1 :].numpy() for i in items]
     np.testing.assert_allclose(table["logp"].to_numpy(), np.concatenate(plain), rtol=1e-4, atol=1e-4)
     assert [i.encoded.ids[-1] for i in items] == [encoder.eos] * len(items)
-    made = generate_texts(model, sets, "answer", encoder, Generation(max_new_tokens=6))
-    for text, prompt in zip(made, encoder.row_prompts(sets, sets.rows), strict=True):
+    result = generate_texts(model, sets, "answer", encoder, Generation(max_new_tokens=6))
+    for text, prompt in zip(result, encoder.row_prompts(sets, sets.rows), strict=True):
         ids = greedy_ids(model, prompt, 6, ends=[encoder.eos])
         assert text.generation == tokenizer.decode(ids, skip_special_tokens=True).strip()
 

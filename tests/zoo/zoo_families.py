@@ -257,12 +257,12 @@ def tiny_config(name: str) -> Any:
     """Return the configuration of a family: `COMMON` as far as the family has its keys, and the overrides."""
     model_type = _VARIANTS.get(name, name)
     default = AutoConfig.for_model(model_type)
-    chosen = {key: value for key, value in COMMON.items() if key in default.to_dict() or hasattr(type(default), key)}
+    choice = {key: value for key, value in COMMON.items() if key in default.to_dict() or hasattr(type(default), key)}
     for alias, key in (getattr(type(default), "attribute_map", None) or {}).items():
-        if alias != key and key in chosen:
-            chosen.pop(alias, None)
-    chosen = {**chosen, **FAMILIES[name]}
-    config = AutoConfig.for_model(model_type, **{k: v for k, v in chosen.items() if v is not DROP})
+        if alias != key and key in choice:
+            choice.pop(alias, None)
+    choice = {**choice, **FAMILIES[name]}
+    config = AutoConfig.for_model(model_type, **{k: v for k, v in choice.items() if v is not DROP})
     config.eos_token_id = 2
     return config
 

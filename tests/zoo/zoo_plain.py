@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from zoo_families import VOCABULARY
 
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 
 WANTED = ("answer", "perturbed")
 

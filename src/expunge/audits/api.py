@@ -15,17 +15,20 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from expunge.core.decode import decode
+from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
 from expunge.core.fidelity import Fidelity
 from expunge.core.records import Floats
 from expunge.core.registry import Registry
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.api import Metric, MetricResult
-from expunge.metrics.equivalence import AuditFinding
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL, AuditFinding, without_comparison
 
+NO_RETAIN_MODEL = "there is no retain model to compare it with"
+NO_TARGET_MODEL = "there is no target model to compare it with"
 STATISTIC = {
     "probability": "prob",
     "answer_loss": "avg_loss",
@@ -138,8 +141,8 @@ class AuditOutputs:
     def lacking(self) -> str | None:
         """The reason why there is nothing to compare the model with, or None."""
         if self.retain is None:
-            return "there is no retain model to compare it with"
-        return "there is no target model to compare it with" if self.full is None else None
+            return NO_RETAIN_MODEL
+        return NO_TARGET_MODEL if self.full is None else None
 
     def columns(self, probe: str, metric: Metric) -> tuple[Floats, Floats, Floats]:
         """Return one number per row of the model, the retain and the target model, aligned; NaN for a missing one."""
@@ -147,6 +150,14 @@ class AuditOutputs:
         ids = sorted(set().union(*(r.per_row for r in sides)))
         model, retain, full = (rows_of(result, metric, ids) for result in sides)
         return model, retain, full
+
+    def alone(self, name: str, probe: str, metric: Metric) -> AuditFinding:
+        """Return the finding of a number whose comparison lacks a control: the means of the models that exist."""
+        sides: list[Floats | None] = []
+        for of in (self.model, self.retain, self.full):
+            result = None if of is None else of[probe][metric.name]
+            sides.append(None if result is None else rows_of(result, metric, sorted(result.per_row)))
+        return without_comparison(name, sides, self.lacking or "")
 
 
 def rows_of(result: MetricResult, metric: Metric, ids: Sequence[int]) -> Floats:
@@ -178,13 +189,14 @@ class Audit(Protocol):
 
 @dataclass(frozen=True)
 class AuditSpec:
-    """A registered audit."""
+    """A registered audit. alone: whether its findings have numbers without controls."""
 
     name: str
     revision: int
     cls: type[Any]
     paper: str
     fidelity: Fidelity = ""
+    alone: bool = False
 
     @property
     def page(self) -> str:
@@ -196,11 +208,14 @@ _REGISTRY: Registry[AuditSpec] = Registry("audit", lambda spec: spec.cls, folder
 C = TypeVar("C", bound=type[Any])
 
 
-def audit(name: str, *, revision: int, paper: str, fidelity: Fidelity = "") -> Callable[[C], C]:
-    """Register a frozen dataclass as an audit under the name that users type."""
+def audit(name: str, *, revision: int, paper: str, fidelity: Fidelity = "", alone: bool = False) -> Callable[[C], C]:
+    """Register a frozen dataclass as an audit under the name that users type.
+
+    alone: whether its findings have numbers of the model alone, if there are no controls.
+    """
 
     def register(cls: C) -> C:
-        _REGISTRY.add(AuditSpec(name, revision, cls, paper, fidelity))
+        _REGISTRY.add(AuditSpec(name, revision, cls, paper, fidelity, alone))
         return cls
 
     return register
@@ -269,9 +284,18 @@ def keys_of(rows: Sequence[Example]) -> set[str]:
     return {key for row in rows for key in row.meta.get("keys", ())}
 
 
-def check_judging(margin: float, known: float) -> None:
-    """Raise ValueError unless 0 <= margin < known."""
-    if not 0 <= margin < 1:
-        raise ValueError("margin must be at least 0 and below 1")
-    if not margin < known <= 1:
-        raise ValueError("known must be above margin and at most 1")
+@strict
+@dataclass(frozen=True, kw_only=True)
+class ControlledAudit:
+    """The settings of an audit that compares a model with its two controls."""
+
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < 1:
+            raise ValueError("margin must be at least 0 and below 1")
+        if not self.margin < self.known <= 1:
+            raise ValueError("known must be above margin and at most 1")

@@ -10,8 +10,8 @@ from expunge.core.errors import ConfigError
 
 if TYPE_CHECKING:  # every file of this room is imported to register audits, so torch must not be loaded here
     from expunge.audits.api import Audit, RelearnSpec
+    from expunge.data.encoder import Encoded, Encoder
     from expunge.data.examples import ExampleSet
-    from expunge.data.template import Encoded, Encoder
     from expunge.training.config import TrainArgs
 
 

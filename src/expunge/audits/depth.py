@@ -17,21 +17,20 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     Models,
     audit,
-    check_judging,
 )
 from expunge.audits.layers import Sides, by_layer, collect_findings, columns, fact_reading, read_layers, rows_by_layer
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.data.source import read_file
-from expunge.data.template import Encoder
 from expunge.interpretability.activation_patching import TAU, DepthResult, depth_score, patched_logps
 from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import answer_logps, row_means
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL
 
 NAME, OWN = "depth", "own"
 
@@ -59,7 +58,7 @@ class DepthAnalysis(Analysis):
 @audit("depth", revision=2, paper="Unlearning Depth Score, Lee, Kim and Jo 2026 (arXiv:2605.24614)", fidelity="reading")
 @strict
 @dataclass(frozen=True, kw_only=True)
-class DepthAudit:
+class DepthAudit(ControlledAudit):
     """Depth: do the unlearned model's hidden states still carry the answer?
 
     Activation patching replaces hidden states of the target model by the audited model's states after layer l, at the
@@ -96,15 +95,11 @@ class DepthAudit:
     """
     tau: float = TAU
     """Smallest loss of a layer, in nats per token, that counts for UDS."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau < math.inf:
             raise ValueError("tau must be a number >= 0")
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan one analysis of the forget rows."""

@@ -15,22 +15,21 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     Models,
     Results,
     audit,
-    check_judging,
     rows_of,
 )
 from expunge.audits.distinguishability import Labels, groups_of, lacks_unseen, out_of_fold, stands_out
 from expunge.audits.position import auc
 from expunge.core.decode import strict
 from expunge.core.records import Floats
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import analysis_inputs
 from expunge.metrics.api import Metric, MetricResult
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL
 
 STATES = "states"
 GREY, WHITE = "grey_box", "white_box"  # the attacker reads token probabilities, or holds the weights
@@ -87,7 +86,7 @@ def _result(column_R: Floats) -> MetricResult:
 @audit("forensic", revision=2, paper="the question of FUMA (EMNLP 2025); the attack is our own")
 @strict
 @dataclass(frozen=True, kw_only=True)
-class ErasureDetectionAudit:
+class ErasureDetectionAudit(ControlledAudit):
     """Forensic: does the unlearned model alone reveal WHICH rows were erased?
 
     The attacker has candidates, some erased and some that no model has seen (`holdout`), and knows the label of part of
@@ -126,17 +125,13 @@ class ErasureDetectionAudit:
     """Inverse of the L2 penalty of the logistic regression."""
     seed: int = 0
     """Seed of the folds."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if self.components < 0:
             raise ValueError("components must be at least 0")
         if not 0 < self.strength < math.inf:
             raise ValueError("strength must be a number > 0")
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan the unchanged model and an analysis of its states; nothing without unseen rows."""

@@ -10,19 +10,24 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     audit,
-    check_judging,
 )
 from expunge.core.decode import strict
 from expunge.data.probe_rows import KINDS, ProbeRow, check_kinds, file_probes, probe_set, template_probes
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL, compare_to_controls
+from expunge.metrics.equivalence import compare_to_controls
 
 
-@audit("generated", revision=1, paper="reverse and alias probes as in RWKU (arXiv:2406.10890); templates of our own")
+@audit(
+    "generated",
+    revision=2,
+    alone=True,
+    paper="reverse and alias probes as in RWKU (arXiv:2406.10890); templates of our own",
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
-class GeneratedProbesAudit:
+class GeneratedProbesAudit(ControlledAudit):
     """Generated probes: does the model still know the facts, if the questions have forms that the data has not?
 
     Kinds: paraphrase (the data's paraphrase, or the question in a frame), alias (a shortened name), reverse (the fact
@@ -48,10 +53,6 @@ class GeneratedProbesAudit:
     """File of probes in place of templates. null: templates."""
     rows: int = 400
     """Largest number of probes of each kind; the first ones are read."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not self.kinds or len(set(self.kinds)) != len(self.kinds):
@@ -59,7 +60,7 @@ class GeneratedProbesAudit:
         check_kinds(self.kinds)
         if self.rows < 1:
             raise ValueError("rows must be at least 1")
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     def _probes(self, inputs: AuditInputs) -> dict[str, list[ProbeRow]]:
         """Return the probes by kind."""
@@ -93,7 +94,7 @@ class GeneratedProbesAudit:
         by_kind = self._probes(inputs)
         absent = [AuditFinding(kind, note=why) for kind, why in self.expand(inputs).missing.items()]
         if outputs.lacking:
-            return AuditFindings((*(AuditFinding(kind, note=outputs.lacking) for kind in by_kind), *absent))
+            return AuditFindings((*(outputs.alone(kind, AS_IT_IS, _metric(kind)) for kind in by_kind), *absent))
         findings = []
         columns = ("kind", "row_id", "question", "answer", "model", "retain", "full")
         rows: dict[str, list[object]] = {name: [] for name in columns}

@@ -13,8 +13,8 @@ import numpy as np
 
 from expunge.audits.api import AuditFinding, AuditFindings, AuditOutputs
 from expunge.core.records import Floats
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.interpretability.inputs import AnalysisInputs as Read
 from expunge.interpretability.inputs import analysis_inputs, find_span
 from expunge.metrics.api import Metric, MetricResult

@@ -13,17 +13,16 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     Models,
     audit,
-    check_judging,
 )
 from expunge.audits.layers import by_layer, collect_findings, columns, fact_reading, read_layers, rows_by_layer
 from expunge.core.decode import strict
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.interpretability.lens import lens_scores
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL
 
 NAME = "lens"
 
@@ -47,7 +46,7 @@ class LensAnalysis(Analysis):
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
-class LensAudit:
+class LensAudit(ControlledAudit):
     """Lens: do layers before the last still contain the answer that the model no longer outputs?
 
     The logit lens applies the model's final norm and LM head to each layer's state, and reads the probability (per
@@ -64,14 +63,6 @@ class LensAudit:
 
     Try: expunge run study=quickstart "audits=[lens]"
     """
-
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
-
-    def __post_init__(self) -> None:
-        check_judging(self.margin, self.known)
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan one analysis of the forget rows."""

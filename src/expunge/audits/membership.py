@@ -14,9 +14,9 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     Results,
     audit,
-    check_judging,
     rows_of,
 )
 from expunge.audits.distinguishability import stands_out
@@ -25,7 +25,7 @@ from expunge.audits.prompting import check_ways, rows_in, worst_panel
 from expunge.core.decode import strict
 from expunge.core.records import Floats
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL, compare_to_controls
+from expunge.metrics.equivalence import compare_to_controls
 
 LOSS, STRENGTH, MIN_K = "loss_score", "extraction_strength", "min_k_score"
 UNSEEN = "loss_score_unseen"
@@ -39,7 +39,7 @@ UNSEEN = "loss_score_unseen"
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
-class MembershipAudit:
+class MembershipAudit(ControlledAudit):
     """Exposure: which rows does the model still know, and does the model reveal which rows were erased?
 
     known_rows: the share of forget rows whose answer is likelier than `percentile` of the forget answers in the retain
@@ -62,16 +62,12 @@ class MembershipAudit:
     """Share of the retain model's forget answers that a known row's answer exceeds, above 0.5 and below 1."""
     ways: tuple[str, ...] = ("direct", "upper", "quoted", "plain", "paraphrased")
     """Prompt variants of the forget questions (names as in the `prompting` audit)."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not 0.5 < self.percentile < 1:
             raise ValueError("percentile must be above 0.5 and below 1")
         check_ways(self.ways)
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan one probe of the unchanged model."""

@@ -15,9 +15,9 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     Models,
     audit,
-    check_judging,
     sample_rows,
 )
 from expunge.audits.distinguishability import fitted, groups_of, lacks_unseen, out_of_fold
@@ -33,12 +33,12 @@ from expunge.audits.layers import (
 from expunge.audits.position import wins, wins_differences
 from expunge.core.decode import strict
 from expunge.core.records import Floats
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ANSWER, PARAPHRASE, ExampleSet, perturbed_name
-from expunge.data.template import Encoder
 from expunge.interpretability.hidden import HiddenStates, hidden_states
 from expunge.interpretability.inputs import analysis_inputs
 from expunge.metrics.api import Metric, MetricResult
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL, SAME_CONTROLS, compare_interval
+from expunge.metrics.equivalence import SAME_CONTROLS, compare_interval
 
 What = Literal["truth", "membership"]
 TRUTH: What = "truth"
@@ -120,7 +120,7 @@ class MembershipAnalysis(Analysis):
 @audit("probe", revision=2, paper="arXiv:2311.12786 (probes); controls as in arXiv:2506.00688", fidelity="reading")
 @strict
 @dataclass(frozen=True, kw_only=True)
-class ProbeAudit:
+class ProbeAudit(ControlledAudit):
     """Probe: does a linear probe of a layer still detect knowledge that the model no longer outputs?
 
     truth: a logistic regression per layer separates true from wrong answers by the mean state of an answer's last
@@ -155,10 +155,6 @@ class ProbeAudit:
     """Inverse of the L2 penalty of the logistic regression."""
     seed: int = 0
     """Seed of the sample of retain rows and of the folds."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not self.what or len(set(self.what)) != len(self.what):
@@ -168,7 +164,7 @@ class ProbeAudit:
                 raise ValueError(f"{key} must be at least 1")
         if not 0 < self.strength < math.inf:
             raise ValueError("strength must be a number > 0")
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan an analysis for each of `what` that has rows."""

@@ -13,8 +13,8 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     audit,
-    check_judging,
     sample_rows,
 )
 from expunge.core.decode import strict
@@ -22,7 +22,7 @@ from expunge.core.errors import nearest
 from expunge.data.examples import ExampleSet
 from expunge.data.variants import LANGUAGES, begun, variant_of, with_shots
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL, compare_to_controls
+from expunge.metrics.equivalence import compare_to_controls
 
 PARAPHRASED, BEGUN, SHOTS = "paraphrased", "begun", "shots"
 WAYS = ("direct", "role", "insist", "upper", "quoted", "plain", PARAPHRASED, BEGUN, SHOTS)
@@ -31,13 +31,14 @@ KNOWN_WAYS = (*WAYS, *LANGUAGES)
 
 @audit(
     "prompting",
-    revision=2,
+    revision=3,
+    alone=True,
     paper="worst case over forms: arXiv:2509.02820; leak@k: arXiv:2511.04934",
     fidelity="reading",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
-class PromptingAudit:
+class PromptingAudit(ControlledAudit):
     """Prompting: does one prompt variant bring back the forgotten answers?
 
     Each forget question is used unchanged and in each of `ways`: direct (answer in full), role (as an archivist),
@@ -71,10 +72,6 @@ class PromptingAudit:
     """Whether to measure leak@k on the samples of `eval.sampling`."""
     seed: int = 0
     """Seed of the sample of solved questions."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         check_ways(self.ways)
@@ -82,7 +79,7 @@ class PromptingAudit:
             raise ValueError("begun must be above 0 and below 1")
         if self.shots < 1:
             raise ValueError("shots must be at least 1")
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan the rows in every prompt variant, scored in one probe."""
@@ -107,7 +104,7 @@ class PromptingAudit:
         names = [n for n in ("worst_prob", "worst_rouge", "leak") if n in panel]
         absent = [AuditFinding(name, note=why) for name, why in plan.missing.items()]
         if outputs.lacking:
-            return AuditFindings((*(AuditFinding(name, note=outputs.lacking) for name in names), *absent))
+            return AuditFindings((*(outputs.alone(name, AS_IT_IS, panel[name]) for name in names), *absent))
         findings = []
         rows: dict[str, Sequence[object]] = {}
         for name in names:

@@ -5,29 +5,28 @@ from typing import Literal
 
 from expunge.audits.api import (
     AS_IT_IS,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
     Change,
+    ControlledAudit,
     Nf4Spec,
     audit,
-    check_judging,
 )
 from expunge.core.decode import strict
 from expunge.methods.weight_edits import make_weight_edit
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL, compare_to_controls
+from expunge.metrics.equivalence import compare_to_controls
 
 Form = Literal["int8", "int4", "nf4"]
 
 
-@audit("quantize", revision=2, paper="arXiv:2410.16454", fidelity="reading")
+@audit("quantize", revision=3, alone=True, paper="arXiv:2410.16454", fidelity="reading")
 @strict
 @dataclass(frozen=True, kw_only=True)
-class QuantizeAudit:
+class QuantizeAudit(ControlledAudit):
     """Quantisation: rounding the weights can undo small updates, so forgotten answers come back.
 
     The model and both controls are converted to each form of the weights, and the forget rows are scored again. int8:
@@ -45,15 +44,11 @@ class QuantizeAudit:
     """Forms of the weights to try."""
     score: Literal["probability", "extraction_strength"] = "probability"
     """Metric of the true answers."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not self.forms or len(set(self.forms)) != len(self.forms):
             raise ValueError("forms must be a list of different names (allowed: int8, int4, nf4)")
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     def _metric(self, inputs: AuditInputs) -> Metric:
         return Metric("forget", self.score, rows=inputs.forget.name, reads={"tokens": ("answer",)})
@@ -71,9 +66,9 @@ class QuantizeAudit:
 
     def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
         """Return a finding for each form, and every row's score in each."""
-        if outputs.lacking:
-            return AuditFindings(tuple(AuditFinding(form, note=outputs.lacking) for form in self.forms))
         metric = self._metric(inputs)
+        if outputs.lacking:
+            return AuditFindings(tuple(outputs.alone(form, form, metric) for form in self.forms))
         before = outputs.columns(AS_IT_IS, metric)
         start = compare_to_controls(AS_IT_IS, before, margin=self.margin, known=self.known)
         readings = []

@@ -15,9 +15,9 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     RelearnSpec,
     audit,
-    check_judging,
     keys_of,
     known_and_rest,
     sample_rows,
@@ -28,7 +28,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL, SEVERITY, compare_to_controls
+from expunge.metrics.equivalence import SEVERITY, compare_to_controls
 
 SCORED = "audit_rest"
 Condition = Literal["same_rows", "entity_rows", "unrelated"]
@@ -39,11 +39,15 @@ END, RATE = "end of the curve", "mean height"  # the two numbers of a curve that
 
 
 @audit(
-    "relearn", revision=2, paper="arXiv:2410.08827 (disjoint facts); arXiv:2506.00688 (controls)", fidelity="reading"
+    "relearn",
+    revision=3,
+    alone=True,
+    paper="arXiv:2410.08827 (disjoint facts); arXiv:2506.00688 (controls)",
+    fidelity="reading",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
-class RelearnAudit:
+class RelearnAudit(ControlledAudit):
     """Relearning: after a little fine-tuning, how fast do the other forgotten rows come back?
 
     Three conditions, each with at most `rows` rows: same_rows (a few forget rows), entity_rows (retain rows that share
@@ -55,6 +59,9 @@ class RelearnAudit:
     the row comes back. The finding shows the one with more remaining knowledge; a curve that ends at the retain model's
     level but rises sooner is a trace. Details: both, steps to regain `recover` of the loss against the target model
     before relearning, the retain model's steps to the same level, and the curves.
+
+    Value: the mean score of the rows outside the training rows: at the end of the curve, or its mean height. Without
+    controls: at the end.
 
     Training has a constant learning rate, no weight decay, and full precision.
 
@@ -79,10 +86,6 @@ class RelearnAudit:
     """Metric of the true answers."""
     recover: float = 0.5
     """Share of the loss to regain, above 0 and at most 1."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not self.ways or len(set(self.ways)) != len(self.ways):
@@ -96,7 +99,7 @@ class RelearnAudit:
             raise ValueError("learning_rate must be a number > 0")
         if not 0 < self.recover <= 1:
             raise ValueError("recover must be above 0 and at most 1")
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     @property
     def _metric(self) -> Metric:
@@ -154,9 +157,11 @@ class RelearnAudit:
         readings: list[AuditFinding] = []
         rows: dict[str, list[object]] = {k: [] for k in ("way", "step", "row_id", "model", "retain", "full")}
         for way in self.ways:
-            why = plan.missing.get(way) or outputs.lacking
-            if why:
+            if why := plan.missing.get(way):
                 readings.append(AuditFinding(way, note=why))
+                continue
+            if outputs.lacking:
+                readings.append(outputs.alone(way, f"{way}@{self.steps[-1]}", self._metric))
                 continue
             at = [outputs.columns(f"{way}@{step}", self._metric) for step in self.steps]
             curves = tuple(np.stack([columns[side] for columns in at]) for side in range(3))

@@ -28,12 +28,13 @@ from expunge.audits.api import (
     opens_of,
 )
 from expunge.audits.changes import check_forms, relearn, relearn_args, to_nf4
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, kind_of, nearest
 from expunge.metrics.api import MetricResult
 from expunge.metrics.verdict import NOT_TESTED, Verdict, VerdictAnswer, make_verdict
 
 if TYPE_CHECKING:
-    from expunge.data.template import Encoder, Template
+    from expunge.data.encoder import Encoder
+    from expunge.data.template import Template
     from expunge.evaluation.config import Generation
 
 CONTROLS = ("retain", "full")
@@ -151,12 +152,15 @@ def audit(
         DataError: If the examples cannot be read.
     """
     decoded = _audits(audits)
+    if not isinstance(controls, Mapping | None):
+        raise ConfigError(f"controls: expected a mapping of roles to models, got {kind_of(controls)}")
     for role in controls or {}:
         if role not in CONTROLS:
             raise ConfigError(f"controls: no role named {role!r}{nearest(role, CONTROLS)}")
     from expunge.benchmarks.in_memory import in_memory_benchmark
-    from expunge.data.template import Encoder
+    from expunge.data.encoder import Encoder
     from expunge.evaluation.evaluator import SAMPLING, resolve_generation, resolve_model, resolve_template
+    from expunge.models.capabilities import kept_modes
 
     texts = (
         resolve_generation(generation),
@@ -175,10 +179,11 @@ def audit(
     probes = _Probes(models, encoder, learning_rate, texts)
     findings: dict[str, AuditFindings] = {}
     plans = [one.expand(inputs) for one in decoded]
-    for name, one, plan in zip(numbered_names(decoded), decoded, plans, strict=True):
-        results = {role: probes.results(role, plan) for role in models}
-        outputs = AuditOutputs(results["model"], results.get("retain"), results.get("full"))
-        findings[name] = one.read(inputs, outputs)
+    with kept_modes(*models.values()):
+        for name, one, plan in zip(numbered_names(decoded), decoded, plans, strict=True):
+            results = {role: probes.results(role, plan) for role in models}
+            outputs = AuditOutputs(results["model"], results.get("retain"), results.get("full"))
+            findings[name] = one.read(inputs, outputs)
     return AuditReport(findings, tuple(role for role in CONTROLS if role in models))
 
 
@@ -189,6 +194,8 @@ def _audits(audits: Sequence[str | Mapping[str, Any] | Audit] | str) -> list[Aud
         raise ConfigError("audits: name at least one audit")
     out = []
     for i, entry in enumerate(entries):
+        if not isinstance(entry, str | Mapping) and not hasattr(entry, "expand"):
+            raise ConfigError(f"audits[{i}]: expected an audit's name, settings or object, got {kind_of(entry)}")
         audit_: Audit = make_audit(entry, f"audits[{i}]") if isinstance(entry, str | Mapping) else entry
         check_forms(audit_, f"audits[{i}]")
         out.append(audit_)

@@ -16,9 +16,9 @@ from expunge.audits.api import (
     AuditOutputs,
     AuditPlan,
     AuditProbe,
+    ControlledAudit,
     Models,
     audit,
-    check_judging,
     keys_of,
     known_and_rest,
     sample_rows,
@@ -26,17 +26,18 @@ from expunge.audits.api import (
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.data.variants import LANGUAGES, variant_of
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import MARGIN, NEAR_FULL, NOT_MEASURABLE, compare_to_controls, holm, worst
+from expunge.metrics.equivalence import NOT_MEASURABLE, compare_to_controls, holm, without_comparison, worst
 
 Attack = Literal["full", "lora", "benign", "other_language", "soft_prompt", "refusal_ablation"]
 ATTACKS: tuple[Attack, ...] = ("full", "lora", "benign", "other_language", "soft_prompt", "refusal_ablation")
 FACTORS: Mapping[str, float] = {"lora": 10.0, "soft_prompt": 100.0}  # their useful rates are larger
 HIDDEN, KNOWN, BENIGN = "audit_hidden", "audit_known", "audit_benign"
 PROMPT_TOKENS, LORA_RANK = 8, 8
+Halves = np.ndarray[tuple[int], np.dtype[np.int64]]  # 0 or 1 for each row
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ class TamperAnalysis(Analysis):
 
 @audit(
     "tamper",
-    revision=1,
+    revision=2,
+    alone=True,
     paper="after TamperBench, arXiv:2602.06911; soft prompts: arXiv:2402.09063; ablation: arXiv:2406.11717",
     fidelity="reading",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
-class TamperAudit:
+class TamperAudit(ControlledAudit):
     """Tampering: the worst that an attacker with a budget can do to the weights, embeddings and states of the model.
 
     The attacker knows `rows` forget rows; all other forget rows are hidden and scored. Attacks: full
@@ -116,10 +118,6 @@ class TamperAudit:
     """Language of the instruction of other_language: french, german, spanish or chinese."""
     seed: int = 0
     """Seed of the known rows, of their order, of new parameters and of the halves."""
-    margin: float = MARGIN
-    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
-    known: float = NEAR_FULL
-    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not self.attacks or len(set(self.attacks)) != len(self.attacks):
@@ -135,7 +133,7 @@ class TamperAudit:
             raise ValueError("rates must be two numbers > 0, the smaller one first")
         if self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}")
-        check_judging(self.margin, self.known)
+        super().__post_init__()
 
     @property
     def tries(self) -> int:
@@ -201,9 +199,10 @@ class TamperAudit:
         plan = self.expand(inputs)
         hidden_rows = known_and_rest(inputs.forget, self.rows, self.seed, KNOWN, HIDDEN)[2]
         absent = [AuditFinding(name, note=why) for name, why in plan.missing.items()]
-        if outputs.lacking:
-            return AuditFindings((*(AuditFinding(p.name, note=outputs.lacking) for p in plan.probes), *absent))
         halves = np.random.default_rng(self.seed).permutation(len(hidden_rows)) % 2
+        if outputs.lacking:
+            alone = (self._alone(outputs, probe.name, halves) for probe in plan.probes)
+            return AuditFindings((*alone, *absent))
         findings: list[AuditFinding] = []
         rows: dict[str, list[object]] = {k: [] for k in ("attack", "row_id", "model", "retain", "full")}
         for probe in plan.probes:
@@ -224,6 +223,12 @@ class TamperAudit:
                 rows[key] += column
         return AuditFindings((*worst_first(findings), *absent), rows)
 
+    def _alone(self, outputs: AuditOutputs, attack: str, halves: Halves) -> AuditFinding:
+        """Return the finding of an attack without a comparison, by the models that exist."""
+        sides = (outputs.model, outputs.retain, outputs.full)
+        choices = [None if of is None else choose(of[attack], halves).values_R for of in sides]
+        return without_comparison(attack, choices, outputs.lacking or "")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -240,7 +245,7 @@ class Choice:
     search_flops: float
 
 
-def choose(tries: Mapping[str, MetricResult], halves_R: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Choice:
+def choose(tries: Mapping[str, MetricResult], halves_R: Halves) -> Choice:
     """Choose the try with the largest mean on each half of the rows, and take its numbers on the other half.
 
     Args:

@@ -21,8 +21,8 @@ from expunge.audits.api import RelearnSpec
 from expunge.audits.changes import relearn_args, relearn_rows
 from expunge.core.errors import DataError
 from expunge.core.records import Floats
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoded, Encoder
 from expunge.evaluation.observation import capabilities
 from expunge.interpretability.hidden import first, hidden_states
 from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs, answer_logps, row_means

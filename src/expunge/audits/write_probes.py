@@ -9,11 +9,12 @@ from typing import Any
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import write_text
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.probe_rows import ALIAS, PARAPHRASE, REVERSE, ProbeRow, subjects
 from expunge.data.question_text import first_sentence, listed_questions
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 
 ASKED = {
     PARAPHRASE: "Ask this question in other words, with the same names. Reply with the question alone.\n{question}",
@@ -22,6 +23,7 @@ ASKED = {
 }
 Answers = Callable[[Sequence[str]], list[str]]
 MOST_WORDS = 4  # of an alias
+WRITTEN = (PARAPHRASE, REVERSE)  # the kinds that a model writes, unless others are named
 
 
 def write_probes(
@@ -29,7 +31,7 @@ def write_probes(
     tokenizer: Any = None,
     *,
     forget: Any,
-    kinds: Sequence[str] = (PARAPHRASE, REVERSE),
+    kinds: Sequence[str] = WRITTEN,
     file: str | Path | None = None,
     template: Template | Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:

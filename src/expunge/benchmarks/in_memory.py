@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from expunge.benchmarks.api import Benchmark
 from expunge.benchmarks.example_metrics import rows_panel
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.custom import continuations
+from expunge.data.custom import continuations, row_key
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.metrics.api import Metric
@@ -45,7 +46,7 @@ def in_memory_benchmark(
         raise ConfigError("evaluate: holdout= needs forget=; membership attacks compare the two")
     sides = {"forget": forget, "retain": retain, "holdout": holdout}
     sets = {name: examples_from(data, name) for name, data in sides.items() if data is not None}
-    _check_disjoint(sets)
+    check_disjoint(sets)
     names = {"forget": "forget_eval", "retain": "retain_eval", "holdout": "holdout"}
     measured = {names[side]: continuations(rows, names[side], side) for side, rows in sets.items()}
     return Benchmark(
@@ -82,13 +83,13 @@ def default_metrics(
     return tuple(m for m in suite if m.name in usable)
 
 
-def _check_disjoint(sets: dict[str, ExampleSet]) -> None:
+def check_disjoint(sets: Mapping[str, ExampleSet]) -> None:
     """Raise DataError if a row stands in two sets."""
     seen: dict[tuple[str, str], str] = {}
     for name, rows in sets.items():
         own = {}
         for row in rows:
-            key = (row.question.strip(), row.answer.strip())
+            key = row_key(row)
             if key in seen:
                 text = (row.question or row.answer)[:60]
                 raise DataError(f"{name} row {row.row_id} is also {seen[key]}: {text!r}; a row belongs to one set")

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
-from expunge.benchmarks.example_metrics import rows_panel
 from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError, nearest
@@ -21,7 +20,6 @@ from expunge.data.granularity import (
 )
 from expunge.data.source import load_raw
 from expunge.data.tofu import FORGET, HUB_ID, load_tofu, retain_for
-from expunge.data.variants import paraphrased
 
 MOST_RETAIN = 400  # as many as TOFU's own retain_perturbed has
 PART = ("forget_authors", "retain_authors", "evaluation_rows")
@@ -104,6 +102,8 @@ def tofu(config: BenchmarkConfig) -> Benchmark:
         holdout_split=config.holdout_split,
     )
     if args.question_key == "paraphrased_question":
+        from expunge.data.variants import paraphrased
+
         sets |= {name: replace(paraphrased(sets[name]), name=name) for name in ("forget_eval", "retain_eval")}
     sets = _part(sets, args)
     background = ("real_authors", "world_facts") if config.background else ()
@@ -139,6 +139,8 @@ def _part(sets: dict[str, ExampleSet], args: TofuArgs) -> dict[str, ExampleSet]:
 
 def _sampled(config: BenchmarkConfig, args: TofuArgs) -> Benchmark:
     """Build a benchmark with a random split of the full rows."""
+    from expunge.benchmarks.example_metrics import rows_panel
+
     unused(config, "tofu with data.args.granularity", "forget_split", "retain_split", "holdout_split", "background")
     if key := next((key for key in PART if key in config.args), None):
         raise ConfigError(f"data.args.{key}: has no effect with data.args.granularity; remove one of them")

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, unused
-from expunge.benchmarks.example_metrics import SUBSETS, subset_panel
 from expunge.benchmarks.metric_suite import tofu_panel
+from expunge.data.granularity import LINK
 from expunge.data.world.generate import build_world
 
 
@@ -23,7 +23,11 @@ def world(config: BenchmarkConfig) -> Benchmark:
     """
     unused(config, "world", "root", "data_split", "forget", "retain", "args")
     sets = build_world(config.world)
-    more = [m for name in SUBSETS if name in sets for m in subset_panel(name, name, sets, config.truth_ratio)]
+    more = []
+    if config.world.granularity == LINK:
+        from expunge.benchmarks.example_metrics import SUBSETS, subset_panel
+
+        more = [m for name in SUBSETS if name in sets for m in subset_panel(name, name, sets, config.truth_ratio)]
     return Benchmark(
         name="world",
         split=f"seed{config.world.seed}",

@@ -95,7 +95,7 @@ def _methods() -> dict[str, dict[str, Any]]:
             "paper": spec.paper,
             "checked": badge(spec.fidelity),
             "needs": needs,
-            "settings": {f.name: _default(f) for f in dataclasses.fields(spec.cls)},
+            "settings": _defaults(spec.cls),
             "aliases": [],
             "revision": spec.revision,
             "page": spec.page,
@@ -113,10 +113,21 @@ def _about(page: str) -> str:
 
 def _needs(needs: Mapping[str, Any]) -> list[str]:
     """Return the quantities that a loss reads by default, by side, and positions other than the answers'."""
-    sides = [f"{side}: {needs[side]}" for side in needs if needs[side] and not side.endswith(("_positions", "layer"))]
+    other = ("_positions", "_sides", "layer")
+    sides = [f"{side}: {needs[side]}" for side in needs if needs[side] and not side.endswith(other)]
+    if needs["rollout"]:
+        sides.append(f"texts sampled for: {', '.join(needs['rollout_sides'])}")
     odd = [f"{k}: {v}" for k, v in needs.items() if k.endswith("_positions") and v != "answer" and needs[k[:-10]]]
     layers = [needs["layer"]] if isinstance(needs["layer"], str) else needs["layer"] or []
     return sides + odd + ([f"layer: {', '.join(layers)}"] if layers else [])
+
+
+def _defaults(cls: type[Any]) -> dict[str, Any]:
+    """Return the defaults of a class's settings: its own, then those of its bases."""
+    fields = dataclasses.fields(cls)
+    return {
+        f.name: _default(f) for f in sorted(fields, key=lambda f: f.name not in vars(cls).get("__annotations__", {}))
+    }
 
 
 def _default(setting: Any) -> Any:
@@ -175,7 +186,7 @@ def _audits() -> dict[str, dict[str, Any]]:
             "about": _about(spec.page),
             "paper": spec.paper,
             "checked": badge(spec.fidelity),
-            "settings": {f.name: _default(f) for f in dataclasses.fields(spec.cls)},
+            "settings": _defaults(spec.cls),
             "revision": spec.revision,
             "page": spec.page,
         }

@@ -39,6 +39,7 @@ def _words_of(parser: argparse.ArgumentParser, lists: Sequence[str]) -> Mapping[
         words = [word for group in groups.get(command, ()) for word in named[group]]
         takes_settings = command in ("run", "plan", "train", "unlearn", "eval")
         out[command] = [*out.get(command, []), *choices, *own, *words, *(settings if takes_settings else ())]
+    out["audit"] += [*options("model"), *names_of("audits")]
     out["list"] += [name for what in lists for name in names_of(what)]
     return out
 

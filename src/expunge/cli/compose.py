@@ -11,32 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expunge.cli.config_files import (
-    CONF,
-    Composition,
-    check_tree,
-    method_settings,
-    open_file,
-    options,
-    resolve,
-)
+from expunge.cli.composition import Composition
+from expunge.cli.config_files import CONF, method_settings, open_file, options
 from expunge.cli.effects import notes_on_effects
 from expunge.cli.field_docs import fields_of
-from expunge.cli.projects import PUBLISHED, with_compat
-from expunge.cli.schema import GROUPS, OWN_FILES, flat, hint_of, is_text, members, unknown_key
+from expunge.cli.references import resolve
+from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_text, members, unknown_key
 from expunge.cli.words import Word, parse_value, split_words
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
 from expunge.core.trees import merge
-from expunge.interop.open_unlearning.differences import notes_on_differences
-from expunge.interop.open_unlearning.words import translate, with_split
-from expunge.methods.weight_edits.api import weight_edit_registry
 from expunge.models.config import looks_local
 from expunge.models.options import with_options
-from expunge.models.wrapper_api import wrapper_registry
-from expunge.pipelines.study.config import TaskConfig, decode_study, decode_task
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import TaskConfig, decode_task
 from expunge.training.config import TrainArgs
 
 SOURCE = "model.model_args.pretrained_model_name_or_path"
@@ -75,6 +64,8 @@ def check(mode: str, overrides: Sequence[str]) -> Composed:
     """Compose and check every key and value that can be checked without torch. Raises ConfigError."""
     composed = compose(mode, overrides)
     if mode == "run":
+        from expunge.pipelines.study.config import decode_study
+
         study = decode_study(composed.tree)
         _check_methods(composed.tree)
         _check_files(study)
@@ -91,8 +82,15 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
 
     The method's own defaults are not filled in. Later words win over earlier ones, words over files.
     """
-    plain_words, notes = with_compat(overrides)
+    plain_words = list(overrides)
+    notes: list[str] = []
+    if any(word.lstrip("+").startswith("compat=") for word in overrides):
+        from expunge.cli.projects import with_compat
+
+        plain_words, notes = with_compat(overrides)
     if mode != "run":
+        from expunge.interop.open_unlearning.words import translate, with_split
+
         plain_words, more = translate(plain_words, mode)
         notes += more
         if mode == "train":
@@ -122,7 +120,10 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
         tree = _with_models(mode, tree)
     else:
         tree = _with_whole_steps(tree)
-        notes += notes_on_differences(mode, str(choices.get("experiment") or ""), tree, start_is_set=SOURCE in set_keys)
+        if experiment := choices.get("experiment"):
+            from expunge.interop.open_unlearning.differences import notes_on_differences
+
+            notes += notes_on_differences(mode, experiment, tree, start_is_set=SOURCE in set_keys)
     return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, set_keys)])))
 
 
@@ -198,6 +199,8 @@ def _without(tree: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
 
 def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
     """Return one line for an unknown key. In a free group (method_args), the hint is its present keys."""
+    from expunge.cli.projects import PUBLISHED
+
     if mode != "run" and key in PUBLISHED:
         return f"{key}: unknown key; write {PUBLISHED[key]}"
     line = unknown_key(mode, key)
@@ -240,6 +243,9 @@ def _with_method_defaults(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_methods(tree: Mapping[str, Any]) -> None:
     """Raise ConfigError for a method of a study that is the name of no loss, weight edit or wrapper."""
+    from expunge.methods.weight_edits.api import weight_edit_registry
+    from expunge.models.wrapper_api import wrapper_registry
+
     known = [*method_settings(), *weight_edit_registry(), *wrapper_registry()]
     for i, entry in enumerate(tree.get("methods") or ()):
         name = entry.get("trainer") if isinstance(entry, Mapping) else None
@@ -262,7 +268,7 @@ def _check_files(task: TaskConfig) -> None:
     """Raise ConfigError for an unknown benchmark and for a local model folder that does not exist."""
     from expunge.benchmarks.api import find_benchmark
     from expunge.models.config import check_source
-    from expunge.pipelines.study.config import benchmark_config
+    from expunge.pipelines.study.task_config import benchmark_config
 
     spec = find_benchmark(task.benchmark)
     if task.benchmark == "custom":  # reads the user's files without torch, so faults are reported early

@@ -1,4 +1,4 @@
-"""`expunge data stories ...`: the data of the stories study, from a source to shards of tokens."""
+"""`expunge data`: probes of an audit, and the data of the stories study, from a source to shards of tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.cli.probes import add_probes
 from expunge.core.errors import JobError
 from expunge.core.terminal import say
 
@@ -35,6 +36,7 @@ def add_data(commands: Any) -> None:
     text = "create and prepare data"
     data = commands.add_parser("data", help=text, description=f"{text[0].upper()}{text[1:]}.")
     kinds = data.add_subparsers(title="data", required=True, metavar="DATA")
+    add_probes(kinds)
     text = "stories with instructions: TinyStories, or stories made from a seed"
     stories = kinds.add_parser("stories", help=text, description=f"{text[0].upper()}{text[1:]}.")
     verbs = stories.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from expunge.cli.schema import tree_of
 from expunge.core.fingerprints import canonical
+from expunge.core.trees import merge
 from expunge.training.config import TrainArgs
 
 Tree = Mapping[str, Any]
@@ -95,6 +98,75 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+def _off(key: str, value: Any, reason: str) -> TrainRule:
+    """Return a rule whose settings are idle if another setting has a value."""
+    return key, lambda args: _get(args, key) == value, reason
+
+
+def _on(key: str) -> TrainRule:
+    """Return a rule whose settings are idle if another setting, which replaces them, is set."""
+    return key, lambda args: _get(args, key) not in (None, -1), f"{key} is set and counts"
+
+
+def _no_evaluation(args: Tree) -> bool:
+    return _get(args, "evaluate.every") is None and _get(args, "evaluate.steps") is None
+
+
+def _no_choice(args: Tree) -> bool:
+    return _get(args, "evaluate.keep") == "last" and _get(args, "evaluate.patience") is None
+
+
+def _no_betas(args: Tree) -> bool:
+    return "." in str(args.get("optim")) or not re.search("adam|lion", str(args.get("optim")))
+
+
+def _no_epsilon(args: Tree) -> bool:
+    return _no_betas(args) or "lion" in str(args.get("optim"))
+
+
+# (the setting that decides, whether others are idle, the reason). A grid, a sweep or an entry of `methods` may change
+# the deciding setting for some runs; then there is no note.
+TrainRule = tuple[str, Callable[[Tree], bool], str]
+CONSTANT = _off("lr_scheduler_type", "constant", "lr_scheduler_type=constant has no warm-up; use constant_with_warmup")
+NO_EVALUATION = "evaluate", _no_evaluation, "evaluate.every and evaluate.steps are null, so nothing is evaluated"
+OPTIM = "this optimizer does not read it (see optim_args)"
+TRAIN_RULES: tuple[tuple[str, TrainRule], ...] = (
+    ("warmup_steps", CONSTANT),
+    ("warmup_epochs", CONSTANT),
+    ("warmup_steps", _on("warmup_epochs")),
+    ("num_train_epochs", _on("max_steps")),
+    ("reference_topk", _off("reference", "exact", "reference is exact")),
+    ("adam_epsilon", ("optim", _no_epsilon, OPTIM)),
+    ("adam_beta1", ("optim", _no_betas, OPTIM)),
+    ("adam_beta2", ("optim", _no_betas, OPTIM)),
+    *((f"evaluate.{key}", NO_EVALUATION) for key in ("panel", "rows", "at_start", "generate_every", "rule.")),
+    ("evaluate.rule.", ("evaluate", _no_choice, "evaluate.keep is last and evaluate.patience is null")),
+    ("evaluate.rows", _off("evaluate.panel", "full", "evaluate.panel=full reads all rows")),
+    ("evaluate.generate_every", _off("evaluate.prompts", 0, "evaluate.prompts is 0, so nothing is generated")),
+    ("checkpoint.every_s", _on("checkpoint.steps")),
+)
+
+
+def _train_notes(mode: str, tree: Tree, keys: Collection[str]) -> Iterator[str]:
+    """Yield a note for each setting of training that another one makes idle."""
+    standard = canonical(TrainArgs())
+    sections = ("train", "unlearn") if mode == "run" else ("trainer.args",)
+    varied = repr([tree.get(name) for name in ("grid", "grid_cells", "methods", "sweep")]) if mode == "run" else ""
+    noted: set[str] = set()
+    for section, (suffix, (deciding, idle, reason)) in itertools.product(sections, TRAIN_RULES):
+        args = merge(standard, _get(tree, section) or {})
+        if all(any(key.startswith(f"{section}.{name}") for key in keys) for name in standard):
+            continue  # the settings of an earlier run as it wrote them: most are nobody's choice
+        for key in sorted(set(keys) - noted):
+            own = key.removeprefix(f"{section}.")
+            named = own == suffix or (suffix[-1] == "." and own.startswith(suffix))
+            if key == own or not named or deciding.partition(".")[0] in varied:
+                continue
+            if _get(args, own) != _get(standard, own) and idle(args):
+                noted.add(key)
+                yield f"{key} has no effect: {reason}"
+
+
 def notes_on_effects(mode: str, tree: Tree, keys: Collection[str]) -> list[str]:
     """Return a note for each key that has no effect with the other settings."""
     out = []
@@ -106,6 +178,7 @@ def notes_on_effects(mode: str, tree: Tree, keys: Collection[str]) -> list[str]:
             named = key == prefix or (prefix[-1] in "._" and key.startswith(prefix))
             if named and _get(tree, key) != _get(defaults, key) and idle(tree):
                 out.append(f"{key} has no effect: {reason}")
+    out += _train_notes(mode, tree, keys) if mode != "eval" else ()
     if "methods" in keys and not tree.get("methods"):
         out.append("methods is empty: this study unlearns nothing")
     return out

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.cli.push import add_push, check_push, push_erasure
+from expunge.cli.given_rows import OWN_SETTINGS, ROWS, model_words, refuse_settings
+from expunge.cli.parser import add_push
+from expunge.cli.push import check_push, push_erasure
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, say
@@ -27,7 +29,6 @@ exit codes: 0 done and all that was stated is achieved, 3 something is not achie
   the minimum utility, nothing if the model knows no row), 1 a job failed, 2 wrong input, 130 interrupted (the same
   command continues)
 """
-ROWS = "csv, JSON, JSON lines or parquet; of a .txt file each paragraph, or else each line, is a text"
 
 
 def add_erase(commands: Any) -> None:
@@ -117,7 +118,7 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     for option in ("model", "out"):
         if getattr(parsed, option) is None:
             raise ConfigError(f"--{option}: missing; see `expunge erase --help`")
-    from expunge.engine.worker import quiet
+    from expunge.core.terminal import quiet
     from expunge.pipelines.erase.preflight import preflight_lines
     from expunge.pipelines.erase.request import PREFLIGHT, prepare_erase
     from expunge.pipelines.erase.run import NOTHING_KNOWN, carry_out_erase, dry_run, know_rows
@@ -241,6 +242,7 @@ NO_CONTROL = (
 
 # Settings of a study that an erasure decides itself. Reject them; do not ignore them silently.
 DECIDED = {
+    **OWN_SETTINGS,
     "methods": "name a method by --method",
     "audits": "the audits follow from --budget",
     "seeds": "give --seed",
@@ -248,22 +250,12 @@ DECIDED = {
     "keep_later_requests": "run one erasure for each, from the model of the previous erasure",
     "grid": "an erasure creates one model",
     "grid_cells": "an erasure creates one model",
-    "meta": "it is for a study of many models",
     "sweep": "an erasure has its own search, within --budget",
-    "store": "an erasure stores the files that it needs to continue",
-    "launch": "its jobs run one after another",
-    "paths": "give --out",
-    "benchmark": "the rows come from --forget and --retain",
-    "forget": "give --forget",
-    "retain": "give --retain",
     "unlearn.learning_rate": "give --learning-rate",
     "unlearn.seed": "give --seed",
     "unlearn.max_steps": "the steps follow from the rows and --budget",
     "unlearn.num_train_epochs": "the steps follow from the rows and --budget",
     "unlearn.evaluate": "a trial is evaluated ten times, by --min-utility",
-    "data.args.train_full": "--model knows the rows already",
-    "data.args.holdout": "give --holdout",
-    "data.request": "give a file of only these rows by --forget",
     "eval.extras": "its measurements are fixed; see `expunge eval`",
     "eval.lm_eval.tasks": "give --lm-eval",
     "eval.split": "it selects on one part of the retain rows and reports on another",
@@ -282,10 +274,10 @@ def print_outcome(done: Any, console: Any) -> None:
         console.print("no model was written; the reasons follow", style="bold red")
     console.print(Text(f"{done.verdict}\n"))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("trial", "steps kept", "forget", "keep", ""):
+    for name in ("trial", "steps kept", "forget", "keep", "ability", ""):
         table.add_column(name)
     for t in done.trials:
-        numbers = [f"{t[k]:.3f}" if isinstance(t.get(k), float) else "-" for k in (KNOWN, UTILITY)]
+        numbers = [f"{t[k]:.3f}" if isinstance(t.get(k), float) else "-" for k in (KNOWN, UTILITY, "ability")]
         word = "chosen" if t["chosen"] else t["reason"]
         table.add_row(f"{t['method']} lr={t['learning_rate']:.3g}", str(t["kept_step"] or "-"), *numbers, word)
     console.print(table)
@@ -301,22 +293,17 @@ def print_outcome(done: Any, console: Any) -> None:
 
 def request_of(parsed: argparse.Namespace) -> Any:
     """Return the arguments as a request. Raises ConfigError for settings that the library refuses."""
-    from expunge.cli.compose import PLAIN_MODEL, SOURCE, options
     from expunge.pipelines.erase.request import EraseRequest
     from expunge.pipelines.study.config import decode_study
 
+    refuse_settings(parsed.overrides, DECIDED, "expunge erase")
     for word in parsed.overrides:
-        key, is_pair, _ = word.lstrip("+~").partition("=")
-        own = next((k for k in DECIDED if key == k or key.startswith(f"{k}.")), None) if is_pair else None
-        if own is not None:
-            raise ConfigError(f"{key}: `expunge erase` does not read it; {DECIDED[own]}")
+        key, _, _ = word.lstrip("+~").partition("=")
         if key.startswith("train.") and parsed.base is None:
             raise ConfigError(
                 f"{key}: only a control reads it (--base with --train-data); for the search set `unlearn.*`"
             )
-    shipped = parsed.model in options("model")
-    model = [f"model={parsed.model}"] if shipped else [f"model={PLAIN_MODEL}", f"{SOURCE}={parsed.model}"]
-    tree = _study_tree(model, parsed)
+    tree = _study_tree(model_words(parsed.model), parsed)
     if parsed.lm_eval:
         tree["eval"] = {
             **tree["eval"],
@@ -356,10 +343,12 @@ def _judge_of(file: Path | None) -> Any:
 
 
 def _study_tree(model: Sequence[str], parsed: argparse.Namespace) -> dict[str, Any]:
-    from expunge.cli.compose import study_tree
+    from expunge.cli.compose import compose
 
-    tree = study_tree(["study=custom", "forget=-", *model, *parsed.overrides])
-    return tree | {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
+    composed = compose("run", ["study=custom", "forget=-", *model, *parsed.overrides])
+    for note in composed.notes:
+        complain(f"note: {note}")
+    return composed.tree | {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
 
 
 def _stages(console: Any) -> Any:

@@ -14,7 +14,7 @@ import yaml
 
 from expunge.cli.field_docs import class_doc, config_classes
 from expunge.cli.lists import entry_lines, wrapped
-from expunge.cli.schema import GROUPS, HIDDEN, NESTED, ROOTS, hint_of, item_hint, members
+from expunge.cli.schema import GROUPS, HIDDEN, NESTED, hint_of, item_hint, members, root_of
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import canonical
 from expunge.core.terminal import complain, say
@@ -92,7 +92,7 @@ def all_keys() -> Mapping[str, list[KeyInfo]]:
     """Return every key of a study and of a single job."""
     out: dict[str, list[KeyInfo]] = {}
     for mode, commands in COMMANDS.items():
-        for info in _walk(ROOTS[mode], "", mode, commands):
+        for info in _walk(root_of(mode), "", mode, commands):
             same = next((i for i, old in enumerate(out.get(info.key, [])) if old.defined == info.defined), None)
             if same is None:
                 out.setdefault(info.key, []).append(info)

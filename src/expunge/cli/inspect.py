@@ -14,7 +14,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.terminal import complain, say
 
 if TYPE_CHECKING:
-    from expunge.data.template import Encoder
+    from expunge.data.encoder import Encoder
     from expunge.interpretability.inputs import AnalysisInputs
     from expunge.interpretability.result import AnalysisResult
     from expunge.pipelines.study.task_context import TaskContext
@@ -23,6 +23,7 @@ TEMPLATE = "template"
 PAGE = "inspect.html"
 ROLES = ("model", "full", "retain")
 Column = Mapping[Any, float]  # by layer (None: the rest of the model), or by `InspectInputs.index`
+TOKEN_ROWS = 4  # rows of `lens` with a map of layers by tokens
 COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)  # of weights that `prune` moves
 
 
@@ -30,7 +31,7 @@ COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)  # of weights that `prune` moves
 class InspectCommand:
     """Inputs of an analysis: the rows of two sets, and a loader of the models by role.
 
-    names: the names of the two sets.
+    names: the names of the two sets. tokenizer: the tokenizer of all models.
     """
 
     load: Callable[[str], Any]
@@ -38,6 +39,7 @@ class InspectCommand:
     read: AnalysisInputs
     other: Callable[[], AnalysisInputs]
     names: tuple[str, str]
+    tokenizer: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +118,9 @@ def _template(parsed: argparse.Namespace) -> int:
 def _setting(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> TaskContext:
     """Return the task that the words name, with the model's own template unless a shipped model is named."""
     from expunge.cli.compose import single_tree
-    from expunge.pipelines.study.config import decode_task
     from expunge.pipelines.study.resolve_task import resolve_task
     from expunge.pipelines.study.single_config import SingleJob
+    from expunge.pipelines.study.task_config import decode_task
 
     plain = [] if any(w.startswith(("model=", "experiment=")) for w in parsed.overrides) else ["model=llama-1m"]
     source = f"model.model_args.pretrained_model_name_or_path={parsed.model}"
@@ -127,7 +129,7 @@ def _setting(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> TaskConte
 
 
 def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.engine.worker import quiet
+    from expunge.core.terminal import quiet
     from expunge.interpretability.result import write
     from expunge.models.config import check_source
 
@@ -158,6 +160,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             read=first(rows, "--rows"),
             other=lambda: first(against, "--compare-with"),
             names=(rows, against),
+            tokenizer=encoder.tokenizer,
         )
     )
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -202,11 +205,17 @@ def _load(source: str, setting: TaskContext, encoder: Encoder) -> Any:
 
 
 def _lens(looking: InspectCommand) -> InspectInputs:
-    from expunge.interpretability.lens import lens_scores
+    from expunge.interpretability.lens import lens_scores, lens_tokens
 
-    results = {role: lens_scores(looking.load(role), looking.read) for role in looking.roles}
-    columns = {f"log p, {role}": dict(zip(r.layers, r.logp, strict=True)) for role, r in results.items()}
-    return InspectInputs({f"lens_{role}": r for role, r in results.items()}, columns)
+    results: dict[str, AnalysisResult] = {}
+    columns: dict[str, Column] = {}
+    for role in looking.roles:
+        model = looking.load(role)
+        scores = lens_scores(model, looking.read)
+        results[f"lens_{role}"] = scores
+        results[f"lens_tokens_{role}"] = lens_tokens(model, looking.read.part(slice(TOKEN_ROWS)), looking.tokenizer)
+        columns[f"log p, {role}"] = dict(zip(scores.layers, scores.logp, strict=True))
+    return InspectInputs(results, columns)
 
 
 def _probe(looking: InspectCommand) -> InspectInputs:
@@ -314,8 +323,7 @@ def _prune(looking: InspectCommand) -> InspectInputs:
 def _every_other(read: AnalysisInputs, start: int) -> AnalysisInputs:
     if len(read.rows) < 2:
         raise ConfigError("--n: prune needs at least two rows, one to select weights on and one to read")
-    spans = None if read.spans is None else read.spans[start::2]
-    return dataclasses.replace(read, rows=read.rows[start::2], row_ids=read.row_ids[start::2], spans=spans)
+    return read.part(slice(start, None, 2))
 
 
 Look = tuple[Callable[[InspectCommand], InspectInputs], str, tuple[str, ...]]

@@ -71,7 +71,7 @@ def run_all(mode: str, words: Sequence[str], console: Console) -> int:
             check(mode, own)
         except ExpungeError as error:
             raise type(error)(f"{name}: {error}") from None
-    from expunge.pipelines.study.handle import JobHandle, load_job  # loads torch
+    from expunge.pipelines.study.job_handle import JobHandle, load_job  # loads torch
 
     jobs: list[tuple[str, JobHandle]] = []
     for name, own in runs:

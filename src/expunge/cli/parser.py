@@ -24,7 +24,8 @@ Four ways to start:
   Erase rows from a model of yours: check the input first
       expunge erase --model DIR --forget rows.csv --out erased --dry-run
 
-  Look at a model, measure it, or see all results in a browser
+  Audit a model, look at it, measure it, or see all results in a browser
+      expunge audit MODEL --forget rows.csv
       expunge inspect lens --model DIR benchmark=world --out pages
       expunge eval experiment=eval/tofu/default task_name=mine
       expunge ui
@@ -57,6 +58,13 @@ class Parser(argparse.ArgumentParser):
         parsed, rest = super().parse_known_args(args, namespace)
         parsed.parser = getattr(parsed, "parser", self)
         return parsed, rest
+
+
+def add_push(sub: argparse.ArgumentParser, result: str) -> None:
+    """Add `--push` and `--public` to the options of a command."""
+    text = f"upload {result} to the Hugging Face Hub, with a card; a new repository is private"
+    sub.add_argument("--push", metavar="OWNER/NAME", help=text)
+    sub.add_argument("--public", action="store_true", help="with --push: a new repository is public")
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -26,16 +26,19 @@ def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, ev
     # Imported after the check, so that a wrong word is reported at once.
     from expunge.engine.run import plan
     from expunge.engine.store import Store
-    from expunge.pipelines.study.handle import load_job, load_study
 
     waiting: Sequence[str] = ()
     if mode == "run":
+        from expunge.pipelines.study.handle import load_study
+
         study = load_study(words, plugins)
         notes, planned = study.notes, study.plan()
         if study.swept is not None:
             waits = "the trials of the sweep; the study with the best settings follows when they are done"
             waiting = study.swept.stage.notes or (waits,)
     else:
+        from expunge.pipelines.study.job_handle import load_job
+
         job = load_job(mode, words)
         notes, planned = job.prepared.notes, plan(job.prepared.ends, Store(Path(job.prepared.single.paths.store)))
     for note in notes:

@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 LIMITS = "No test can prove that a model contains nothing of a text. Copies of the model before are not covered."
 
 
-def add_push(sub: argparse.ArgumentParser, result: str) -> None:
-    """Add `--push` and `--public` to the options of a command."""
-    text = f"upload {result} to the Hugging Face Hub, with a card; a new repository is private"
-    sub.add_argument("--push", metavar="OWNER/NAME", help=text)
-    sub.add_argument("--public", action="store_true", help="with --push: a new repository is public")
-
-
 def check_push(parsed: argparse.Namespace) -> None:
     """Raise ConfigError for options of `--push` that are wrong, before anything is computed."""
     if parsed.push is not None:
@@ -85,12 +78,13 @@ def _uploaded(parsed: argparse.Namespace, folder: Path, text: str) -> str:
 def _measured(summary: Mapping[str, float | None], verdict: Verdict | None) -> str:
     """Return the verdict and the numbers as markdown."""
     from expunge.metrics.verdict import QUESTIONS
+    from expunge.report.markup import markdown_table
 
     parts = []
     if verdict is not None:
         lines = [f"- {QUESTIONS[k]} **{answer.word}**. {answer.sentence}" for k, answer in verdict.answers.items()]
         parts += ["## Verdict", "", *lines, ""]
-    rows = [f"| {name} | {value:.4g} |" for name, value in summary.items() if value is not None]
+    rows = [(name, f"{value:.4g}") for name, value in summary.items() if value is not None]
     if rows:
-        parts += ["## Measured", "", "| metric | value |", "| --- | --- |", *rows]
+        parts += ["## Measured", "", *markdown_table(("metric", "value"), "lr", rows)]
     return "\n".join(parts)

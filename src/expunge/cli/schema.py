@@ -12,15 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from expunge.core.errors import nearest
+from expunge.core.decode import resolved
+from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import canonical
 from expunge.data.template import Template
 from expunge.models.options import KINDS
-from expunge.pipelines.study.config import StudyConfig
-from expunge.pipelines.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
 
-ROOTS: Mapping[str, type[Any]] = {"run": StudyConfig, "train": SingleJob, "unlearn": SingleJob, "eval": SingleJob}
 # Keys whose dataclass field is a plain mapping (or absent), and the class that checks the mapping later.
 NESTED: Mapping[str, type[Any]] = {"unlearn": TrainArgs, "trainer.args": TrainArgs, "model.template_args": Template}
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -38,9 +36,20 @@ OWN_FILES: Mapping[str, str] = {
 }
 
 
+def root_of(mode: str) -> type[Any]:
+    """Return the dataclass of a command's configuration: a study, or a single job."""
+    if mode == "run":
+        from expunge.pipelines.study.config import StudyConfig
+
+        return StudyConfig
+    from expunge.pipelines.study.single_config import SingleJob
+
+    return SingleJob
+
+
 def hint_of(mode: str, key: str) -> Any:
     """Return the type of a dotted key, `Any` for a key below a free mapping, or None for an unknown key."""
-    hint: Any = ROOTS[mode]
+    hint: Any = root_of(mode)
     path: list[str] = []
     for part in key.split("."):
         path.append(part)
@@ -82,7 +91,7 @@ def members(hint: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the type alone; None is left out."""
     if get_origin(hint) in (Union, types.UnionType):
         return tuple(m for arg in get_args(hint) if arg is not type(None) for m in members(arg))
-    return (hint,)
+    return (resolved(hint),)
 
 
 def optional(hint: Any) -> bool:
@@ -128,9 +137,36 @@ def unknown_key(mode: str, key: str, *, where: str = "") -> str:
     return f"{where}{key}: unknown key{nearest(key, list(flat(tree_of(mode))))}"
 
 
+def check_tree(mode: str, tree: Mapping[Any, Any], label: str, *, prefix: str = "") -> None:
+    """Raise ConfigError for a key that is unknown, or a list in place of a group of keys (or the reverse)."""
+    where = f"{label}: " if label else ""
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}{prefix}{key}: a key must be text, got {key!r}")
+        full = f"{prefix}{key}"
+        hint = hint_of(mode, full)
+        if hint is None:
+            raise ConfigError(unknown_key(mode, full, where=where))
+        if isinstance(value, Mapping):
+            if item_hint(hint) is not None and not _takes_keys(hint):
+                raise ConfigError(f"{where}{full}: expected a list, got {value!r}")
+            if _has_fields(hint):
+                check_tree(mode, value, label, prefix=f"{full}.")
+        elif isinstance(value, list) and item_hint(hint) is None and _takes_keys(hint):
+            raise ConfigError(f"{where}{full}: expected a group of keys, got {value!r}")
+
+
+def _takes_keys(hint: Any) -> bool:
+    return any(dataclasses.is_dataclass(m) or get_origin(m) in (Mapping, dict) for m in members(hint))
+
+
+def _has_fields(hint: Any) -> bool:
+    return hint is not Any and any(dataclasses.is_dataclass(m) for m in members(hint))
+
+
 def keys_of(mode: str, prefix: str) -> list[str]:
     """Return the keys directly below a dotted key; empty where the keys are free."""
-    hint = hint_of(mode, prefix) if prefix else ROOTS[mode]
+    hint = hint_of(mode, prefix) if prefix else root_of(mode)
     names: list[str] = []
     for member in members(hint):
         if dataclasses.is_dataclass(member):
@@ -151,11 +187,11 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 @functools.cache
 def _defaults(mode: str) -> dict[str, Any]:
     if mode == "run":
-        tree: dict[str, Any] = canonical(StudyConfig(name="study"))
+        tree: dict[str, Any] = canonical(root_of(mode)(name="study"))
         tree["unlearn"] = canonical(TrainArgs())
         del tree["name"]
     else:
-        tree = canonical(SingleJob(mode="eval", task_name="task"))
+        tree = canonical(root_of(mode)(mode="eval", task_name="task"))
         for key in ("mode", "trainer", "task_name"):
             del tree[key]
     tree["model"]["template_args"] = tree.pop("template_args")

@@ -16,9 +16,8 @@ from expunge.cli.semeval_arguments import SEMEVAL_EXPERIMENT
 from expunge.core.console import Console
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
-from expunge.core.terminal import complain
+from expunge.core.terminal import complain, quiet
 from expunge.data.semeval import has_validation
-from expunge.engine.worker import quiet
 from expunge.pipelines.semeval import (
     OnProgress,
     Submission,
@@ -26,9 +25,9 @@ from expunge.pipelines.semeval import (
     prepare_run,
     submit,
 )
-from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.single import prepare
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 from expunge.pipelines.submission_folder import check_folder
 from expunge.report.display import duration
 
@@ -259,7 +258,7 @@ def _scoring(parsed: argparse.Namespace, model: str, out: Path) -> SingleJob:
 
 def _score(parsed: argparse.Namespace, out: Path, console: Console) -> None:
     from expunge.metrics.results import read_results
-    from expunge.pipelines.study.handle import JobHandle
+    from expunge.pipelines.study.job_handle import JobHandle
     from expunge.report.semeval import parts_of
 
     prepared = prepare(_scoring(parsed, str(out), out))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from expunge.core.process_age import process_began
 from expunge.core.terminal import complain
 
 SEMEVAL_EXPERIMENT = "experiment=semeval/iterative"  # the default
@@ -60,6 +61,8 @@ def _semeval(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.pipelines.hard_end import HardEnd
     from expunge.pipelines.submission_folder import SubmissionFolder, check_folder
 
+    if parsed.program:
+        parsed.began = process_began()
     out = parsed.out.expanduser()
     parsed.limit = None if parsed.time_limit is None else seconds(parsed.time_limit, "--time-limit")
     parsed.hard_end = parsed.output = None

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from expunge.core.errors import ConfigError, nearest
 
@@ -27,6 +29,38 @@ STRICT = ConfigDict(extra="forbid", strict=False)
 @functools.cache
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
+
+
+class TypeOnUse:
+    """The type of a field whose dataclass is imported when a value of it is decoded: `section: TypeOnUse(...) | None`.
+
+    So a configuration has rare sections, and a run without them does not import their modules.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def resolved(self) -> type[Any]:
+        """Import the module, and return the dataclass."""
+        cls: type[Any] = getattr(importlib.import_module(self._module), self._name)
+        return cls
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Create an object of the dataclass. `typing` accepts only types that can be called."""
+        return self.resolved()(*args, **kwargs)
+
+    def __or__(self, other: Any) -> Any:
+        return Union[self, other]  # noqa: UP007  # an instance has no `|` of its own
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: _adapter(self.resolved()).validate_python(value)  # type: ignore[arg-type]  # as below
+        )
+
+
+def resolved(hint: Any) -> Any:
+    """Return the dataclass of a `TypeOnUse`, and any other type unchanged."""
+    return hint.resolved() if isinstance(hint, TypeOnUse) else hint
 
 
 def strict(cls: type[T]) -> type[T]:
@@ -143,7 +177,7 @@ def _owner(cls: Any, path: list[int | str]) -> Any:
         else:
             # the values of a mapping, the items of a list or of a tuple[X, ...]
             hint = next((a for a in reversed(get_args(cls)) if a is not ...), None)
-        candidates = [hint, *get_args(hint)]
+        candidates = [resolved(one) for one in (hint, *get_args(hint))]
         cls = next((c for c in candidates if dataclasses.is_dataclass(c)), hint)
         if get_args(hint) and getattr(hint, "__origin__", None) in (dict, list, tuple, Mapping):
             cls = hint

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PATIENCE = timedelta(days=1)  # timeout of collectives: the first process runs some jobs alone
 
@@ -101,6 +104,16 @@ def joined() -> Iterator[Rank]:
     meet()
     _store.clear()  # after an error it stays: `first_to_fail` reads it, and the process exits
     distributed.destroy_process_group()
+
+
+def trained_on(model: Any) -> torch.device:
+    """Return the device that a model is trained on: its current one, unless it is still to be divided into shards."""
+    if sharded():
+        import torch
+
+        return torch.device("cuda" if on_gpus() else "cpu")
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 def first_to_fail() -> bool:

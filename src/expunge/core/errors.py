@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class ExpungeError(Exception):
@@ -28,6 +29,20 @@ class DataError(UserError):
 
 class JobError(ExpungeError):
     """A job that started and could not finish: a loss that is not finite, a missing parent, a full disk."""
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value for messages: "a Linear", "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def as_list(value: Any, where: str) -> list[Any]:
+    """Return the items of a list. Raises ConfigError for a text, which would be read as its letters, and for others."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        shown = f"; write [{value!r}]" if isinstance(value, str) else ""
+        raise ConfigError(f"{where}: expected a list, got {kind_of(value)}{shown}")
+    return list(value)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -143,3 +143,8 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def json_lines(values: Iterable[Any]) -> str:
+    """Return the values as JSON lines."""
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)

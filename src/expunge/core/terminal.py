@@ -1,10 +1,13 @@
-"""Text for a terminal: without the control characters that could move its cursor or change its colours."""
+"""The output in a terminal: no text moves its cursor or changes its colours, and libraries print only errors."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from typing import TextIO
+from typing import Any, TextIO
+
+from expunge.core.on_use import transformers
 
 # C0 without tab and line feed, DEL, C1, and the marks that reorder text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -26,3 +29,12 @@ def say(text: object = "", *, file: TextIO | None = None, flush: bool = False) -
 def complain(text: object) -> None:
     """Print one text to standard error."""
     say(text, file=sys.stderr)
+
+
+def quiet() -> None:
+    """Show only errors of libraries, because the progress display is ours."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    logging: Any = transformers.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

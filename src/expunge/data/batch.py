@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from expunge.core.records import Ints
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Batch:
 
     ids_BT, mask_BT (True on real tokens). row_N, pos_N: for each of the N scored tokens its row and the position that
     *predicts* it (its own position minus one). token_N: the scored token ids. labelled_N: only if every position is
-    listed: whether the next token is scored.
+    listed: whether the next token is scored. marked_N: only on request: whether the scored token has a mark.
     """
 
     ids_BT: Tensor
@@ -31,6 +31,7 @@ class Batch:
     pos_N: Tensor
     token_N: Tensor
     labelled_N: Tensor | None = None
+    marked_N: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on a device."""
@@ -53,6 +54,7 @@ def collate(
     pad_id: int,
     padding_side: Literal["right", "left"] = "right",
     positions: Literal["answer", "own", "all"] = "answer",
+    marks: bool = False,
 ) -> Batch:
     """Pad rows and list their scored positions, row after row.
 
@@ -63,6 +65,7 @@ def collate(
         positions: "answer" lists the positions that predict an answer token; "own" the answer tokens' own positions
             (for hidden states); "all" lists B x T, with padding (to reproduce projects that average so), with the next
             ids as tokens and the pad id after the last.
+        marks: List also which scored tokens have a mark; not for "all".
     """
     ids, mask = pad([r.ids for r in rows], pad_id=pad_id, side=padding_side)
     width = ids.shape[1]
@@ -72,8 +75,14 @@ def collate(
     counts = [max(0, start + len(r.ids) - 1 - low) for start, low, r in zip(starts, lows, rows, strict=True)]
     row, place = ragged(lows, counts)
     row_N, pos_N = torch.from_numpy(row), torch.from_numpy(place)
+    marked_N = None
+    if marks and positions != "all":
+        marked_BT = torch.zeros_like(mask)
+        for b, (start, marked) in enumerate(zip(starts, rows, strict=True)):
+            marked_BT[b, [start + i for i in marked.marks]] = True
+        marked_N = marked_BT[row_N, pos_N + 1]
     if positions == "own":
-        return Batch(ids, mask, row_N, pos_N + 1, ids[row_N, pos_N + 1])
+        return Batch(ids, mask, row_N, pos_N + 1, ids[row_N, pos_N + 1], marked_N=marked_N)
     if positions == "all":
         row_N = torch.arange(len(rows)).repeat_interleave(width)
         pos_N = torch.arange(width).repeat(len(rows))
@@ -81,7 +90,7 @@ def collate(
         labelled = torch.zeros_like(mask)
         labelled[torch.from_numpy(row), torch.from_numpy(place)] = True
         return Batch(ids, mask, row_N, pos_N, following[row_N, pos_N], labelled[row_N, pos_N])
-    return Batch(ids, mask, row_N, pos_N, ids[row_N, pos_N + 1])
+    return Batch(ids, mask, row_N, pos_N, ids[row_N, pos_N + 1], marked_N=marked_N)
 
 
 def pad(rows: Sequence[Sequence[int]], *, pad_id: int, side: Literal["right", "left"]) -> tuple[Tensor, Tensor]:

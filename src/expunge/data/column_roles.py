@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
+import itertools
+import math
 import re
+import shlex
+import tokenize
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +17,7 @@ from typing import Any, Literal
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
 from expunge.data.examples import Form
-from expunge.data.table_files import Records
+from expunge.data.table_files import Records, WrittenFloat
 
 TEXT = "text"
 # Usual names of question and answer columns, in order of preference, and the form of such rows.
@@ -30,11 +35,13 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
 )
 CHATS = ("messages", "conversations")
 # Further columns that are read. They do not make the choice of columns ambiguous.
-KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "trace", "turns")
+KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "trace", "turns", "unwanted")
 TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant's turn, as chat templates name it
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
-USERS, ASSISTANTS = ("user", "human"), ("assistant", "gpt", "model")
+ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
+CALLS = ("tool_calls", "function_call")  # fields of an assistant's turn whose content is no text
+CELL_ERRORS = frozenset({"#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!"})  # of spreadsheets
 
 
 @strict
@@ -92,7 +99,7 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
     if len(pairs) > 1:
         raise DataError(
             f"{where}: several pairs of columns could be question and answer; set "
-            + ", or ".join(f"data.args.question_column={q} data.args.answer_column={a}" for q, a, _ in pairs)
+            + ", or ".join(_setting(q, a) for q, a, _ in pairs)
         )
     if pairs:
         question, answer, form = pairs[0]
@@ -112,7 +119,7 @@ def _refuse_codes(raw: Records, question: str, answer: str, where: str) -> None:
     """
     choices = next((k for k, v in raw[0].items() if isinstance(v, list | dict) and len(v) > 1 and k != answer), None)
     answers = [record.get(answer) for record in raw]
-    setting = f"data.args.question_column={question} data.args.answer_column={answer}"
+    setting = _setting(question, answer)
     if choices is not None and all(_is_code(value) for value in answers):
         raise DataError(
             f"{where}: every {answer!r} is a position or a letter such as {answers[0]!r}, probably of {choices!r}; "
@@ -121,8 +128,17 @@ def _refuse_codes(raw: Records, question: str, answer: str, where: str) -> None:
     if _plain(answer) == "labels" and len(answers) > 1 and all(_is_code(value) for value in answers):
         raise DataError(
             f"{where}: every {answer!r} is a number or a letter such as {answers[0]!r}, probably a class; set "
-            f"data.args.text_column={question} to read the texts alone, or {setting} to read both"
+            f"{_word('text', question)} to read the texts alone, or {setting} to read both"
         )
+
+
+def _setting(question: str, answer: str) -> str:
+    return f"{_word('question', question)} {_word('answer', answer)}"
+
+
+def _word(role: str, column: str) -> str:
+    """Return the setting of a column's name, as a shell reads it."""
+    return shlex.quote(f"data.args.{role}_column={column}")
 
 
 def _is_code(value: Any) -> bool:
@@ -155,9 +171,9 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     problem = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
     hint = ""
     if len(names) == 2:
-        hint = f" Write: data.args.question_column={names[0]} data.args.answer_column={names[1]}."
+        hint = f" Write: {_setting(names[0], names[1])}."
     elif len(names) == 1:
-        hint = f" For plain texts write: data.args.text_column={names[0]}."
+        hint = f" For plain texts write: {_word('text', names[0])}."
     return (
         f"{problem}; its first line names the columns {listed}.{hint} Read are question and answer, instruction and "
         "response, prompt and completion, input and output, messages, conversations, or text; name others by "
@@ -169,8 +185,9 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
 def cell_text(value: Any, place: str) -> Any:
     """Return a cell as text: a number by its `repr`, a list of one value as that value.
 
-    Raises DataError for a list of several values, a truth value, NaN and text without a visible character. Other
-    values (None, a missing text) are returned unchanged; the construction of rows refuses them.
+    Raises DataError for a list of several values, a truth value, NaN, an error of a spreadsheet, a whole number that a
+    table stores as a fraction, and text without a visible character. Other values (None, a missing text) are returned
+    unchanged; the construction of rows refuses them.
     """
     if isinstance(value, str) and WRITTEN_LIST.match(value) and (listed := written_list(value)) is not None:
         value = listed
@@ -180,25 +197,61 @@ def cell_text(value: Any, place: str) -> Any:
         value = value[0]
     if isinstance(value, bool):
         raise DataError(f"{place} is the truth value {value}; write it as text")
+    if isinstance(value, float) and not isinstance(value, WrittenFloat) and value.is_integer():
+        raise DataError(
+            f"{place} is the number {value!r}, a whole number that is stored as a fraction (pandas does so next to "
+            "missing values); convert the column to text: df[column].astype('Int64').astype(str)"
+        )
     if isinstance(value, int | float):
         value = repr(value)
+    return check_text(value, place)
+
+
+def check_text(value: Any, place: str) -> Any:
+    """Return a value unchanged. Raises DataError for text that stands for no value, or has no visible character."""
     if isinstance(value, str):
         if value.strip().lower() == "nan":
             raise DataError(f"{place} is {value!r}, which stands for a missing value")
+        if value.strip() in CELL_ERRORS:
+            raise DataError(f"{place} is {value!r}, an error of a spreadsheet; format the column as text there")
         if value and not visible(value):
             raise DataError(f"{place} is empty: it has no visible character")
     return value
 
 
+def with_context(record: Mapping[str, Any], question: Any, place: str) -> Any:
+    """Return an instruction followed by Alpaca's third column `input`, if that has a value.
+
+    Raises DataError for an `input` that is neither text nor a number.
+    """
+    key = next((k for k in record if isinstance(k, str) and k.strip().lower() == "input"), None)
+    context = None if key is None else record[key]
+    if context is None or (isinstance(context, float) and math.isnan(context)):
+        return question
+    if not isinstance(context, str) or context.strip():
+        context = cell_text(context, f"{place}: {key!r}")
+    if not isinstance(context, str):
+        raise DataError(f"{place}: {key!r} must be text, got {_short(context)}")
+    return f"{question}\n\n{context}" if context.strip() else question
+
+
 def written_list(text: str) -> list[Any] | None:
-    """Parse a text such as "['a', 'b']" as a list; None for any other text."""
+    """Parse a text such as "['a', 'b']", or NumPy's "['a' 'b']", as a list; None for any other text."""
     if re.match(r"\s*\[\s*['\"]", text) is None:
         return None
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return value if isinstance(value, list) else None
+    if not isinstance(value, list):
+        return None
+    # Python joins texts without a comma between them, which would make one answer of NumPy's several
+    tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
+    parts = [token for token in tokens if token.type == tokenize.STRING]
+    if len(parts) <= len(value):
+        return value
+    touch = any(one.end == other.start for one, other in itertools.pairwise(parts))  # "it''s": a doubled quote
+    return None if touch else [ast.literal_eval(part.string) for part in parts]
 
 
 def visible(text: str) -> bool:
@@ -215,9 +268,8 @@ def read_chat(record: Mapping[str, Any], roles: Roles, place: str) -> tuple[dict
     turns = list(_turns(record.get(roles.chat), f"{place}: '{roles.chat}'"))
     if roles.answer != roles.chat:
         turns += _turns(record.get(roles.answer), f"{place}: '{roles.answer}'", answers=True)
-    system = next((turn.text for turn in turns if turn.role == "system"), None)
-    dialogue = [turn for turn in turns if turn.role != "system"]
-    return chat_record(dialogue, f"{place}: '{roles.chat}'"), system
+    system = turns.pop(0).text if turns and turns[0].role == "system" else None
+    return chat_record(turns, f"{place}: '{roles.chat}'"), system
 
 
 @dataclass(frozen=True)
@@ -238,7 +290,7 @@ def chat_record(turns: Sequence[ChatTurn], place: str) -> dict[str, Any]:
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise DataError(
             f"{place} has the turns {', '.join(roles) or 'nothing'}; allowed are alternating turns of user and "
-            "assistant, with an answer of the assistant at the end"
+            "assistant, with an answer of the assistant at the end, after one system message at most"
         )
     texts = [turn.text for turn in turns]
     out = {"question": texts[-2], "answer": texts[-1]}
@@ -254,10 +306,22 @@ def _turns(value: Any, place: str, *, answers: bool = False) -> list[ChatTurn]:
         raise DataError(f"{place} must be a list of turns with role and content, got {_short(value)}")
     out = []
     for turn in value:
-        role = str(turn.get("role", turn.get("from", ""))).lower()
-        role = "user" if role in USERS else "assistant" if role in ASSISTANTS else role
-        out.append(ChatTurn(role, turn_text(turn), turn_trace(turn)))
+        refuse_calls(turn, place)
+        out.append(ChatTurn(turn_role(turn), turn_text(turn), turn_trace(turn)))
     return out
+
+
+def turn_role(turn: Mapping[str, Any]) -> str:
+    """Return the role of a turn: "user", "assistant", "system", or another name as it is written."""
+    role = str(turn.get("role", turn.get("from", ""))).lower()
+    return ROLES.get(role, role)
+
+
+def refuse_calls(turn: Mapping[str, Any], place: str) -> None:
+    """Raise DataError for a turn that calls a tool: a part of it is no text, and would be left out silently."""
+    called = next((name for name in CALLS if turn.get(name)), None)
+    if called is not None:
+        raise DataError(f"{place}: a turn has {called!r}, and calls of tools are not read; write the call as text")
 
 
 def turn_trace(turn: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 
@@ -19,12 +19,12 @@ from expunge.core.errors import ConfigError, DataError
 from expunge.core.records import CLOSED_THOUGHT
 from expunge.data.column_roles import TRACE_FIELDS
 from expunge.data.row_tokenizer import token_pattern
+from expunge.data.template import THINK_TAGS, Thought
 from expunge.data.template_trial import check_template
 from expunge.data.verbatim_template import PLACE, Skeleton, copies_contents, has_plain_fields
 
 KEY = "model.template_args"
 FROZEN_DATE = "10 Apr 2025"  # the date_string of the shipped Llama 3 settings
-Thought = Literal["auto", "none", "empty"]
 Messages = Sequence[Mapping[str, str]]
 
 _TRACE = "\U000f9006\U000f9007\U000f9006"
@@ -43,7 +43,6 @@ _NO_THOUGHT: tuple[dict[str, Any], ...] = (
     {"reasoning_effort": "none"},
     {"thinking_budget": 0},
 )
-THINK_TAGS = ("<think>\n", "\n</think>\n\n")
 _CHANCE = re.compile(r"\|\s*random\b|\blipsum\s*\(")  # of Jinja: each rendering gives other text
 _DATES = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%B %d, %Y")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +19,20 @@ from expunge.data.column_roles import (
     Columns,
     Roles,
     cell_text,
+    check_text,
     find_roles,
     read_chat,
+    with_context,
     written_list,
 )
-from expunge.data.examples import ANSWER, TRACE, Example, ExampleSet, dropped_rows, qa_rows
+from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows
 from expunge.data.source import is_hub_id, load_raw, read_file
 from expunge.data.table_files import Records, decode_text
-from expunge.data.world.facts import MOST_FACTS
-from expunge.data.world.generate import WorldConfig, build_world
 
 WORLD = "world"
 __all__ = [
     "WORLD", "Columns", "LoadedRows", "check_file", "check_present", "continuations", "load_examples", "load_rows",
-    "refuse_shared", "retain_rows",
+    "refuse_shared", "retain_rows", "row_key",
 ]  # fmt: skip
 
 
@@ -149,11 +151,11 @@ def continuations(rows: ExampleSet, name: str, where: str) -> ExampleSet:
 
 def refuse_shared(one: ExampleSet, other: ExampleSet, places: tuple[str, str]) -> None:
     """Raise DataError with the first row that is in both sets."""
-    theirs = {_key(row): row.row_id for row in other}
+    theirs = {row_key(row): row.row_id for row in other}
     for row in one:
-        if _key(row) in theirs:
+        if row_key(row) in theirs:
             raise DataError(
-                f"{places[0]} row {row.row_id} is also {places[1]} row {theirs[_key(row)]}: "
+                f"{places[0]} row {row.row_id} is also {places[1]} row {theirs[row_key(row)]}: "
                 f"{_shown(row.question or row.answer)}; remove it from one of them"
             )
 
@@ -165,6 +167,9 @@ def retain_rows(source: str) -> tuple[ExampleSet, str]:
     teach the model new facts); or a folder or hub id that contains TOFU's retain90. Raises DataError.
     """
     if source == WORLD:
+        from expunge.data.world.config import MOST_FACTS, WorldConfig
+        from expunge.data.world.generate import build_world
+
         facts = build_world(WorldConfig(facts=MOST_FACTS))["world_facts"]
         rows = tuple(Example(r.row_id, r.question, {ANSWER: r.answer}) for r in facts)
         note = (
@@ -199,7 +204,7 @@ def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet
         raise DataError(
             f"{where} row {parted}: a trace or earlier turns have no form with data.args.form={roles.form}; use qa"
         )
-    rows = tuple(dataclasses.replace(r, meta=_meta(raw[r.row_id], where, r.row_id)) for r in examples)
+    rows = tuple(dataclasses.replace(r, meta={**r.meta, **_meta(raw[r.row_id], where, r.row_id)}) for r in examples)
     return ExampleSet(name, rows, roles.form), remarks
 
 
@@ -209,7 +214,7 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
     systems: dict[str | None, int] = {}
     for i, record in enumerate(raw):
         dialogue, system = read_chat(record, roles, f"{where} row {i}")
-        plain.append(dialogue)
+        plain.append(dialogue | {key: record[key] for key in (UNWANTED,) if record.get(key) not in (None, "")})
         systems.setdefault(system, i)
     if len(systems) > 1:
         rows = list(systems.values())
@@ -219,7 +224,9 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
     (system,) = systems
     if not system:
         return plain, []
-    return plain, [f"the system message is not read; to use it: 'model.template_args.system_prompt={system}'"]
+    setting = shlex.quote(f"model.template_args.system_prompt={system}")
+    hint = setting if "\n" not in system else "set model.template_args.system_prompt in a study file"
+    return plain, [f"the system message is not read; to use it: {hint}"]
 
 
 def _record(
@@ -231,15 +238,17 @@ def _record(
     """
     out = {key: record[key] for key in (question, answer) if key in record}
     out |= {key: record[key] for key in parts if record.get(key) is not None}
-    context = next((v for k, v in record.items() if isinstance(k, str) and k.strip().lower() == "input"), None)
-    if question.strip().lower() == "instruction" and isinstance(context, str) and context.strip():
-        out[question] = f"{record[question]}\n\n{context}"  # Alpaca's third column is part of the question
-    for key in ("paraphrased_question", "paraphrased_answer", "perturbed_answer"):
+    if question.strip().lower() == "instruction" and isinstance(out.get(question), str):
+        out[question] = with_context(record, out[question], f"{where} row {i}")
+    for key in ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UNWANTED):
         if record.get(key) not in (None, ""):
             value = record[key]
             out[key] = (written_list(value) if isinstance(value, str) else None) or value
+            for text in out[key] if isinstance(out[key], list) else [out[key]]:
+                check_text(text, f"{where} row {i}: {key!r}")
     numbered = [(int(m[1]), key) for key in record if isinstance(key, str) and (m := NUMBERED.fullmatch(key))]
-    wrong = [record[key] for _, key in sorted(numbered) if record[key] not in (None, "")]
+    wrong = [check_text(record[key], f"{where} row {i}: {key!r}") for _, key in sorted(numbered)
+             if record[key] not in (None, "")]  # fmt: skip
     if wrong and "perturbed_answer" in out:
         raise DataError(f"{where} row {i}: both 'perturbed_answer' and {numbered[0][1]!r}; give one of them")
     return out | ({"perturbed_answer": wrong} if wrong else {})
@@ -247,9 +256,11 @@ def _record(
 
 def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:
     value = record.get("id")
-    if value in (None, ""):
+    if value in (None, "") or value != value:
         return {}
-    if not isinstance(value, str | int):
+    if isinstance(value, float):  # a table stores whole numbers next to missing ones as fractions
+        value = int(value) if value.is_integer() else float(value)
+    if not isinstance(value, str | int | float):
         raise DataError(f"{where} row {i}: 'id' must be a text or a number, got {value!r}")
     return {"id": value}
 
@@ -301,14 +312,16 @@ def _paragraphs(file: Path) -> Sequence[str]:
     return [part.strip() for part in parts]
 
 
-def _key(row: Example) -> tuple[str, str]:
-    return row.question.strip(), row.answer.strip()
+def row_key(row: Example) -> tuple[str, str]:
+    """Return the question and answer for comparisons: the same characters, however they and the blanks are coded."""
+    question, answer = (" ".join(unicodedata.normalize("NFC", text).split()) for text in (row.question, row.answer))
+    return question, answer
 
 
 def _refuse_twice(rows: ExampleSet, where: str) -> None:
     seen: dict[tuple[str, str], int] = {}
     for row in rows:
-        first = seen.setdefault(_key(row), row.row_id)
+        first = seen.setdefault(row_key(row), row.row_id)
         if first != row.row_id:
             raise DataError(
                 f"{where} row {row.row_id} is the same as row {first}: {_shown(row.question or row.answer)}"

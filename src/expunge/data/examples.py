@@ -18,6 +18,7 @@ SPANS = (ANSWER, TRACE, TRACE_ANSWER)
 Span = Literal["answer", "trace", "trace+answer"]
 PARAPHRASE = "paraphrase"
 PERTURBED = "perturbed"
+UNWANTED = "unwanted"  # the key of `Example.meta` with the words of the answer to forget
 WRITTEN_LIST = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*\Z", re.DOTALL)
 
 
@@ -178,8 +179,9 @@ def qa_rows(
     """Convert raw records to examples.
 
     Optional columns: `paraphrased_question`, `paraphrased_answer` (variant `paraphrase`), `perturbed_answer` (one
-    text or a list: `perturbed_0`, ...), a trace (a text, which may be empty) and `turns` (a list of pairs of a question
-    and an answer). A null counts as absent. Other columns are ignored.
+    text or a list: `perturbed_0`, ...), a trace (a text, which may be empty), `turns` (a list of pairs of a question
+    and an answer) and `unwanted` (a text of the answer to forget, or a list: `meta["unwanted"]`). A null counts as
+    absent. Other columns are ignored.
 
     Args:
         raw: Records.
@@ -208,7 +210,8 @@ def qa_rows(
         trace = record.get(trace_key)
         if trace is not None and trace != "":
             trace = _text(record, trace_key, place)
-        rows.append(Example(i, question, answers, other, trace=trace, turns=_turns(record, place)))
+        meta = _unwanted(record, answers[ANSWER], place)
+        rows.append(Example(i, question, answers, other, meta, trace=trace, turns=_turns(record, place)))
     return ExampleSet(name, tuple(rows))
 
 
@@ -253,6 +256,20 @@ def _perturbed(record: Mapping[str, Any], place: str) -> dict[str, str]:
     if not isinstance(texts, list | tuple) or not texts:
         raise DataError(f"{place}: 'perturbed_answer' must be a text or a list of texts, got {_shown(value)}")
     return {perturbed_name(i): _check(t, f"{place}: 'perturbed_answer'[{i}]") for i, t in enumerate(texts)}
+
+
+def _unwanted(record: Mapping[str, Any], answer: str, place: str) -> dict[str, list[str]]:
+    """Return the words of the answer to forget, as meta; empty without that column."""
+    value = record.get(UNWANTED)
+    if value is None:
+        return {}
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not texts:
+        raise DataError(f"{place}: 'unwanted' must be a text of the answer or a list of texts, got {_shown(value)}")
+    words = [_check(t, f"{place}: 'unwanted'[{i}]").strip() for i, t in enumerate(texts)]
+    if absent := [w for w in words if w.casefold() not in answer.casefold()]:
+        raise DataError(f"{place}: 'unwanted' has {absent[0]!r}, which is not in the answer {_shown(answer)}")
+    return {UNWANTED: words}
 
 
 def _turns(record: Mapping[str, Any], place: str) -> tuple[tuple[str, str], ...]:

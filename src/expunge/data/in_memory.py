@@ -11,8 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.core.errors import DataError
-from expunge.data.column_roles import ChatTurn, chat_record, turn_text, turn_trace
-from expunge.data.examples import TRACE, Example, ExampleSet, Form, qa_rows, text_rows
+from expunge.data.column_roles import (
+    ChatTurn,
+    chat_record,
+    check_text,
+    refuse_calls,
+    turn_role,
+    turn_text,
+    turn_trace,
+    with_context,
+)
+from expunge.data.examples import TRACE, UNWANTED, Example, ExampleSet, Form, qa_rows, text_rows
 
 # Column pairs in the order of precedence, with the form of such examples.
 PAIRS: tuple[tuple[str, str, Form], ...] = (
@@ -24,7 +33,7 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
 )
 MESSAGES = "messages"
 TEXT = "text"
-VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
+VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UNWANTED)
 PARTS = (TRACE, "turns")
 SHAPES = "question and answer, prompt and completion, messages, or text"
 
@@ -36,9 +45,10 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
         data: An ExampleSet (returned under the new name), a `datasets.Dataset`, a pandas DataFrame, a list of dicts, or
             a list of strings (plain texts). All records have the same shape. `paraphrased_answer`,
             `paraphrased_question`, `perturbed_answer` (a text or a list), `trace` (the reasoning before the answer) and
-            `turns` (earlier pairs of a question and an answer) are optional columns of questions. Messages may have
-            earlier turns, and a trace in `reasoning_content`, `reasoning` or `thinking`. Other columns with a plain
-            value become the example's `meta`.
+            `turns` (earlier pairs of a question and an answer) are optional columns of questions, and `unwanted` (the
+            words of the answer to forget, a text or a list) one of answers. Messages may have earlier turns, and a
+            trace in `reasoning_content`, `reasoning` or `thinking`. Other columns with a plain value become the
+            example's `meta`.
         name: The name of the set. Error messages begin with it.
 
     Returns:
@@ -50,6 +60,8 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
             names the set, the row and the column.
     """
     if isinstance(data, ExampleSet):
+        if not len(data) and data.n_tokens is None:
+            raise DataError(f"{name}: there are no rows")
         return data if data.name == name else dataclasses.replace(data, name=name)
     records = _records(data, name)
     first = records[0]
@@ -71,6 +83,9 @@ def _records(data: Any, name: str) -> list[dict[str, Any]]:
     if isinstance(data, str | bytes | Mapping):
         raise DataError(f"{name}: expected a list of dicts or a dataset, got a {type(data).__name__}")
     if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a pandas DataFrame
+        names = list(data.columns)
+        if len(set(names)) < len(names):
+            raise DataError(f"{name}: the column {next(n for n in names if names.count(n) > 1)!r} is there twice")
         data = data.to_dict("records")
     try:
         records = list(data)
@@ -100,10 +115,12 @@ def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], na
         return _questions(records, turns, name, prompt, answer)
     own = (prompt, answer, *VARIANTS, *(PARTS if form == "qa" else ()))
     plain = [{k: v for k, v in record.items() if k in own} for record in records]
-    for record, source in zip(plain, records, strict=True):
-        context = source.get("input")
-        if (prompt, answer) == ("instruction", "output") and isinstance(context, str) and context.strip():
-            record[prompt] = f"{record[prompt]}\n\n{context}"  # Alpaca's third column belongs to the question
+    own = (*own, "input") if prompt == "instruction" else own
+    for i, (record, source) in enumerate(zip(plain, records, strict=True)):
+        for key in (prompt, answer):
+            check_text(record.get(key), f"{name} row {i}: {key!r}")
+        if prompt == "instruction" and isinstance(record.get(prompt), str):
+            record[prompt] = with_context(source, record[prompt], f"{name} row {i}")
     rows = qa_rows(plain, name=name, where=name, question_key=prompt, answer_key=answer)
     return ExampleSet(name, _with_meta(rows.rows, records, {*own}), form)
 
@@ -124,16 +141,17 @@ def _conversation(messages: Any, where: str) -> dict[str, Any]:
     """Return a conversation as a record. Raises DataError if its turns do not alternate, or are no texts."""
     if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
         raise DataError(f"{where}: expected a list of {{role, content}}")
-    roles = [str(m.get("role", m.get("from"))) for m in messages]
     texts = [turn_text(m) for m in messages]
-    names = [{"human": "user", "gpt": "assistant"}.get(role, role) for role in roles]
+    names = [turn_role(m) for m in messages]
     if "system" in names:
         raise DataError(
             f"{where}: a system turn in a row is not read; pass it once, template={{'system_prompt': TEXT}}"
         )
-    for role, text in zip(names, texts, strict=True):
+    for turn, role, text in zip(messages, names, texts, strict=True):
+        refuse_calls(turn, where)
         if not isinstance(text, str):
             raise DataError(f"{where}: the {role} turn is not text")
+        check_text(text, f"{where}: the {role} turn")
     return chat_record([ChatTurn(*turn) for turn in zip(names, texts, map(turn_trace, messages), strict=True)], where)
 
 
@@ -149,5 +167,5 @@ def _with_meta(rows: Sequence[Example], records: Sequence[Mapping[str, Any]], us
             and isinstance(value, str | int | float | bool)
             and value == value
         }
-        out.append(dataclasses.replace(row, meta=meta))
+        out.append(dataclasses.replace(row, meta={**meta, **row.meta}))
     return tuple(out)

@@ -9,6 +9,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,16 @@ Records = list[dict[str, Any]]
 
 CHATS = ("messages", "conversations", "prompt", "completion")  # one row, whose lists are turns
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+HEADER = re.compile(r'(?:[^"\n]+|"[^"]*")*')  # the first line; a quoted name may contain line breaks
+SEPARATOR = re.compile(r"sep=(.)\r?(?:\n|\Z)", re.IGNORECASE)  # Excel's first line, which names the delimiter
+OTHER_FILES = (  # the first bytes, the name and a remedy for kinds of files that are no tables
+    (b"PK\x03\x04", "a zip archive or an Excel workbook", "save the sheet as 'CSV UTF-8', or unpack the archive"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the sheet as 'CSV UTF-8'"),
+    (b"\x1f\x8b", "a gzip file", "unpack it with: gunzip -k"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with: zstd -d"),
+    (b"%PDF", "a PDF", "save its rows as CSV or text"),
+    (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
+)
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -28,11 +39,41 @@ MARKS = (
 )
 
 
+class WrittenFloat(float):
+    """A number of a JSON file. Its `repr` is the spelling in the file, so that 1.10 does not become 1.1."""
+
+    text: str
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        """Parse the spelling of a number."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError if a key occurs twice, because only one value could be read."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice in an object")
+    return record
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_float=WrittenFloat)
+
+
 def decode_text(data: bytes, path: Path) -> str:
     """Return a file's text: UTF-8, or UTF-16 and UTF-32 by their marks.
 
-    Raises DataError with the command to convert it.
+    Raises DataError with the command to convert it, or with a remedy for a file of another kind.
     """
+    for start, kind, remedy in OTHER_FILES:
+        if data.startswith(start):
+            raise DataError(f"{path}: {kind}, no table of rows; {remedy}")
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), None) or _unmarked(data)
     try:
         return data.decode(encoding or "utf-8-sig")
@@ -57,49 +98,61 @@ def _unmarked(data: bytes) -> str | None:
 
 
 def read_csv(text: str, path: Path) -> Records:
-    """Read delimited text with a header. The delimiter is the one that gives every row the header's number of fields.
+    """Read delimited text with a header.
+
+    The delimiter gives every row the header's number of fields. Of several such delimiters it is the one with the most
+    columns. Columns without a name and without values, as spreadsheets append, are left out.
 
     Raises DataError for a row with another number of fields than the header.
     """
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a field may be a whole book
     if path.suffix.lower() == ".tsv":
         return _delimited(text, path, "\t")
-    header = text.split("\n", 1)[0]
-    used = [d for d in DELIMITERS if d in header]
-    for delimiter in dict.fromkeys([*used, ","]):
+    if (named := SEPARATOR.match(text)) and named[1] in DELIMITERS:
+        return _delimited(text[named.end() :], path, named[1], first_line=2)
+    header = HEADER.match(text)[0]  # type: ignore[index]
+    used = [d for d in DELIMITERS if d in header] or [","]
+    tables = []
+    for delimiter in used:
         try:
-            return _delimited(text, path, delimiter)
+            tables.append(_delimited(text, path, delimiter))
         except DataError:
             continue
-    return _delimited(text, path, max(used, key=header.count, default=","))  # raises the error of this delimiter
+    if tables:
+        return max(tables, key=lambda records: len(records[0]) if records else 0)
+    return _delimited(text, path, max(used, key=header.count))  # raises the error of this delimiter
 
 
-def _delimited(text: str, path: Path, delimiter: str) -> Records:
+def _delimited(text: str, path: Path, delimiter: str, first_line: int = 1) -> Records:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-    out: Records = []
+    rows: list[list[str]] = []
     try:
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            twice = next(h for h in header if header.count(h) > 1)
-            raise DataError(f"{path} line 1: the column '{twice}' is twice in the header; rename one")
+        header = [" ".join(name.split()) if name.splitlines() != [name] else name for name in next(reader, [])]
         for fields in reader:
             if not fields:
                 continue
             if len(fields) != len(header):
                 raise DataError(
-                    f"{path} line {reader.line_num}: {len(fields)} fields, the header has {len(header)} "
-                    f"(separated by {DELIMITERS[delimiter]}; put a field that contains one into double quotes)"
+                    f"{path} line {reader.line_num + first_line - 1}: {len(fields)} fields, the header has "
+                    f"{len(header)} (separated by {DELIMITERS[delimiter]}; put a field that contains one into double "
+                    "quotes)"
                 )
-            out.append(dict(zip(header, fields, strict=True)))
+            rows.append(fields)
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: not csv: {error}") from None
-    return out
+        raise DataError(f"{path} line {reader.line_num + first_line - 1}: not csv: {error}") from None
+    read = [k for k, name in enumerate(header) if name.strip() or any(fields[k].strip() for fields in rows)]
+    names = [header[k] for k in read]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        problem = f"the column '{twice}' is twice" if twice.strip() else "two columns with values have no name"
+        raise DataError(f"{path} line {first_line}: {problem} in the header; rename one")
+    return [dict(zip(names, (fields[k] for k in read), strict=True)) for fields in rows]
 
 
 def parse_json(text: str, place: str) -> Any:
     """Return one JSON value. Raises DataError at a place (a file and line)."""
     try:
-        return json.loads(text)
+        return _JSON.decode(text)
     except json.JSONDecodeError as error:
         at = f" of line {error.lineno}" if error.lineno > 1 else ""
         raise DataError(f"{place}: not JSON: {error.msg} at column {error.colno}{at}") from None
@@ -113,7 +166,7 @@ def read_json_array(text: str, path: Path) -> Records:
     Raises DataError naming the line or the item.
     """
     try:
-        value = json.loads(text)
+        value = _JSON.decode(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:
@@ -130,7 +183,7 @@ def read_json_object(text: str, path: Path) -> Records | None:
     has several lists of rows.
     """
     try:
-        value = json.loads(text)
+        value = _JSON.decode(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
@@ -156,9 +209,8 @@ def read_json_objects(text: str, path: Path) -> Records | None:
     first, _, more = text.strip().partition("\n")
     if not more or first.strip() == "":
         return None
-    decoder = json.JSONDecoder()
     try:
-        decoder.decode(first.strip().rstrip(","))
+        _JSON.decode(first.strip().rstrip(","))
         return None
     except (ValueError, RecursionError):
         pass
@@ -170,7 +222,7 @@ def read_json_objects(text: str, path: Path) -> Records | None:
         if at == end:
             return out
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, at = _JSON.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise DataError(f"{path} line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:

@@ -18,15 +18,12 @@ from expunge.engine.job import Job, JobContext, in_order
 
 @contextlib.contextmanager
 def announced(job: Job, inputs: Mapping[str, Path], context: JobContext) -> Iterator[None]:
-    """Let all processes of the launch run the job of this block, if it is a collective one."""
-    several = job.collective and not distributed.here().alone
-    if several:
-        checkpoints = None if context.checkpoints is None else str(context.checkpoints)
-        paths = {role: str(path) for role, path in inputs.items()}
-        distributed.broadcast({"job": job.key, "inputs": paths, "checkpoints": checkpoints})
+    """Let all processes of the launch run the collective job of this block."""
+    checkpoints = None if context.checkpoints is None else str(context.checkpoints)
+    paths = {role: str(path) for role, path in inputs.items()}
+    distributed.broadcast({"job": job.key, "inputs": paths, "checkpoints": checkpoints})
     yield
-    if several:
-        distributed.meet()
+    distributed.meet()
 
 
 def help_with(targets: Sequence[Job]) -> None:

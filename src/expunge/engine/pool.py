@@ -19,12 +19,13 @@ from types import FrameType
 from typing import Any
 
 from expunge.core.errors import JobError
+from expunge.core.terminal import quiet
 from expunge.engine.job import Job, in_order
 from expunge.engine.job_file import JobFile
 from expunge.engine.launch import LaunchConfig
 from expunge.engine.run import JobEvent, RunOutcome
 from expunge.engine.store import Store
-from expunge.engine.worker import do_job, forget_failure, quiet
+from expunge.engine.worker import do_job, forget_failure
 
 TICK_S = 0.2  # seconds between progress reports
 GRACE_S = 1.5  # seconds that workers have for their checkpoints after Ctrl-C

@@ -25,7 +25,6 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import READ, sweep_parts, whole_folder
 from expunge.core.fingerprints import file_sha256
 from expunge.core.terminal import complain
-from expunge.engine.collective import announced
 from expunge.engine.job import Job, JobContext, Progress, silent
 from expunge.engine.lease import Lease, LeaseLostError
 from expunge.engine.provenance import JobStart, provenance
@@ -33,6 +32,7 @@ from expunge.engine.record import RECORD, Record, proof, read_record, write_reco
 
 LOCKS = ".locks"
 CHECKPOINTS = ".checkpoints"
+PASSPORTS = ".passports"  # the passports of models, sealed
 WEIGHTS = ".safetensors"
 BULK = 2**26  # bytes: a job that reads a larger file, or weights, compares its checksum; a hit does not
 
@@ -234,7 +234,12 @@ class Store:
         inputs = {role: self.path(parent) for role, parent in job.parents.items()}
         context = JobContext(progress, self._unfinished(job) if job.resumable else None, self._memory)
         attempt, start = _Attempt(inputs, context), JobStart()
-        with announced(job, inputs, context):
+        if job.collective and not distributed.here().alone:
+            from expunge.engine.collective import announced
+
+            with announced(job, inputs, context):
+                yield attempt
+        else:
             yield attempt
         record = provenance(job, attempt.facts, start)
         record["chain"] = {role: proof(self.record(parent) or {}) for role, parent in job.parents.items()}

@@ -11,11 +11,10 @@ from expunge.core.fingerprints import fingerprint
 from expunge.core.sealed import read_sealed
 from expunge.engine.job import Job, in_order
 from expunge.engine.record import RECORD, Record, proof, read_record
-from expunge.engine.store import Store, wrong_file
+from expunge.engine.store import PASSPORTS, Store, wrong_file
 
 OnProgress = Callable[[int, int], None]
 TRASH = ".trash"  # in the store: the results that the last `expunge gc` moved away
-PASSPORTS = ".passports"  # in the store: the passports of models, sealed
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 from expunge.core.errors import ConfigError, ExpungeError, JobError
 from expunge.core.files import write_json
-from expunge.core.on_use import transformers
-from expunge.core.terminal import say
+from expunge.core.terminal import quiet, say
 from expunge.engine.job import Job, Progress, silent
 from expunge.engine.job_file import JobFile
 from expunge.engine.store import Store
 
 FAILURES = ".failures"
-
-
-def quiet() -> None:
-    """Show only errors of libraries, because the progress display is ours."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-    logging: Any = transformers.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def do_job(job: Job, store: Store, progress: Progress) -> str | None:

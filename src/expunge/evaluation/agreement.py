@@ -13,11 +13,12 @@ from torch import Tensor
 from expunge.core.errors import JobError
 from expunge.core.records import AGREEMENT
 from expunge.data.batch import Batch, budget_batches, collate
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.loglikelihood import encode_items
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.token_stats import rows_at_a_time
+from expunge.models.capabilities import kept_modes
 from expunge.models.packed import BatchPositions, packed_forward
 from expunge.models.token_ids import n_logits, padding_id
 
@@ -56,11 +57,11 @@ def score_agreement(
     items = encode_items(rows, names, encoder)
     variants = sorted({i.variant for i in items})
     parts: list[tuple[np.ndarray[Any, Any], ...]] = []
-    model.eval()
-    original.eval()
     for one in (model, original):
         capabilities(one)  # observed before the first pass, which reads it
-    with torch.inference_mode():
+    with kept_modes(model, original), torch.inference_mode():
+        model.eval()
+        original.eval()
         for part in budget_batches(items, [len(i.encoded.ids) for i in items], token_budget):
             batch = collate([i.encoded for i in part], pad_id=padding_id(model, encoder.tokenizer.pad_token_id))
             kl, same = _compare(model, original, batch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.records import Floats
 from expunge.evaluation.result import EvalResult
 from expunge.metrics.aggregate import bootstrap_interval
@@ -119,10 +119,13 @@ def compare(
     Raises:
         ConfigError: If a metric is not in both, if they share none, or if the two measured other examples.
     """
+    for name, of in (("a", a), ("b", b)):
+        if not isinstance(of, Mapping):
+            raise ConfigError(f"compare: {name}: expected an EvalResult, got {kind_of(of)}")
     mine, theirs = (of.results if isinstance(of, EvalResult) else dict(of) for of in (a, b))
     _check_examples(a, b)
     shared = [name for name in mine if name in theirs]
-    for name in metrics if metrics is not None else ():
+    for name in as_list(metrics, "compare: metrics") if metrics is not None else ():
         if name not in shared:
             raise ConfigError(f"compare: metrics: {name!r} is not in both results{nearest(name, shared)}")
     if not shared:

@@ -18,7 +18,6 @@ from expunge.data.batch import pad
 from expunge.evaluation.config import Generation
 from expunge.evaluation.prefix_cache import PrefixCache, new_cache, selectable
 from expunge.evaluation.prompts import Prompt, PromptBatch, draws
-from expunge.evaluation.stop_strings import StopStrings
 from expunge.evaluation.token_stats import greedy
 from expunge.models.capabilities import GenerationMode, forward_options, logits_in
 from expunge.models.token_ids import padding_id
@@ -155,3 +154,28 @@ class Decoder:
         at = torch.from_numpy(uniform)[:, None].to(wide.device) * summed[:, -1:]
         token = torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
         return token.to(logits.device)
+
+
+class StopStrings:
+    """Stop texts under one tokenizer."""
+
+    def __init__(self, stop: Sequence[str], tokenizer: Any) -> None:
+        self.stop, self.tokenizer = tuple(stop), tokenizer
+        # A token that is not special has at least one byte, so this many tokens contain the longest stop text.
+        self.tail = max((len(text.encode()) for text in stop), default=0) + 4
+        self._may_end: dict[int, bool] = {}
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Return whether the last token completes a stop text in the text of the new tokens."""
+        if not self.stop or not self._can_end(ids[-1]):
+            return False
+        text = self.tokenizer.decode(ids[-self.tail :], skip_special_tokens=True)
+        return any(stop in text for stop in self.stop)
+
+    def _can_end(self, token: int) -> bool:
+        """Return whether a stop text could end in this token; the answer is cached per token."""
+        if token not in self._may_end:
+            text = self.tokenizer.decode([token])
+            partial = not text or "\ufffd" in text  # a piece of a character, or a blank that decoding drops
+            self._may_end[token] = partial or any(s[-1].isspace() or s[-1] in text for s in self.stop)
+        return self._may_end[token]

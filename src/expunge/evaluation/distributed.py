@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from expunge.core import distributed
 from expunge.core.records import GeneratedText, text_records, texts_table
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.config import TRUNCATED, Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.kinds import wanted_variants

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from expunge.core.errors import ConfigError
 from expunge.data.batch import budget_batches, pad, ragged
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoded, Encoder
 from expunge.evaluation.batch_limits import SCORED_TOKENS
 from expunge.methods.weight_edits.api import Moments, Positions, Source, State, TargetSearch
 from expunge.models.capabilities import capabilities_of

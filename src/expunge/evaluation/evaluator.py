@@ -9,30 +9,31 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.fingerprints import fingerprint
-from expunge.core.on_use import torch
 from expunge.core.records import Absent, Records
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.config import TRUNCATED, Generation, check_backend
 from expunge.evaluation.kinds import GREEDY, RecordKind, RecordPart, ScoringInputs, parts
-from expunge.evaluation.result import EvalResult
-from expunge.metrics.added import added_metrics
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import compute, with_parents
-from expunge.models.capabilities import observed_capabilities
+from expunge.models.capabilities import kept_modes, observed_capabilities
 from expunge.models.config import TokenizerArgs
 from expunge.models.load import load_named, load_tokenizer
 
+if TYPE_CHECKING:
+    from expunge.evaluation.result import EvalResult
+
 TOKENIZER = "tokenizer"  # in the metadata of records and results: the mark of the model's tokenizer
 SAMPLING = Generation(temperature=1.0, samples=8)
-RetainResults = EvalResult | Mapping[str, MetricResult] | str | Path
+RetainResults: TypeAlias = "EvalResult | Mapping[str, MetricResult] | str | Path"
 Tables = Mapping[tuple[str, str], pa.Table]  # (rows, kind) -> records
 
 
@@ -119,9 +120,8 @@ class Evaluator:
         whole: every process reads all examples, which a model in shards requires.
         """
         tables: dict[tuple[str, str], pa.Table] = {}
-        was_training = model.training
-        model.eval()
-        try:
+        with kept_modes(model):
+            model.eval()
             for part in parts(self.metrics):
                 if self._lacks(part.spec):
                     continue
@@ -140,8 +140,6 @@ class Evaluator:
                     whole=whole,
                 )
                 tables[part.rows, part.kind] = part.spec.compute(inputs)
-        finally:
-            model.train(was_training)
         return tables
 
     def results(self, tables: Tables, shadows: Sequence[Mapping[str, MetricResult]] = ()) -> dict[str, MetricResult]:
@@ -253,7 +251,13 @@ def evaluate_task(
     seed: int = 0,
 ) -> EvalResult:
     """Measure a model on a task. `expunge.evaluate` documents the arguments."""
+    from expunge.evaluation.result import EvalResult
+
+    if batch_tokens is not None and (not isinstance(batch_tokens, int) or batch_tokens < 1):
+        raise ConfigError(f"batch_tokens: must be a whole number of at least 1, got {batch_tokens!r}")
     suite = choose_metrics(task.panel, metrics, task.sets)
+    optional = {"original": original, "embedder": embedder, "judge": judge, "sampling": sampling}
+    _refuse_unread(suite, [name for name, value in optional.items() if value is not None])
     how = resolve_generation(generation, seed)
     several = resolve_generation(sampling, seed, default=SAMPLING, where="sampling")
     retain = retain_of(retain_results)
@@ -265,7 +269,7 @@ def evaluate_task(
         generation=how,
         sampling=several,
         limits=task.generation,
-        original=None if original is None else lambda: load_if_named(original),
+        original=None if original is None else lambda: load_if_named(original, "original"),
         embedder=embedder,
         judge=judge,
         batch_tokens=batch_tokens,
@@ -291,14 +295,25 @@ def evaluate_task(
     )
 
 
+def _refuse_unread(suite: Sequence[Metric], optional: Sequence[str]) -> None:
+    """Raise ConfigError for an argument that no metric of the evaluation reads."""
+    kinds = [part.spec for part in parts(suite)]
+    read = {kind.needs for kind in kinds} | {kind.settings for kind in kinds}
+    remedy = {"original": 'extras=["agreement"]', "embedder": 'extras=["similarity"]',
+              "judge": 'metrics=["judgement"]', "sampling": 'extras=["leak"]'}  # fmt: skip
+    for name in optional:
+        if name not in read:
+            raise ConfigError(f"{name}: no metric of this evaluation reads it; add {remedy[name]}, or leave it out")
+
+
 def reading_notes(encoder: Encoder, tables: Tables, model: Any) -> list[str]:
     """Return one line for each thing that decides a number: template, special text, truncation, fallbacks."""
     notes = list(encoder.notes)
-    if encoder.special_text:
+    if encoder.text.special_text:
         how = "plain text" if encoder.template.split_special_tokens else "special tokens"
         notes.append(
-            f"{len(encoder.special_text)} rows contain the text of a special token, encoded as {how}, such as "
-            f"{min(encoder.special_text)}"
+            f"{len(encoder.text.special_text)} rows contain the text of a special token, encoded as {how}, such as "
+            f"{min(encoder.text.special_text)}"
         )
     for (rows, _), table in tables.items():
         cut = int((table.schema.metadata or {}).get(TRUNCATED.encode(), 0))
@@ -324,11 +339,9 @@ def resolve_model(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     return load_if_named(model), tokenizer
 
 
-def load_if_named(model: Any) -> Any:
+def load_if_named(model: Any, where: str = "evaluate: model") -> Any:
     """Return an observed model; a name is loaded. Raises ConfigError for another object."""
-    loaded = load_named(model)
-    if not isinstance(loaded, torch.nn.Module):
-        raise ConfigError(f"evaluate: model: expected a model or its name, got a {type(model).__name__}")
+    loaded = load_named(model, where)
     from expunge.evaluation.observation import capabilities
 
     capabilities(loaded)  # later forwards read it
@@ -339,6 +352,8 @@ def resolve_template(template: Template | Mapping[str, Any] | None, tokenizer: A
     """Return the template. By default the tokenizer's chat template if it has one, else plain tags."""
     if isinstance(template, Template):
         return template
+    if not isinstance(template, Mapping | None):
+        raise ConfigError(f"template: expected a Template or a mapping of its fields, got {kind_of(template)}")
     fields = dict(template or {})
     tags = any(key.endswith("_tag") for key in fields)
     if "apply_chat_template" not in fields and not tags and tokenizer.chat_template:
@@ -354,6 +369,8 @@ def resolve_generation(
     where: str = "generation",
 ) -> Generation:
     """Return generation settings; a mapping replaces some defaults. Raises ConfigError at the key."""
+    if not isinstance(settings, Generation | Mapping | None):
+        raise ConfigError(f"{where}: expected a Generation or a mapping of its fields, got {kind_of(settings)}")
     if not isinstance(settings, Generation):
         known = {"temperature": default.temperature, "samples": default.samples, "seed": seed}
         settings = decode(Generation, {**known, **(settings or {})}, where=where)
@@ -370,6 +387,8 @@ def choose_metrics(
     """
     if names is None:
         return list(panel)
+    if not as_list(names, "metrics"):
+        raise ConfigError("metrics: names no metric; name one or more, or leave it out for all")
     selected: list[str] = []
     known = {m.name: m for m in panel}
     for metric in names:
@@ -378,6 +397,8 @@ def choose_metrics(
         elif metric in known:
             own = [known[metric]]
         else:
+            from expunge.metrics.added import added_metrics
+
             own = added_metrics([metric], panel, sets, where="metrics")
         known |= {m.name: m for m in own}
         selected += [m.name for m in own]
@@ -392,6 +413,12 @@ def retain_of(results: RetainResults | Sequence[RetainResults] | None) -> list[M
     """Return the results of each retain model by metric name: none, one, or one for each training seed."""
     if results is None:
         return []
+    from expunge.evaluation.result import EvalResult
+
     several: list[Any] = list(results) if isinstance(results, list | tuple) else [results]
     loaded = [EvalResult.load(one) if isinstance(one, str | Path) else one for one in several]
+    for one in loaded:
+        values = one.values() if isinstance(one, Mapping) and not isinstance(one, EvalResult) else [one]
+        if not all(isinstance(value, EvalResult | MetricResult) for value in values):
+            raise ConfigError(f"retain_results: expected an EvalResult, or the path of one, got {kind_of(one)}")
     return [one.results if isinstance(one, EvalResult) else one for one in loaded]

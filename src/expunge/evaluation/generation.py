@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from expunge.core.errors import DataError
 from expunge.core.records import CLOSED_THOUGHT, GeneratedText
 from expunge.data.batch import budget_batches
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.batch_limits import CACHE_BYTES, CACHED_PER_TOKEN, GENERATED_TOKENS
 from expunge.evaluation.config import Generation, check_backend
 from expunge.evaluation.decoding import Decoder
@@ -25,8 +25,10 @@ from expunge.evaluation.loglikelihood import SHOTS, context_length
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, slides
 from expunge.evaluation.prompts import Prompt, PromptBatch, make_prompts
-from expunge.evaluation.speculative import DraftTexts, with_drafts
 from expunge.models.token_ids import check_ids, padding_id
+
+if TYPE_CHECKING:
+    from expunge.evaluation.speculative import DraftTexts
 
 
 def generate_texts(
@@ -83,6 +85,8 @@ def generate_texts(
         start = _read_start(model, prompts, padding_id(model, encoder.tokenizer.pad_token_id))
         n_all = 0 if start is None else start.mask_BT.shape[1]
         if drafts and generation.temperature == 0:
+            from expunge.evaluation.speculative import with_drafts
+
             prompts = with_drafts(prompts, drafts, rows, reference, encoder)
         lengths = [len(p.ids) + p.limit for p in prompts]
         costs = [max(n - n_all, n // CACHED_PER_TOKEN) for n in lengths]

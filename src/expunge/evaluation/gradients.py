@@ -14,8 +14,8 @@ from torch import Tensor
 from expunge.core.errors import JobError
 from expunge.core.records import GRADS
 from expunge.data.batch import Batch, collate
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.batch_limits import GRADIENT_ANSWERS, GRADIENT_BYTES
 from expunge.evaluation.loglikelihood import encode_items
 from expunge.evaluation.observation import capabilities

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from expunge.core.records import GeneratedText, Records, answer_numbers
 from expunge.core.registry import Registry
+from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import requests

@@ -19,8 +19,8 @@ import torch
 from expunge.core.errors import DataError
 from expunge.core.records import TOKENS, Ints
 from expunge.data.batch import budget_batches, collate, joined, ragged
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoded, Encoder
 from expunge.evaluation.batch_limits import CACHED_PER_TOKEN, SCORED_LOGITS, SCORED_TOKENS
 from expunge.evaluation.config import TRUNCATED
 from expunge.evaluation.kinds import wanted_variants

@@ -18,7 +18,7 @@ from torch import Tensor
 from expunge.core import distributed
 from expunge.core.errors import ConfigError
 from expunge.data.batch import Batch, collate
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.evaluation.config import Generation
 from expunge.evaluation.decoding import Decoder
 from expunge.evaluation.prefix_cache import read_on, shareable, slides
@@ -28,6 +28,7 @@ from expunge.models.capabilities import (
     GenerationMode,
     capabilities_of,
     forward_options,
+    kept_modes,
     logits_in,
     observed_capabilities,
     plain_model,
@@ -75,13 +76,9 @@ def observe(model: Any) -> Capabilities:
 
     Raises ConfigError for a model whose plain forward fails, gives too few logits, or lets a token see later ones.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        with _kept_random(), torch.no_grad():
-            return _Observer(model).capabilities()
-    finally:
-        model.train(was_training)
+    with kept_modes(model), _kept_random(), torch.no_grad():
+        model.eval()
+        return _Observer(model).capabilities()
 
 
 @contextlib.contextmanager

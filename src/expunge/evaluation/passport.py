@@ -12,7 +12,7 @@ import torch
 
 from expunge.core.errors import ConfigError
 from expunge.core.sealed import read_sealed, write_sealed
-from expunge.engine.verify import PASSPORTS
+from expunge.engine.store import PASSPORTS
 from expunge.evaluation.observation import FAILURES, capabilities
 from expunge.models.capabilities import Capabilities, forward_options, logits_in, plain_model, register_capabilities
 from expunge.models.config import ModelArgs, TokenizerArgs

@@ -10,8 +10,8 @@ import numpy as np
 
 from expunge.core.errors import DataError
 from expunge.core.records import Floats
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.config import Generation
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from expunge.core.records import TokenRecords
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.evaluation.prompts import Prompt
 
 # A token with a higher probability is the first choice by a logit margin of at least 0.4, more than the rounding error

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.core.errors import ConfigError
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.evaluator import resolve_template
 from expunge.evaluation.observation import capabilities
 from expunge.models.load import load_named
 from expunge.models.wrapped import WrappedModel
-from expunge.models.wrapper_api import WrapInputs, Wrapper, make_wrapper
+from expunge.models.wrapper_api import WrapInputs, Wrapper, check_helpers, make_wrapper
 
 
 def wrap(
@@ -37,7 +38,8 @@ def wrap(
         tokenizer: The model's tokenizer.
         forget: Examples to be forgotten, as `evaluate` reads them.
         retain: Examples to be kept.
-        helper: The second model of a wrapper that needs one, an object or a name.
+        helper: The second model of a wrapper that needs one, an object or a name; a pair of them, for the forget and
+            the retain examples, of a wrapper that needs two.
         template: How an example becomes text. None: the tokenizer's chat template, or else the default tags.
         refusals: Other answers to the forget questions. None: the built-in refusals.
         **settings: The wrapper's settings, if it is given by name.
@@ -58,8 +60,10 @@ def wrap(
         [] if data is None else [examples_from(data, side)] for side, data in (("forget", forget), ("retain", retain))
     ]
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
-    second = None if helper is None else load_named(helper)
-    return wrapped_by(rule, load_named(model), encoder, sides[0], sides[1], refusals or REFUSALS, second)
+    passed = () if helper is None else tuple(helper) if isinstance(helper, list | tuple) else (helper,)
+    check_helpers(rule, passed)
+    helpers = [load_named(one) for one in passed]
+    return wrapped_by(rule, load_named(model), encoder, sides[0], sides[1], refusals or REFUSALS, helpers)
 
 
 def without_wrapper(model: Any) -> Any:
@@ -80,7 +84,7 @@ def wrapped_by(
     forget: Sequence[ExampleSet],
     retain: Sequence[ExampleSet],
     refusals: Sequence[str],
-    helper: Any = None,
+    helpers: Sequence[Any] = (),
 ) -> WrappedModel:
     """Return the model with a wrapper whose tensors are computed from these examples."""
 
@@ -103,4 +107,4 @@ def wrapped_by(
         encode=encode,
         refusals=refusals,
     )
-    return WrappedModel(model, rule, rule.prepare(inputs), helper).eval()
+    return WrappedModel(model, rule, rule.prepare(inputs), helpers).eval()

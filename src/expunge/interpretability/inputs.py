@@ -16,8 +16,8 @@ from torch import Tensor
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.records import Floats, Ints
 from expunge.data.batch import Batch, budget_batches, collate
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoded, Encoder
 from expunge.models.capabilities import capabilities_of
 from expunge.models.packed import BatchPositions, PackedOutput, packed_forward, token_logps
 
@@ -50,6 +50,11 @@ class AnalysisInputs:
             first, end = self.spans[i] if self.spans is not None else (0, n)
             if not 0 <= first < end <= n:
                 raise DataError(f"row {self.row_ids[i]}: tokens {first} to {end} of {n} scored ones: none counts")
+
+    def part(self, rows: slice) -> AnalysisInputs:
+        """Return some of the rows."""
+        spans = None if self.spans is None else self.spans[rows]
+        return dataclasses.replace(self, rows=self.rows[rows], row_ids=self.row_ids[rows], spans=spans)
 
     @functools.cached_property
     def offsets(self) -> Ints:

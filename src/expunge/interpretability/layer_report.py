@@ -15,6 +15,7 @@ from expunge.interpretability.probe import probe
 from expunge.interpretability.result import AnalysisResult
 from expunge.interpretability.similarity import layer_cka
 from expunge.interpretability.weights import weight_drift
+from expunge.models.capabilities import kept_modes
 
 ANALYSES = ("drift", "cka", "lens", "probe")
 
@@ -110,15 +111,11 @@ def layer_report(
     models: "model", "reference" if `analyses` has drift or CKA, and others. other: the examples that probes separate
     from those of `read`.
     """
-    training = {name: each.training for name, each in models.items()}
     results: dict[str, AnalysisResult] = {}
     columns: dict[str, Mapping[int, float]] = {}
-    try:
+    with kept_modes(*models.values()):
         for name in analyses:
             outputs, shown = _RUN[name](models, read, other)
             results |= outputs
             columns |= shown
-    finally:
-        for name, each in models.items():
-            each.train(training[name])
     return LayerReport(results, columns, notes)

@@ -85,6 +85,25 @@ class LensResult:
     lines: tuple[LensLine, ...]
 
 
+@dataclass(frozen=True)
+class TokenLine:
+    """One token of a row at one layer: log p of the token in nats, after the tokens before it. position: from 0."""
+
+    row_id: int
+    position: int
+    token: str
+    layer: int
+    logp: float
+
+
+@dataclass(frozen=True)
+class TokenLens:
+    """Log-probabilities of single tokens by layer, row after row."""
+
+    layers: tuple[int, ...]
+    lines: tuple[TokenLine, ...]
+
+
 def lens_scores(
     model: Any, inputs: AnalysisInputs, *, lens: TunedLens | None = None, layers: Sequence[int] | None = None
 ) -> LensResult:
@@ -108,6 +127,28 @@ def lens_scores(
     )
     means = tuple(map(float, logp_LR.mean(axis=1))), tuple(map(float, hit_LR.mean(axis=1)))
     return LensResult("logit" if lens is None else "tuned", selected, *means, lines)
+
+
+def lens_tokens(
+    model: Any, inputs: AnalysisInputs, tokenizer: Any, *, layers: Sequence[int] | None = None
+) -> TokenLens:
+    """Compute the log-probability of each counted token at each layer, by the logit lens.
+
+    Raises:
+        JobError: If the last layer does not yield the model's own logits.
+        ConfigError: If the model does not have a layer.
+    """
+    selected = check_layers(model, layers)
+    unembed = Unembed(model)
+    unembed.check(model, inputs)
+    logps, _ = _logps(model, inputs, unembed, selected, None)
+    lines = []
+    for i, row_id in enumerate(inputs.row_ids):
+        for k, place in enumerate(inputs.positions(i, "own")):
+            text = tokenizer.decode([inputs.rows[i].ids[place]])
+            column = logps[:, inputs.offsets[i] + k]
+            lines += [TokenLine(row_id, k, text, layer, float(p)) for layer, p in zip(selected, column, strict=True)]
+    return TokenLens(selected, tuple(lines))
 
 
 def _logps(

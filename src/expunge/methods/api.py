@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Marks = Literal["", "trace", "unwanted"]  # the tokens that a loss treats apart
+
+
 class Quantity(enum.Enum):
     """A quantity that the training loop computes for one side. Each costs more than the one before."""
 
@@ -46,10 +49,11 @@ class Requirements:
 
     `*_ref` come from the reference, the model before unlearning. `*_teacher` come from another model, which the
     method's registration names. `alternate` holds the forget questions with another answer (a refusal, or one from a
-    file). `rollout` holds the forget questions with texts that the model samples at each step (`Rollouts`); its
-    rewards are `LossInputs.rewards_B`. `layer` names the module, or the modules, whose output HIDDEN selects, as in the
-    model (`model.layers.7`). `model.layers.7:input` is the input of that module. A reference contains the same hidden
-    states, frozen.
+    file). `rollout` holds the questions of `rollout_sides` with texts that the model samples at each step (`Rollouts`);
+    its rewards are `LossInputs.rewards_B`. `layer` names the module, or the modules, whose output HIDDEN selects, as in
+    the model (`model.layers.7`). `model.layers.7:input` is the input of that module. A reference contains the same
+    hidden states, frozen. `marks` requests `SideOutputs.marked_N`: the tokens of reasoning traces, of both sides, or
+    the unwanted words of the forget answers.
     """
 
     forget: Quantity | None = None
@@ -61,14 +65,24 @@ class Requirements:
     forget_teacher: Quantity | None = None
     retain_teacher: Quantity | None = None
     rollout: Quantity | None = None
+    rollout_sides: tuple[str, ...] = ("forget",)
     forget_positions: ScoredPositions = ScoredPositions.ANSWER
     retain_positions: ScoredPositions = ScoredPositions.ANSWER
     layer: str | tuple[str, ...] | None = None
+    marks: Marks = ""
+
+    def reads(self, side: str) -> bool:
+        """Return whether the loss reads a side's rows: a quantity of them, or texts that are sampled for them."""
+        return getattr(self, side) is not None or (self.rollout is not None and side in self.rollout_sides)
+
+    def marks_of(self, side: str) -> Marks:
+        """Return the marks of a side's tokens: those of traces on both, unwanted words only on the forget side."""
+        return self.marks if side == "forget" or (self.marks == "trace" and side == "retain") else ""
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The texts that a method samples from the model at each step, for each forget question of the step.
+    """The texts that a method samples from the model at each step, for each question of the step (`rollout_sides`).
 
     n: texts of a question. max_new_tokens: the limit of a text. rewards: weight by name of a registered reward
     (`training.rewards`); the reward of a text is the weighted sum. temperature: 1 samples from the distribution whose
@@ -112,8 +126,8 @@ class SideOutputs:
     logits_NV: present only for `Quantity.LOGITS`; a loss that needs one number per position uses `per_token`.
     hidden_ND: present only for `Quantity.HIDDEN` (then logps_N is empty) and `HIDDEN_LOGPS`; of several modules their
     hidden states next to each other, `widths` wide; `layers_ND` lists them. labelled_N: present only for
-    `ScoredPositions.ALL`: whether the token after a position is scored. The positions of a row are adjacent and in
-    order.
+    `ScoredPositions.ALL`: whether the token after a position is scored. marked_N: present only with
+    `Requirements.marks`: whether the token has the mark. The positions of a row are adjacent and in order.
 
     logps_N and logits_NV (then a `LazyLogits`) may be functions; the first read calls them.
     """
@@ -125,6 +139,7 @@ class SideOutputs:
     token_N: Tensor | None = None
     hidden_ND: Tensor | None = None
     labelled_N: Tensor | None = None
+    marked_N: Tensor | None = None
     widths: tuple[int, ...] = ()
 
     @property
@@ -248,7 +263,7 @@ class ForgetLoss(Protocol):
     share of the run.
     `rollouts`, the property `Rollouts` of a method that requires them.
     `reduction`, a property that overrides the registered reduction; `counted(n_tokens)`, the number of an answer's
-    tokens in the mean, if it excludes some.
+    tokens in the mean, if it excludes some; `retain_loss(view)`, the retain term, if no shared one is it.
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:

@@ -5,22 +5,19 @@ from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.core.on_use import torch
-from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, method
-from expunge.methods.terms import check_modules, require, wide
+from expunge.methods.api import LossInputs, Requirements, method
+from expunge.methods.terms import check_modules, hidden_and_reference, require, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LAYERS = tuple(f"model.layers.{i}.mlp" for i in range(6, 12))
 
 
 @method(
     "CIR",
     revision=1,
-    needs=Requirements(
-        forget=Quantity.HIDDEN,
-        forget_ref=Quantity.HIDDEN,
-        forget_positions=ScoredPositions.OWN,
-        layer=tuple(f"model.layers.{i}.mlp" for i in range(6, 12)),
-    ),
+    needs=hidden_and_reference(LAYERS),
     paper="arXiv:2509.11816",
     fidelity="code",
     retain_loss_type="EMBED_NORM",
@@ -49,7 +46,7 @@ class CIR:
 trainer.method_args.layers=[model.layers.3.mlp]
     """
 
-    layers: tuple[str, ...] = tuple(f"model.layers.{i}.mlp" for i in range(6, 12))
+    layers: tuple[str, ...] = LAYERS
     """Names of the modules whose outputs are broken. `NAME:input` is the input of a module."""
 
     def __post_init__(self) -> None:
@@ -58,12 +55,7 @@ trainer.method_args.layers=[model.layers.3.mlp]
     @property
     def needs(self) -> Requirements:
         """Hidden states of `layers` on the forget examples, and the reference's."""
-        return Requirements(
-            forget=Quantity.HIDDEN,
-            forget_ref=Quantity.HIDDEN,
-            forget_positions=ScoredPositions.OWN,
-            layer=self.layers,
-        )
+        return hidden_and_reference(self.layers)
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Compute the mean over modules of the normalised, positive scalar products; a scalar."""

@@ -157,7 +157,9 @@ class Objective:
                 of_forget * self.weights.gamma * note("forget", self._one_number(self.method.forget_loss(view)))
             )
         if self.needs.retain is not None:
-            weighted.append(of_retain * self.weights.alpha * note("retain", retain_loss(self.weights, view)))
+            own = getattr(self.method, "retain_loss", None)
+            term = retain_loss(self.weights, view) if own is None else own(view)
+            weighted.append(of_retain * self.weights.alpha * note("retain", term))
         if hasattr(self.method, "total"):
             weighted = [self.method.total(parts["forget"], parts.get("retain"), self.weights, view.memory)]
         if self.weights.nll_weight:
@@ -268,6 +270,11 @@ def objective(name: str, args: Mapping[str, Any] | None = None, *, where: str = 
         raise ConfigError(
             f"{where}.method_args.retain_loss_type: TEACHER_KL compares with a teacher, and {spec.name} has no teacher "
             "(allowed: NLL, KL, JSD)"
+        )
+    if hasattr(rule, "retain_loss") and weights.retain_loss_type != spec.retain_loss_type:
+        raise ConfigError(
+            f"{where}.method_args.retain_loss_type: {spec.name} has a retain term of its own, {spec.retain_loss_type}; "
+            "leave retain_loss_type out"
         )
     if (not decoded.forgets or weights.gamma == 0) and (decoded.needs.retain is None or weights.alpha == 0):
         raise ConfigError(f"{where}.method_args: {spec.name} has nothing to minimise with these weights")

@@ -5,22 +5,19 @@ from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.core.on_use import torch
-from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, method
-from expunge.methods.terms import check_modules, require, wide
+from expunge.methods.api import LossInputs, Requirements, method
+from expunge.methods.terms import check_modules, hidden_and_reference, require, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LAYERS = ("model.layers.10", "model.layers.20")
 
 
 @method(
     "RR",
     revision=1,
-    needs=Requirements(
-        forget=Quantity.HIDDEN,
-        forget_ref=Quantity.HIDDEN,
-        forget_positions=ScoredPositions.OWN,
-        layer=("model.layers.10", "model.layers.20"),
-    ),
+    needs=hidden_and_reference(LAYERS),
     paper="arXiv:2406.04313",
     fidelity="reading",
     reduction="token",
@@ -50,7 +47,7 @@ class RR:
 trainer.method_args.layers=[model.layers.8,model.layers.12]
     """
 
-    layers: tuple[str, ...] = ("model.layers.10", "model.layers.20")
+    layers: tuple[str, ...] = LAYERS
     """Names of the modules whose hidden states are rerouted. `NAME:input` is the input of a module."""
 
     def __post_init__(self) -> None:
@@ -59,12 +56,7 @@ trainer.method_args.layers=[model.layers.8,model.layers.12]
     @property
     def needs(self) -> Requirements:
         """Hidden states of `layers` on the forget examples, and the reference's."""
-        return Requirements(
-            forget=Quantity.HIDDEN,
-            forget_ref=Quantity.HIDDEN,
-            forget_positions=ScoredPositions.OWN,
-            layer=self.layers,
-        )
+        return hidden_and_reference(self.layers)
 
     def schedule(self, progress: float) -> tuple[float, float]:
         """Return the factors of the forget and of the retain term: (1 - t/2T, t/2T)."""

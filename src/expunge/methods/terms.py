@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from expunge.core.on_use import torch
-from expunge.methods.api import SideOutputs
+from expunge.methods.api import Quantity, Requirements, ScoredPositions, SideOutputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,13 @@ def tokens(side: SideOutputs) -> Tensor:
     return side.token_N
 
 
+def marked(side: SideOutputs) -> Tensor:
+    """Return marked_N of a side, True at tokens with the mark; raise ValueError unless the side has marks."""
+    if side.marked_N is None:
+        raise ValueError("this loss reads the marks of tokens, which were not provided")
+    return side.marked_N
+
+
 def hidden(side: SideOutputs) -> Tensor:
     """Return hidden_ND of a side; raise ValueError unless the side has hidden states."""
     if side.hidden_ND is None:
@@ -68,3 +75,10 @@ def check_modules(names: Sequence[str], key: str = "layers") -> None:
     for name in names:
         if not re.fullmatch(r"\w+(\.\w+)*(:input)?", name):
             raise ValueError(f"{key} must name modules, such as model.layers.7 or model.layers.7:input")
+
+
+def hidden_and_reference(layers: tuple[str, ...]) -> Requirements:
+    """Return the needs of a loss that compares the forget examples' hidden states with the initial model's."""
+    return Requirements(
+        forget=Quantity.HIDDEN, forget_ref=Quantity.HIDDEN, forget_positions=ScoredPositions.OWN, layer=layers
+    )

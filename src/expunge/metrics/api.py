@@ -17,6 +17,8 @@ from expunge.core.fidelity import Fidelity
 from expunge.core.records import AnswerNumbers, ExampleNumbers, GeneratedText, GeneratedTexts, TokenRecords
 from expunge.core.registry import Registry
 
+FIRST_ROWS = "first_rows"  # in `extra`: the results cover only so many rows of the split, the first ones
+
 Score = float | list[float]
 
 

@@ -157,6 +157,42 @@ def compare_to_controls(
     return replace(finding, effect=effect, above=above / n, below=below / n, p_value=p_value, p_equal=p_equal)
 
 
+def share_interval(k: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of k in n rows (Wilson 1927, J. Am. Stat. Assoc. 22)."""
+    from scipy.special import ndtri
+
+    z = float(ndtri(1 - LEVEL / 2))
+    middle = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    return (middle - half if k else 0.0), (middle + half if k < n else 1.0)
+
+
+def _interval_alone(values_R: Floats) -> tuple[float, float]:
+    """Return the interval of a mean: Wilson's if each row has 0 or 1, else a t interval."""
+    n = len(values_R)
+    if n and np.isin(values_R, (0.0, 1.0)).all():
+        return share_interval(int(values_R.sum()), n)
+    return mean_interval(values_R) if n > 1 else (math.nan, math.nan)
+
+
+def without_comparison(
+    name: str, sides: Sequence[Floats | None], note: str, *, details: Mapping[str, float] | None = None
+) -> AuditFinding:
+    """Return the finding of a number per row that cannot be compared: the model's mean with its 95 % interval.
+
+    Args:
+        name: Name of the finding.
+        sides: The numbers of the model, the retain and the target model, each of shape (R,); None for a missing model.
+        note: The reason why there is no comparison.
+        details: Further numbers.
+    """
+    present = [np.empty(0) if side is None else side[~np.isnan(side)] for side in sides]
+    value, retain, full = (float(side.mean()) if len(side) else math.nan for side in present)
+    low, high = _interval_alone(present[0])
+    more = dict(details or {})
+    return AuditFinding(name, value, low, high, retain, full, note=note, details=more, rows=len(present[0]))
+
+
 def compare_interval(
     name: str,
     means: Sequence[float],

@@ -111,4 +111,5 @@ def gibberish(texts: Iterable[str], before: Iterable[str], name: str = "rows to 
     old = sum(theirs) / len(theirs) if theirs else 0.0
     if share < MOST or share < 2 * old:
         return ""
-    return f"gibberish: {share:.0%} of its answers to {name} are empty or repeat themselves ({old:.0%} before)"
+    known = f" ({old:.0%} before)" if theirs else ""
+    return f"gibberish: {share:.0%} of its answers to {name} are empty or repeat themselves{known}"

@@ -11,8 +11,7 @@ import numpy as np
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.metrics.aggregate import RESAMPLES, SEED, not_available, row_difference
-from expunge.metrics.api import MetricInputs, MetricResult, family, missing
-from expunge.metrics.tofu_log import FIRST_ROWS
+from expunge.metrics.api import FIRST_ROWS, MetricInputs, MetricResult, family, missing
 
 Value = Literal["p", "ln_p", "ln_p_greater"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from expunge.core.errors import DataError
 from expunge.metrics.aggregate import mean_over_rows
-from expunge.metrics.api import MetricResult
+from expunge.metrics.api import FIRST_ROWS, MetricResult
 
 FILES = {
     "eval_log_forget.json": "forget",
@@ -23,7 +23,6 @@ FILES = {
     "eval_real_world_wo_options.json": "wf",
 }
 RIGHT, PARAPHRASED, WRONG, ROUGE = "avg_gt_loss", "avg_paraphrased_loss", "average_perturb_loss", "rougeL_recall"
-FIRST_ROWS = "first_rows"  # in `extra`: the log covers only so many rows of the split, the first ones
 PUBLISHED_ROWS = 300  # the published logs end there
 
 

@@ -51,6 +51,7 @@ SINGLE = {"exposure known_rows": "forgot", "exposure erased_rows": "detectable",
           "probe membership": "detectable"}  # fmt: skip
 NOT_TESTED = "not tested"
 KEPT, DAMAGED, BROKEN = "kept", "damaged", "broken"
+LEAST_UTILITY = 0.05  # of a target model; a share of less is noise
 DAMAGE = 0.05  # largest loss of utility, as a share of the target model's, that counts as kept
 NO_TARGET = "without a target model, the margin is a share of the distance from the retain model to 1"
 NO_CONTROLS = "there is no retain model and target model to compare it with"
@@ -313,7 +314,7 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
         floor: Share of the target model's utility below which a model is broken.
     """
     mine, theirs = _mean(models, metric), _mean(full, metric)
-    if not math.isfinite(mine) or not theirs > 0:
+    if not math.isfinite(mine) or not theirs > LEAST_UTILITY:
         why = f"{metric} is not known of the model and of the target model"
         if math.isfinite(mine) and math.isfinite(theirs):
             why = f"the target model's {metric} is {theirs:.3g}: it had no utility to keep"

@@ -6,9 +6,10 @@ without an observation is assumed to have all capabilities.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -107,3 +108,14 @@ def forward_options(model: Any, **options: Any) -> dict[str, Any]:
 def logits_in(output: Any) -> Any:
     """Return the logits of a forward's output: its `logits`, or the first of a tuple."""
     return output.logits if hasattr(output, "logits") else output[0]
+
+
+@contextlib.contextmanager
+def kept_modes(*models: Any) -> Iterator[None]:
+    """Restore the mode (train or eval) of each module of some models afterwards."""
+    modes = [(part, part.training) for model in models for part in model.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, kind_of
 from expunge.core.on_use import import_model_base, torch, transformers
 from expunge.models.config import (
     ADAPTER,
@@ -28,7 +28,6 @@ from expunge.models.config import (
     weights_source,
 )
 from expunge.models.identity import code_commit, has_wrapper, pinned_revision
-from expunge.models.interchange import add_older_forms
 from expunge.models.options import configuration_options, refuse
 from expunge.models.passport import check_folder, check_trainable, quantisation
 
@@ -162,9 +161,14 @@ def _has(source: str, name: str) -> bool:
     return looks_local(source) and (Path(source).expanduser() / name).is_file()
 
 
-def load_named(model: Any) -> Any:
-    """Return a model object unchanged; load a name in float32 on the first accelerator. Raises ConfigError."""
+def load_named(model: Any, where: str = "model") -> Any:
+    """Return a model object unchanged; load a name in float32 on the first accelerator.
+
+    Raises ConfigError for an object that is no causal language model of transformers, or wraps none.
+    """
     if not isinstance(model, str | Path):
+        if not (hasattr(model, "config") and callable(getattr(model, "parameters", None))):
+            raise ConfigError(f"{where}: expected a model or its name, got {kind_of(model)}")
         return model
     return load_model(str(model), ModelArgs(), device=pick_device("auto"))
 
@@ -302,6 +306,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str | None = 
     dtype: the dtype of the floating-point weights in the files (`models.saved_dtype`). None: the model's dtype. The
     model in memory does not change.
     """
+    from expunge.models.interchange import add_older_forms
+
     if dtype is None or model.dtype is getattr(torch, dtype):
         model.save_pretrained(folder)
     else:

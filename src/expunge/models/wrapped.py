@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.errors import ConfigError
-from expunge.models.capabilities import forward_options, logits_in
+from expunge.models.capabilities import forward_options, kept_modes, logits_in
 from expunge.models.identity import source_identity
-from expunge.models.wrapper_api import Wrapper, make_wrapper, wrapper_identity, wrapper_registry
+from expunge.models.wrapper_api import Wrapper, check_helpers, make_wrapper, wrapper_identity, wrapper_registry
 
-FILE, STATE, HELPER = "wrapper.json", "wrapper_state.safetensors", "helper"
+FILE, STATE = "wrapper.json", "wrapper_state.safetensors"
 
 
 class WrappedModel(nn.Module):
@@ -36,10 +36,10 @@ class WrappedModel(nn.Module):
         model: The model.
         wrapper: The wrapper's settings.
         state: Its tensors, from `prepare`.
-        helper: The second model that the wrapper reads, if any. It is never trained.
+        helpers: The other models that the wrapper reads, by its roles. They are never trained.
     """
 
-    def __init__(self, model: Any, wrapper: Wrapper, state: Mapping[str, Tensor], helper: Any = None) -> None:
+    def __init__(self, model: Any, wrapper: Wrapper, state: Mapping[str, Tensor], helpers: Sequence[Any] = ()) -> None:
         super().__init__()
         if isinstance(model, WrappedModel):
             raise ConfigError("wrapper: the model has a wrapper already; a model has one at most")
@@ -48,8 +48,9 @@ class WrappedModel(nn.Module):
         for name, tensor in state.items():
             self.register_buffer(f"state_{name}", tensor, persistent=False)
         self.head = _LogitsHead(model.get_output_embeddings())
-        # not a submodule, so that no optimizer and no weight edit reaches it
-        self._helper = (None if helper is None else helper.eval().requires_grad_(False),)
+        check_helpers(wrapper, helpers)
+        # no submodules, so that no optimizer and no weight edit reaches them
+        self._helpers = tuple(helpers)
         self.to(next(model.parameters()).device)
 
     @property
@@ -59,8 +60,9 @@ class WrappedModel(nn.Module):
 
     @property
     def helper(self) -> Any:
-        """The second model, on the device of the first; None without one."""
-        return None if self._helper[0] is None else self._helper[0].to(self.device)
+        """The second model, or a pair of models, on the device of the first; None without one."""
+        there = tuple(one.to(self.device) for one in self._helpers)
+        return there if len(there) > 1 else next(iter(there), None)
 
     @property
     def config(self) -> Any:
@@ -130,9 +132,9 @@ class WrappedModel(nn.Module):
             options["state_dict"] = {k.removeprefix("inner."): v for k, v in own if k.startswith("inner.")}
         self.inner.save_pretrained(target, **options)
         content = wrapper_identity(self.wrapper)
-        if self._helper[0] is not None:
-            self._helper[0].save_pretrained(target / HELPER)
-            content["helper"] = source_identity(str(target / HELPER), None)
+        for role, one in zip(wrapper_registry()[content["name"]].helpers, self._helpers, strict=True):
+            one.save_pretrained(target / role)
+            content[role] = source_identity(str(target / role), None)
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state.items()}
         safetensors.torch.save_file(state, target / STATE)
         (target / FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -160,21 +162,33 @@ def load_wrapped(model: Any, folder: Path, load_helper: Callable[[Path], Any]) -
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"model {folder}: {FILE} is damaged: {error}; wrap the model again") from None
     rule = make_wrapper(name, args, f"model {folder}: {FILE}")
-    if wrapper_registry()[name].revision != revision:
+    spec = wrapper_registry()[name]
+    if spec.revision != revision:
         raise ConfigError(f"model {folder}: {FILE} has revision {revision} of {name}; wrap the model again")
-    helper = None
-    if "helper" in content:
+    for role in spec.helpers:
         # files, because the weights in memory depend on the dtype of loading
-        if not (folder / HELPER).is_dir() or source_identity(str(folder / HELPER), None) != content["helper"]:
-            raise ConfigError(f"model {folder}: {HELPER} has other files than {FILE} names; wrap the model again")
-        helper = load_helper(folder / HELPER)
-    return WrappedModel(model, rule, state, helper).eval()
+        if not (folder / role).is_dir() or source_identity(str(folder / role), None) != content.get(role):
+            raise ConfigError(f"model {folder}: {role} has other files than {FILE} names; wrap the model again")
+    return WrappedModel(model, rule, state, [load_helper(folder / role) for role in spec.helpers]).eval()
 
 
 def next_token_logits(model: Any, ids_BT: Tensor) -> Tensor:
     """Return logits_BTV of rows padded on the right, without a mask."""
     out: Tensor = logits_in(model(input_ids=ids_BT, **forward_options(model, use_cache=False)))
     return out
+
+
+def helper_logits(helper: Any, ids_BT: Tensor, own_BTV: Tensor, name: str) -> Tensor:
+    """Return a helper's logits_BTV in the dtype of the model's. Raises ConfigError for another vocabulary."""
+    with kept_modes(helper), torch.no_grad():  # the helper may be a model that its owner trains elsewhere
+        helper.eval()
+        other_BTV = next_token_logits(helper, ids_BT)
+    if own_BTV.shape != other_BTV.shape:
+        raise ConfigError(
+            f"{name}: the helper has {other_BTV.shape[-1]} logits, the model {own_BTV.shape[-1]}; use a helper with "
+            "the model's vocabulary"
+        )
+    return other_BTV.to(own_BTV)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from expunge.core.decode import decode
+from expunge.core.errors import ConfigError
 from expunge.core.fidelity import Fidelity
 from expunge.core.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Helper = Literal["", "reinforced", "forget and retain"]
+HELPERS: Mapping[Helper, tuple[str, ...]] = {
+    "": (),
+    "reinforced": ("helper",),
+    "forget and retain": ("helper", "retain_helper"),
+}
 Pair = tuple[str, str]  # question and answer
 
 
@@ -40,6 +47,7 @@ class Wrapper(Protocol):
 
     `hooks(model, state)` is a context manager around the model's forward: caches and padded batches work as before.
     `logits(model, helper, state, ids_BT)` returns logits_BTV of rows padded on the right; each call reads whole rows.
+    helper: the second model, a pair of them for a wrapper of two, or None.
     """
 
     def prepare(self, inputs: WrapInputs) -> dict[str, Tensor]:
@@ -49,9 +57,10 @@ class Wrapper(Protocol):
 
 @dataclass(frozen=True)
 class WrapperSpec:
-    """A registered wrapper. helper: the second model that it reads, if any.
+    """A registered wrapper. helper: the other models that it reads, if any. In memory you pass any models.
 
-    "reinforced": in a study, the model trained further on the forget examples; in memory, any model that you pass.
+    "reinforced": in a study, the model trained further on the forget examples. "forget and retain": in a study, two
+    models, the initial model trained on the forget examples and the same trained on the retain examples.
     """
 
     name: str
@@ -59,7 +68,12 @@ class WrapperSpec:
     cls: type[Any]
     paper: str
     fidelity: Fidelity = ""
-    helper: Literal["", "reinforced"] = ""
+    helper: Helper = ""
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """The roles of the helpers: their folders next to the model's weights, and their jobs in a study."""
+        return HELPERS[self.helper]
 
     @property
     def page(self) -> str:
@@ -73,9 +87,7 @@ _REGISTRY: Registry[WrapperSpec] = Registry(
 C = TypeVar("C", bound=type[Any])
 
 
-def wrapper(
-    name: str, *, revision: int, paper: str, fidelity: Fidelity = "", helper: Literal["", "reinforced"] = ""
-) -> Callable[[C], C]:
+def wrapper(name: str, *, revision: int, paper: str, fidelity: Fidelity = "", helper: Helper = "") -> Callable[[C], C]:
     """Register a frozen dataclass as a wrapper under the name that users type."""
 
     def register(cls: C) -> C:
@@ -94,6 +106,16 @@ def make_wrapper(name: str, args: Mapping[str, Any], where: str = "wrapper") -> 
     """Decode the name and the settings of a wrapper. Raises ConfigError."""
     rule: Wrapper = decode(_REGISTRY.find(name, where).cls, args, where=f"{where}_args")
     return rule
+
+
+def check_helpers(rule: Wrapper, helpers: Sequence[Any]) -> None:
+    """Raise ConfigError unless there are as many helpers as a wrapper reads."""
+    spec = _REGISTRY.of(rule)
+    if len(helpers) == len(spec.helpers):
+        return
+    needs = {0: "reads no helper; leave helper out", 1: "needs a helper model; pass helper=MODEL",
+             2: "needs two helper models; pass helper=(FORGET_MODEL, RETAIN_MODEL)"}  # fmt: skip
+    raise ConfigError(f"{spec.name}: {needs[len(spec.helpers)]}")
 
 
 def wrapper_identity(rule: Wrapper) -> dict[str, Any]:

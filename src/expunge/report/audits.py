@@ -47,6 +47,13 @@ def audit_rows(model: ReportModel) -> dict[str, list[tuple[str, ...]]]:
 def _cells(line: AuditLine) -> tuple[str, ...]:
     return (
         line.label if line.seed is None else f"{line.label} (seed {line.seed})",
+        *line_cells(line),
+    )
+
+
+def line_cells(line: AuditLine) -> tuple[str, ...]:
+    """Return the cells of a finding without its model, in the order of HEADS[1:]."""
+    return (
         line.name,
         _number(line.value, line.low, line.high),
         _number(line.retain),

@@ -6,12 +6,12 @@ request.
 
 from __future__ import annotations
 
-import html
 import math
 import re
 from dataclasses import dataclass
 
 from expunge.metrics.verdict import Verdict
+from expunge.report.markup import markdown_table, markdown_text
 from expunge.report.page import environment
 from expunge.report.verdicts import questions
 
@@ -158,19 +158,31 @@ def _hashed(name: str, value: str) -> str:
 
 
 def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
-    lines = [f"# {_md(erasure.title)}", "", f"Made {_md(erasure.created)}.", ""]
+    lines = [f"# {markdown_text(erasure.title)}", "", f"Made {markdown_text(erasure.created)}.", ""]
     if erasure.verdict is not None:
         if erasure.verdict.broken:
-            lines += [f"**The model is broken.** {_md(erasure.verdict.broken)}", ""]
-        lines += [f"- {q} **{_md(word)}**. {_md(text)}" for q, word, text in questions(erasure.verdict)] + [""]
+            lines += [f"**The model is broken.** {markdown_text(erasure.verdict.broken)}", ""]
+        lines += [
+            f"- {q} **{markdown_text(word)}**. {markdown_text(text)}" for q, word, text in questions(erasure.verdict)
+        ] + [""]
     if erasure.achieved:
-        lines += ["## Goals", "", *(f"- **{_md(a)}**: {_md(text)}" for a, text in erasure.achieved), ""]
+        lines += [
+            "## Goals",
+            "",
+            *(f"- **{markdown_text(a)}**: {markdown_text(text)}" for a, text in erasure.achieved),
+            "",
+        ]
     lines += ["## Request", "", HASHES, ""]
-    lines += ["| set | rows | commitment to the rows |", "| --- | --: | --- |"]
-    lines += [f"| {_md(a.name)} | {a.rows} | {_md(a.commitment)} |" for a in erasure.asked] + [""]
+    rows = [(markdown_text(a.name), str(a.rows), markdown_text(a.commitment)) for a in erasure.asked]
+    lines += [*markdown_table(("set", "rows", "commitment to the rows"), "lrl", rows), ""]
     texts = [text for request in erasure.asked for text in request.texts]
-    lines += [*(f"- {_md(text)}" for text in texts), ""] if texts else []
-    lines += ["## Actions", "", *(f"- {_md(name)}: {_md(value)}" for name, value in _done(erasure)), ""]
+    lines += [*(f"- {markdown_text(text)}" for text in texts), ""] if texts else []
+    lines += [
+        "## Actions",
+        "",
+        *(f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in _done(erasure)),
+        "",
+    ]
     if erasure.command:
         lines += [*(f"    {line}" for line in erasure.command.splitlines()), ""]
     parts = (
@@ -180,14 +192,12 @@ def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
     for title, findings, words in parts:
         if findings:
             lines += [f"## {title}", ""]
-            lines += [f"- **{_md(f.name)}** ({_md(f.meaning)}): {_md(words(f))}" for f in findings] + [""]
+            lines += [
+                f"- **{markdown_text(f.name)}** ({markdown_text(f.meaning)}): {markdown_text(words(f))}"
+                for f in findings
+            ] + [""]
     if erasure.missing:
         lines += ["## Impossible measurements", ""]
-        lines += [f"- {_md(name)}: {_md(reason)}" for name, reason in _once(erasure.missing)] + [""]
-    lines += ["## Limits", "", *(f"- {_md(line)}" for line in (*limits, *erasure.notes))]
+        lines += [f"- {markdown_text(name)}: {markdown_text(reason)}" for name, reason in _once(erasure.missing)] + [""]
+    lines += ["## Limits", "", *(f"- {markdown_text(line)}" for line in (*limits, *erasure.notes))]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _md(text: str) -> str:
-    """Escape text for one line of markdown, also within a table."""
-    return re.sub(r"([\\`*\[\]|_])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

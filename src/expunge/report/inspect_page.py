@@ -1,4 +1,4 @@
-"""The page of `expunge inspect`: a figure of the numbers by layer, and maps of layers by examples, modules or heads."""
+"""The page of `expunge inspect`: a figure by layer, and maps of layers by examples, tokens, modules or heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from expunge.report.table import ABSENT
 WIDTH, HEIGHT, LEFT, BELOW = 720, 280, 64, 34  # of the figure, in its own units
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07A00", "#56B4E9")  # Okabe and Ito, one of them darker
 DASHES = ("", "7 4", "2 4", "10 3 2 3")
-ACROSS = {"row_id": "example", "head": "head", "module": "module"}  # the columns of a map
+ACROSS = {"token": "token", "row_id": "example", "head": "head", "module": "module"}  # the columns of a map
 MOST_COLUMNS = 16
 Columns = Mapping[str, Mapping[Any, float]]
 
@@ -41,7 +41,7 @@ class LayerFigure:
 
 @dataclass(frozen=True)
 class LayerMap:
-    """Layers by examples, modules or heads. rows: a layer, and text and share (0 to 1) of each column."""
+    """Layers by examples, tokens, modules or heads. rows: a layer, and text and share (0 to 1) of each column."""
 
     title: str
     across: str
@@ -102,21 +102,34 @@ def layer_figure(columns: Columns, keys: Sequence[Any]) -> LayerFigure | None:
 
 
 def maps_of(name: str, result: AnalysisResult) -> list[LayerMap]:
-    """Return a map for each number of a result's lines, if they name a layer and an example, a module or a head."""
+    """Return a map for each number of a result's lines, if they name a layer and an example, a module or a head.
+
+    Lines that name a token have one map for each example.
+    """
     lines = result.lines
     fields = [field.name for field in dataclasses.fields(lines[0])] if lines else []
     across = next((field for field in ACROSS if field in fields), None)
     if across is None or "layer" not in fields:
         return []
-    numbers = [f for f in fields if isinstance(getattr(lines[0], f), float) and not f.startswith(("ci_", "p_"))]
-    return [layer_map for number in numbers[:2] if (layer_map := _map(name, lines, across, number)) is not None]
+    numbers = [f for f in fields if isinstance(getattr(lines[0], f), float) and not f.startswith(("ci_", "p_"))][:2]
+    title = name.replace("_", " ")
+    parts = {title: lines}
+    if across == "token":
+        parts = {
+            f"{title}, example {i}": [ln for ln in lines if ln.row_id == i] for i in {ln.row_id: 0 for ln in lines}
+        }
+    maps = [_map(f"{part}: {number}", own, across, number) for part, own in parts.items() for number in numbers]
+    return [layer_map for layer_map in maps if layer_map is not None]
 
 
-def _map(name: str, lines: Sequence[Any], across: str, number: str) -> LayerMap | None:
-    values = {
-        (line.layer, getattr(line, across)): float(getattr(line, number)) for line in lines if line.layer is not None
-    }
-    columns = list(dict.fromkeys(column for _, column in values if column != ""))
+def _map(title: str, lines: Sequence[Any], across: str, number: str) -> LayerMap | None:
+    def column_of(line: Any) -> tuple[Any, str]:
+        """Return a column's key and its text; two tokens may have the same text."""
+        value = getattr(line, across)
+        return (line.position, repr(value)) if across == "token" else (value, str(value))
+
+    values = {(line.layer, column_of(line)): float(getattr(line, number)) for line in lines if line.layer is not None}
+    columns = [column for column in dict.fromkeys(column for _, column in values) if column[0] != ""]
     layers = sorted({layer for layer, _ in values})
     finite = [v for (_, column), v in values.items() if column in columns and math.isfinite(v)]
     if len(columns) < 2 or len(layers) < 2 or not finite:
@@ -129,8 +142,7 @@ def _map(name: str, lines: Sequence[Any], across: str, number: str) -> LayerMap 
         return _number(value), round(share, 3)
 
     rows = tuple((str(layer), tuple(cell(values.get((layer, c), math.nan)) for c in shown)) for layer in layers)
-    title = f"{name.replace('_', ' ')}: {number}"
-    return LayerMap(title, ACROSS[across], tuple(map(str, shown)), rows, len(columns) - len(shown))
+    return LayerMap(title, ACROSS[across], tuple(text for _, text in shown), rows, len(columns) - len(shown))
 
 
 def _number(value: float) -> str:

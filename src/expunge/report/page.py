@@ -146,10 +146,11 @@ def _interval(low: float, high: float) -> str:
     return f"[{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
-def _in_order(model: ReportModel, sample: ReportSample) -> list[tuple[str, str]]:
-    """Return each run's answer, in the order of the table; runs outside the table come last."""
+def _in_order(model: ReportModel, sample: ReportSample) -> list[tuple[str, str, str]]:
+    """Return each run's answer without a note, in the order of the table; runs outside the table come last."""
     order = {label: k for k, label in enumerate(dict.fromkeys(group[0].label for group in model.groups()))}
-    return sorted(sample.by_run.items(), key=lambda answer: order.get(answer[0], len(order)))
+    answers = sorted(sample.by_run.items(), key=lambda answer: order.get(answer[0], len(order)))
+    return [(label, text, "") for label, text in answers]
 
 
 def _data_link(kind: str, text: str) -> str:

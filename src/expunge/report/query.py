@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import write_bytes
 from expunge.core.numbers import finite
-from expunge.report.csv_cells import cell_text
+from expunge.report.markup import cell_text, markdown_table, markdown_text
 from expunge.report.model import ReportModel, ReportRun
 
 if TYPE_CHECKING:
@@ -173,16 +173,14 @@ def to_text(frame: pandas.DataFrame, style: Format) -> str:
             + "\n"
         )
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    lines = ["| " + " | ".join(_cell(c) for c in frame.columns) + " |", "|" + " --- |" * len(frame.columns)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    return "\n".join(markdown_table([_cell(c) for c in frame.columns], "l" * len(frame.columns), rows)) + "\n"
 
 
 def _cell(value: Any) -> str:
     """Format a value for one line of markdown."""
     if is_missing(value):
         return ""
-    text = _short(value) if isinstance(value, float) else str(value)
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+    return markdown_text(_short(value) if isinstance(value, float) else str(value))
 
 
 def is_missing(value: Any) -> bool:

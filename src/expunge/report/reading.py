@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 
-from expunge.report.model import ReportModel
+from expunge.metrics.equivalence import LEVEL, holm
+from expunge.report.model import ReportModel, run_names
 from expunge.report.stories import READING
-from expunge.report.table import format_p
+from expunge.report.table import format_p, log10_p
 
 _TARGET = (
     "Unlearning aims at the retain model: trained in the same way, but never on the forget rows. On the forget rows, a "
@@ -51,11 +53,32 @@ def reading(model: ReportModel) -> tuple[str, ...]:
     choices = any(name.startswith(("mmlu", "wmdp_")) for name in model.shown)
     return (
         _TARGET,
-        *(_QUALITY if "forget_quality" in model.shown else ()),
+        *((*_QUALITY, *corrected_line(model)) if "forget_quality" in model.shown else ()),
         *((_LEAKAGE,) if "privleak" in model.shown else ()),
         *((_CHOICES,) if choices else ()),
         _INTERVALS,
         floor_line(model),
+    )
+
+
+def corrected_line(model: ReportModel) -> tuple[str, ...]:
+    """Return one line on all tests of forget quality together, by Holm's correction; none for fewer than two tests."""
+    named = [pair for group in model.groups() for pair in zip(group, run_names(group), strict=True)]
+    results = [(name, run.results.get("forget_quality")) for run, name in named if run.role == "unlearn"]
+    logs = [(name, log10_p(result)) for name, result in results if result is not None]
+    tests = [(name, 10**log10) for name, log10 in logs if math.isfinite(log10)]
+    if len(tests) < 2:
+        return ()
+    corrected = holm([p for _, p in tests])
+    differ = [
+        f"{name} (p = {format_p(math.log10(max(p, sys.float_info.min)))})"
+        for (name, _), p in zip(tests, corrected, strict=True)
+        if p <= LEVEL
+    ]
+    outcome = f"these differ from the retain model: {', '.join(differ)}" if differ else "no model differs from it"
+    return (
+        f"The table has {len(tests)} of these tests, so about {LEVEL * len(tests):.2g} of them would give p below "
+        f"{LEVEL:g} by chance. After Holm's correction for all of them, {outcome}.",
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 
-from expunge.report.csv_cells import cell_text
+from expunge.report.markup import cell_text
 from expunge.report.protocol import SCORE, Protocol, ProtocolCourse
 
 FILE = "recovery.csv"

@@ -6,7 +6,6 @@ import math
 import statistics
 import sys
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import Literal
 
 from expunge.metrics.api import MetricResult
@@ -382,18 +381,6 @@ def format_value(value: float, kind: Kind) -> str:
         return _format_time(value)
     text = f"{value:.3f}"
     return "0.000" if text == "-0.000" else text
-
-
-def format_setting(value: object) -> str:
-    """Format a setting: a number in the shorter of its two exact forms, such as 3e-4 for 0.0003 and 10 for 10.0."""
-    if not isinstance(value, float) or not math.isfinite(value) or value == 0:
-        return str(value)
-    plain = repr(value).removesuffix(".0")
-    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
-    mantissa = "".join(map(str, digits))
-    point = f".{mantissa[1:]}" if len(digits) > 1 else ""
-    short = f"{'-' if sign else ''}{mantissa[0]}{point}e{int(exponent) + len(digits) - 1}"
-    return min(plain, short, key=len)
 
 
 def _format_time(seconds: float) -> str:

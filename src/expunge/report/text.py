@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +13,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
-from expunge.report.csv_cells import cell_text
+from expunge.report.markup import cell_text, markdown_table
+from expunge.report.markup import markdown_text as _md
 from expunge.report.model import ReportModel
 from expunge.report.overview import LEGEND, AuditSummary, overview
 from expunge.report.protocol import Protocol
@@ -43,10 +42,14 @@ def to_markdown(model: ReportModel) -> str:
     lines = [f"# {_md(model.title)}", "", f"Study {_md(model.study)}, {_md(model.created)}. {_md(_sets(model))}", ""]
     lines += _judgement(model)
     lines += [f"    {line}" for line in model.command.splitlines()] + [""]
-    lines += ["| " + " | ".join(heads) + " |", "|:--" + "|--:" * len(results.columns) + "|"]
-    for row in results.rows:
-        texts = [cell.text + (f"[^{cell.note}]" if cell.note else "") for cell in row.cells]
-        lines.append("| " + " | ".join([_md(f"{row.name} ({row.flag})" if row.flag else row.name), *texts]) + " |")
+    rows = [
+        [
+            _md(f"{row.name} ({row.flag})" if row.flag else row.name),
+            *(cell.text + (f"[^{cell.note}]" if cell.note else "") for cell in row.cells),
+        ]
+        for row in results.rows
+    ]
+    lines += markdown_table(heads, "l" + "r" * len(results.columns), rows)
     lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(results.footnotes, 1)), ""]
     lines += _recovery(model)
     for part in sections(model):
@@ -64,8 +67,8 @@ def _judgement(model: ReportModel) -> list[str]:
     judged = judgement(model)
     if judged is None:
         return []
-    lines = ["## Verdict", "", f"**{_md(judged.choice)}**", "", "| " + " | ".join(RANK_HEADS) + " |"]
-    lines += ["|--:|:--|:--|:--|:--|--:|:--|", *("| " + " | ".join(map(_md, row)) + " |" for row in judged.table)]
+    lines = ["## Verdict", "", f"**{_md(judged.choice)}**", ""]
+    lines += markdown_table(RANK_HEADS, "rllllrl", [[_md(cell) for cell in row] for row in judged.table])
     lines += ["", RANKING, ""]
     for verdict in judged.all:
         lines += [f"### {_md(verdict.model)}", ""]
@@ -78,15 +81,9 @@ def _recovery(model: ReportModel) -> list[str]:
     if protocol is None:
         return []
     names = recovery_heads(protocol)
-    lines = [
-        f"## Deleted and recovered: {_md(protocol.feature)}",
-        "",
-        RECOVERY_ABOUT,
-        "",
-        "| " + " | ".join(names) + " |",
-    ]
-    lines.append("|:--" + "|--:" * (len(names) - 1) + "|")
-    lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in recovery_rows(protocol)]
+    rows = [[_md(cell) for cell in row] for row in recovery_rows(protocol)]
+    lines = [f"## Deleted and recovered: {_md(protocol.feature)}", "", RECOVERY_ABOUT, ""]
+    lines += markdown_table(names, "l" + "r" * (len(names) - 1), rows)
     return [*lines, "", *(f"- {_md(line)}" for line in protocol.findings), ""]
 
 
@@ -104,9 +101,9 @@ def _tables(part: Section) -> list[str]:
 
 
 def _grid(grid: GridSection) -> list[str]:
-    aligned = [":--" if grid.leftward(head) else "--:" for head in grid.heads]
-    texts = [[_md(cell) for cell in row] for row in (grid.heads, *grid.rows)]
-    return ["| " + " | ".join(row) + " |" for row in (texts[0], aligned, *texts[1:])]
+    sides = "".join("l" if grid.leftward(head) else "r" for head in grid.heads)
+    heads, *rows = ([_md(cell) for cell in row] for row in (grid.heads, *grid.rows))
+    return markdown_table(heads, sides, rows)
 
 
 def _audits(model: ReportModel) -> list[str]:
@@ -114,17 +111,21 @@ def _audits(model: ReportModel) -> list[str]:
         return []
     seen = overview(model)
     lines = ["## Audits: has it really forgotten?", "", LEGEND, ""]
-    lines.append("| model | " + " | ".join(_md(": ".join(column)) for column in seen.columns) + " |")
-    lines.append("|:--" * (1 + len(seen.columns)) + "|")
-    for label, cells in seen.rows:
-        name = f"{label} ({seen.flags[label]})" if label in seen.flags else label
-        lines.append("| " + " | ".join([_md(name), *(_md(_verdicts(c)) + _notes(c) for c in cells)]) + " |")
+    heads = ["model", *(_md(": ".join(column)) for column in seen.columns)]
+    summaries = [
+        [
+            _md(f"{label} ({seen.flags[label]})" if label in seen.flags else label),
+            *(_md(_verdicts(c)) + _notes(c) for c in cells),
+        ]
+        for label, cells in seen.rows
+    ]
+    lines += markdown_table(heads, "l" * len(heads), summaries)
     lines += ["", *(f"[^audit-{k}]: {_md(reason)}" for k, reason in enumerate(seen.footnotes, 1)), ""]
     lines += ["<details>", "<summary>Every finding with its interval</summary>", "", ABOUT, ""]
-    aligned = ["--:" if head in NUMBERS else ":--" for head in HEADS]
+    sides = "".join("r" if head in NUMBERS else "l" for head in HEADS)
     for audit, rows in audit_rows(model).items():
-        lines += [f"### {_md(audit)}", "", *("| " + " | ".join(row) + " |" for row in (HEADS, aligned))]
-        lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in rows] + [""]
+        lines += [f"### {_md(audit)}", ""]
+        lines += [*markdown_table(HEADS, sides, [[_md(cell) for cell in row] for row in rows]), ""]
     return [*lines, "</details>", ""]
 
 
@@ -142,11 +143,6 @@ def _section(title: str, items: tuple[str, ...]) -> list[str]:
 
 def _sets(model: ReportModel) -> str:
     return "Rows: " + ", ".join(f"{name} {n}" for name, n in model.sets.items()) + "." if model.sets else ""
-
-
-def _md(text: str) -> str:
-    """Escape text for one line of markdown, also within a table."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def to_csv(model: ReportModel) -> str:

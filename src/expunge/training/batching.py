@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from expunge.data.batch import Batch, collate, scored_tokens
-from expunge.data.template import Encoded, row_lengths
+from expunge.data.encoder import Encoded, row_lengths
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs
 from expunge.models.packed import LmHead, UnknownLmHead, plain_head
 from expunge.training.forward import ForwardOutput, forward
 from expunge.training.reference import Reference
-from expunge.training.rollouts import RolloutSampler
 from expunge.training.samples import ROLLOUT, SIDES, ForwardSpec, TrainingSample, spec_for
 from expunge.training.throughput import InputCounter
+
+if TYPE_CHECKING:
+    from expunge.training.rollouts import RolloutSampler
 
 log = logging.getLogger(__name__)
 PROBE = 8  # positions of the first batch at which the head is compared with the model
@@ -46,9 +48,9 @@ class LossInputBuilder:
     ) -> None:
         self._reading = InputCounter() if reading is None else reading
         self._rows, self._references, self._pad, self._chunk = dict(rows), references, pad_id, logits_chunk_size
-        self._known = False
+        self._known, self._marks = False, bool(needs.marks)
         self._specs = {s: a for s in (*SIDES, ROLLOUT) if (a := spec_for(needs, s)) is not None}
-        self._rollouts = rollouts if ROLLOUT in self._specs else None
+        self._rollouts, self._rollout_sides = rollouts if ROLLOUT in self._specs else None, needs.rollout_sides
         self.memory: dict[str, Any] = {}
 
     def view(self, model: Any, samples: Sequence[TrainingSample], *, device: Any, step: int = 0) -> LossInputs:
@@ -59,7 +61,8 @@ class LossInputBuilder:
         numbers = {s: [i for x in samples for i in x.numbers(s)] for s in self._specs if s != ROLLOUT}
         rewards_B = None
         if self._rollouts is not None:
-            batch = self._rollouts(model, [i for x in samples for i in x.numbers("forget")], step)
+            of = {side: [i for x in samples for i in x.numbers(side)] for side in self._rollout_sides}
+            batch = self._rollouts(model, of["forget"], step, of.get("retain", ()))
             self._rows[ROLLOUT], numbers[ROLLOUT] = batch.rows, list(range(len(batch.rows)))
             rewards_B = torch.tensor(batch.rewards, device=device)
         inputs: dict[str, SideOutputs] = {}
@@ -92,7 +95,7 @@ class LossInputBuilder:
         spec = self._specs[sides[0]]
         began = time.perf_counter()
         encoded = [self._rows[s][i] for s in sides for i in numbers[s]]
-        whole = collate(encoded, pad_id=self._pad, positions=spec.positions.value)
+        whole = collate(encoded, pad_id=self._pad, positions=spec.positions.value, marks=self._marks)
         n_rows = [len(numbers[s]) for s in sides]
         parts = _split_batch(whole, n_rows)
         whole, sizes = whole.to(device), [len(p.token_N) for p in parts]
@@ -142,6 +145,7 @@ def _split_batch(whole: Batch, n_rows: Sequence[int]) -> list[Batch]:
                 pos_N=whole.pos_N[at],
                 token_N=whole.token_N[at],
                 labelled_N=None if whole.labelled_N is None else whole.labelled_N[at],
+                marked_N=None if whole.marked_N is None else whole.marked_N[at],
             )
         )
         first += n

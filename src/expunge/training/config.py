@@ -9,149 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from expunge.core.arithmetic import parse_arithmetic
 from expunge.core.decode import strict
 from expunge.data.examples import Span
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.lora import LoraArgs
 from expunge.training.optimizers import optimizer_identity, optimizer_problem
 from expunge.training.schedule import Schedule
 
 MOST_SEED = 2**32  # numpy's limit
+
 # Raised when equal settings train other numbers. 2: a step of several micro-batches is one mean, a micro-batch contains
 # no row twice, and a model is saved in its source dtype.
 REVISION = 2
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class SelectionRule:
-    """The rule that selects the best evaluation: enough utility, then the forget metric nearest to its target.
-
-    The higher utility breaks ties, then the earlier evaluation.
-    """
-
-    utility: str | None = None
-    """The metric of the model's utility. None: model_utility with the full metric suite, else retain_Q_A_Prob."""
-    forget: str | None = None
-    """The metric of forgetting. None: forget_quality with the full metric suite, else forget_Q_A_Prob."""
-    floor: float = 0.9
-    """The share of the utility at the start that must stay."""
-    target: float | Literal["retain", "low", "high"] = "retain"
-    """The target value of the forget metric: a number, low, high, or retain (the retain model's value; low if there is
-    none). A high forget_quality is always best.
-    """
-    formula: str | None = None
-    """A formula whose largest value is best, in place of the rule's other keys: 0.5*(forget_quality+model_utility).
-    It reads metrics that are evaluated during training, with + - * / **, min, max, abs and hmean.
-    """
-    enough: float | None = None
-    """A distance from the target that suffices (of low: a value): evaluations that are at least as near count as equal,
-    and the higher utility decides. Not for target=high. None: the nearest is best.
-    """
-
-    def __post_init__(self) -> None:
-        if self.formula is not None:
-            try:
-                parse_arithmetic(self.formula)
-            except ValueError as error:
-                raise ValueError(f"formula {error}") from None
-            others = [f.name for f in dataclasses.fields(self) if f.name != "formula"]
-            for key in others:
-                if getattr(self, key) != SelectionRule.__dataclass_fields__[key].default:
-                    raise ValueError(f"{key} has no effect together with formula; leave one of them out")
-        if not 0 <= self.floor <= 1:
-            raise ValueError("floor must be at least 0 and at most 1: a share of the initial utility")
-        if self.enough is not None and not 0 <= self.enough < math.inf:
-            raise ValueError("enough must be a number of at least 0")
-        if self.enough is not None and (self.target == "high" or self.forget == "forget_quality"):
-            raise ValueError("enough is a distance from a target or a low value; a high target has none")
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class EvaluateArgs:
-    """Evaluation during training; off unless `every` or `steps` is set. It also runs at the end."""
-
-    every: float | None = None
-    """Epochs between two evaluations; fractions are allowed."""
-    steps: int | None = None
-    """Steps between two evaluations, in place of `every`."""
-    panel: Literal["fast", "full"] | tuple[str, ...] = "fast"
-    """`fast` (probability, truth ratio and extraction strength, nothing generated), `full` (the benchmark's metric
-    suite on all examples) or a list of its metrics.
-    """
-    rows: int = 100
-    """The maximum number of examples per set; the first ones are read. The full metric suite reads all."""
-    at_start: bool = True
-    """Whether the model is evaluated before the first step."""
-    keep: Literal["last", "best"] = "last"
-    """Which model is saved: the last one, or the best by `rule`."""
-    patience: int | None = None
-    """Stop after this number of consecutive evaluations without a new best. None: never."""
-    rule: SelectionRule = field(default_factory=SelectionRule)
-    """The rule that selects the best evaluation."""
-    losses: tuple[str, ...] | None = None
-    """Sets of examples whose mean token loss is measured as well. None: the sets that the benchmark names."""
-    prompts: int = 0
-    """The number of examples of each of these sets whose prompts the model continues. 0: none."""
-    generate_every: int = 1
-    """Continue prompts at every n-th evaluation."""
-
-    def __post_init__(self) -> None:
-        if self.every is not None and not 0 < self.every < math.inf:
-            raise ValueError("every must be a number of epochs > 0")
-        for key in ("steps", "rows", "patience", "generate_every"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1")
-        if self.every is not None and self.steps is not None:
-            raise ValueError("every cannot be set together with steps; give one of them")
-        if not self.panel:
-            raise ValueError("panel must be fast, full or a list of metrics")
-        if self.prompts < 0:
-            raise ValueError("prompts must be at least 0")
-        for key in ("losses", "prompts"):
-            if getattr(self, key) and not self.on:
-                raise ValueError(f"{key} is set, but evaluation is off; give every (epochs) or steps")
-        for key, idle in (("keep", "last"), ("patience", None)):
-            if getattr(self, key) != idle and not self.on:
-                raise ValueError(f"{key} is set, but evaluation is off; give every (epochs) or steps")
-            if getattr(self, key) != idle and not self.at_start:
-                raise ValueError(f"{key} needs at_start, because the rule compares utility with its initial value")
-
-    @property
-    def on(self) -> bool:
-        """Whether the run is evaluated."""
-        return self.every is not None or self.steps is not None
-
-    @property
-    def chooses(self) -> bool:
-        """Whether the rule has an effect: the best model is saved, or patience may stop the run."""
-        return self.keep == "best" or self.patience is not None
-
-    @property
-    def n_rows(self) -> int | None:
-        """The maximum number of examples per set; None: all."""
-        return None if self.panel == "full" else self.rows
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The values that a fingerprint covers. Losses, prompts and optional keys of the rule are left out if unset."""
-        values = dataclasses.asdict(self)
-        if self.losses is None:
-            del values["losses"]
-        if not self.prompts:
-            del values["prompts"], values["generate_every"]
-        for key in ("formula", "enough"):
-            if getattr(self.rule, key) is None:
-                del values["rule"][key]
-        return values
-
-    @property
-    def reads_retain(self) -> bool:
-        """Whether the evaluation reads the retain model's records, if there are any."""
-        return self.on and (
-            self.panel != "fast" or (self.chooses and self.rule.target == "retain" and self.rule.formula is None)
-        )
 
 
 @strict
@@ -436,6 +305,8 @@ class TrainArgs:
                 del values[key]
         if self.lora is not None and self.lora.quantize is None:
             del values["lora"]["quantize"]
+        if self.lora is not None and not self.lora.orthogonal:
+            del values["lora"]["orthogonal"]
         if self.schedule == Schedule():
             del values["schedule"]
         if self.train_on == "answer":
@@ -463,6 +334,7 @@ MOST: Mapping[str, float] = {
     "logits_chunk_size": 1e9,
     "reference_topk": 1e6,
 }
+
 # Settings that a fingerprint leaves out when they are off.
 OPTIONAL = (
     "grad_transform",

@@ -11,10 +11,13 @@ from typing import Any
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.records import GeneratedText, split_trace
+from expunge.data.encoder import Encoded, Encoder, n_truncated
 from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet, Span
-from expunge.data.template import Encoded, Encoder, Template, n_truncated
+from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import resolve_template
+from expunge.methods.api import Marks
+from expunge.training.marks import mark_rows
 
 _logger = logging.getLogger(__name__)
 N_ALTERNATES, ALTERNATES_SEED = 5, 0
@@ -32,12 +35,16 @@ def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -
     return Encoder(resolve_template(template, tokenizer), tokenizer)
 
 
-def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder, span: Span | None = None) -> Sequence[Encoded]:
+def encode_sets(
+    sets: Sequence[ExampleSet], encoder: Encoder, span: Span | None = None, marks: Marks = ""
+) -> Sequence[Encoded]:
     """Return the encoded true answers of all examples of some sets, in order. Sets with `long=pieces` give pieces.
 
-    span: the span with a loss, for examples with a trace. None: the trace and the answer. Sets of tokens stay on disk
-    and are read row by row. Raises ConfigError if they are not the model's tokens, and DataError for an example
-    without a text in the span `trace`.
+    span: the span with a loss, for examples with a trace. None: the trace and the answer. marks: the tokens that the
+    loss treats apart (`training.marks`). Sets of tokens stay on disk and are read row by row.
+
+    Raises ConfigError if they are not the model's tokens, and DataError for an example without a text in the span
+    `trace`, or without an answer if unwanted words are marked.
     """
     if any(one.n_tokens is not None for one in sets):
         from expunge.data.stories.shards import TokenDataset, joined
@@ -51,7 +58,8 @@ def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder, span: Span | None 
     out: list[Encoded] = []
     for one in sets:
         named = [(row, trained_span(row, span, one.name)) for row in one.rows]
-        out += encoder.pieces(one) if one.long == "pieces" else encoder.rows(one, named)
+        encoded = encoder.pieces(one) if one.long == "pieces" else encoder.rows(one, named)
+        out += mark_rows(encoded, one, encoder, marks) if marks else encoded
     return out
 
 
@@ -66,8 +74,12 @@ def trained_span(row: Example, span: Span | None, name: str) -> str:
     return span or TRACE_ANSWER
 
 
-def check_span(sets: Sequence[ExampleSet], span: Span, *, forgets: bool, alternates: bool, where: str) -> None:
-    """Raise ConfigError if a run has no use for its span (`train_on`)."""
+def check_span(
+    sets: Sequence[ExampleSet], span: Span, *, forgets: bool, alternates: bool, where: str, marks: Marks = ""
+) -> None:
+    """Raise ConfigError if a run has no use for its span (`train_on`), or its loss needs another one."""
+    if marks == TRACE and span != TRACE_ANSWER:
+        raise ConfigError(f"{where}: this method reads traces and answers; set {where}={TRACE_ANSWER}")
     if span == ANSWER:
         return
     if not forgets:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import torch
 
 from expunge.data.batch import budget_batches, collate
-from expunge.data.template import Encoded, Encoder
+from expunge.data.encoder import Encoded, Encoder
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import continued
+from expunge.models.capabilities import kept_modes
 from expunge.models.packed import BatchPositions, packed_forward, token_logps
 from expunge.models.token_ids import padding_id
 from expunge.training.randomness import kept_random
@@ -32,11 +32,9 @@ class EvalLosses:
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Return each set's loss. The training mode and all random generators are restored."""
-        was_training = model.training
-        model.eval()
-        with kept_random(), torch.inference_mode():
+        with kept_modes(model), kept_random(), torch.inference_mode():
+            model.eval()
             losses = {f"loss/{name}": self._loss(model, rows) for name, rows in self.rows.items()}
-        model.train(was_training)
         return losses
 
     def _loss(self, model: Any, rows: Sequence[Encoded]) -> float:
@@ -73,8 +71,7 @@ class GenerationTable:
             return
         decode = self.encoder.tokenizer.decode
         new: list[dict[str, Any]] = []
-        was_training = model.training
-        with kept_random():
+        with kept_modes(model), kept_random():
             for name, rows in self.prompts.items():
                 prompts = [r.ids[: r.n_prompt] for r in rows]
                 for row, text in zip(rows, continued(model, prompts, self.encoder, self.generation), strict=True):
@@ -82,12 +79,6 @@ class GenerationTable:
                         decode(i, skip_special_tokens=True) for i in (row.ids[: row.n_prompt], row.ids[row.n_prompt :])
                     )
                     new.append({"step": step, "set": name, "prompt": prompt, "generation": text, "target": target})
-        model.train(was_training)
         self.lines += new
         if self.tell is not None:
             self.tell(self.lines, new)
-
-
-def as_lines(lines: Sequence[Any]) -> str:
-    """Return the lines as JSON lines."""
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -15,8 +15,8 @@ from torch import Tensor
 from expunge.core import distributed
 from expunge.evaluation.evaluator import Evaluator
 from expunge.training.checkpoint import put_weights, trained_weights
-from expunge.training.config import EvaluateArgs
 from expunge.training.eval_losses import GenerationTable
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.model_selection import EvalPoint, ModelSelection
 from expunge.training.randomness import kept_random
 
@@ -106,6 +106,7 @@ class EvalCallback:
             self._table.lines = [dict(line) for line in state["table"]]
         if self._choice is not None and self.points:
             self._choice.start, self._choice.since = self.points[0], state["since"]
+            self._choice.last = self.points[-1]
             self._choice.best = next((p for p in self.points[1:] if p.step == state["best"]), None)
         if self._tell is not None:
             self._tell(self.points)

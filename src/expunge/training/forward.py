@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 from expunge.data.batch import Batch
 from expunge.methods.api import Quantity, ScoredPositions, SideOutputs
 from expunge.models.chunks import ChunkedLogits
-from expunge.models.hidden_states import hidden_states_in, layer_outputs
 from expunge.models.packed import BatchPositions as At
 from expunge.models.packed import LmHead, UnknownLmHead, packed_forward, token_logps
 from expunge.training.samples import ForwardSpec
@@ -55,6 +55,7 @@ class ForwardOutput:
             token_N=batch.token_N,
             hidden_ND=self.hidden_ND if spec.layers else None,
             labelled_N=batch.labelled_N,
+            marked_N=batch.marked_N,
             widths=self.widths,
         )
 
@@ -87,17 +88,28 @@ def forward(
     """
     at = At(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
     if spec.serve is Quantity.HIDDEN:
+        from expunge.models.hidden_states import layer_outputs
+
         return ForwardOutput(None, *_side_by_side(layer_outputs(model, at, spec.layers)))
-    with hidden_states_in(model, at, spec.layers) as states:
+    with _recorded(model, at, spec) as states:
         packed = packed_forward(
             model, at, use_mask=spec.positions is ScoredPositions.ALL, n_head=None if head is None else probe
         )
-    hidden = _side_by_side(states()) if spec.layers else (packed.hidden_ND, ())
+    hidden = (packed.hidden_ND, ()) if states is None else _side_by_side(states())
     if head is None:
         return ForwardOutput(packed.logits_NV, *hidden)
     if probe and not head.gives(packed):
         raise UnknownLmHead
     return ForwardOutput(ChunkedLogits(head, packed.hidden_ND, chunk, packed.autocast), *hidden)
+
+
+def _recorded(model: Any, at: At, spec: ForwardSpec) -> AbstractContextManager[Callable[[], Sequence[Tensor]] | None]:
+    """Return the context that records the hidden states of one forward, if the loss reads some."""
+    if not spec.layers:
+        return nullcontext()
+    from expunge.models.hidden_states import hidden_states_in
+
+    return hidden_states_in(model, at, spec.layers)
 
 
 def _side_by_side(states: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:

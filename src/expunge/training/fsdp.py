@@ -10,16 +10,6 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from expunge.core import distributed
-
-
-def trained_on(model: Any) -> torch.device:
-    """Return the device that a model is trained on: its current one, unless it is still to be divided into shards."""
-    if distributed.sharded():
-        return torch.device("cuda" if distributed.on_gpus() else "cpu")
-    device: torch.device = next(model.parameters()).device
-    return device
-
 
 def shard_anywhere(accelerator: Any) -> bool:
     """Let accelerate divide models by FSDP on CPUs as it does on GPUs.

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.methods.objective import Objective, objective
 from expunge.training.config import TrainArgs
 from expunge.training.phases import teacher_args, visits

@@ -10,38 +10,36 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.core import distributed
 from expunge.core.errors import JobError
 from expunge.core.on_use import transformers
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Requirements
 from expunge.methods.objective import Objective
 from expunge.models.bfloat16 import training_note
 from expunge.models.token_ids import padding_id
 from expunge.training.batching import LossInputBuilder
-from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import Checkpoints, State
-from expunge.training.compiled import compiled_layers
 from expunge.training.config import TrainArgs
 from expunge.training.data_parallel import gather_whole, rank_batches
-from expunge.training.dropout import with_dropout
-from expunge.training.evaluation_callback import EvalCallback
-from expunge.training.fsdp import trained_on
 from expunge.training.optimizers import optimizer_class
 from expunge.training.phases import Phase, plan_phases
 from expunge.training.reference import Reference, reference
-from expunge.training.rollouts import RolloutSampler, RolloutSource
 from expunge.training.run_state import AfterStep, Logged, PhasePosition, Progress, RunState, TrainResult
 from expunge.training.samples import SIDES, TrainingSample, spec_for
 from expunge.training.throughput import ThroughputMeter, step_flops
-from expunge.training.trainable import set_trainable
 from expunge.training.trainer import PhaseTrainer, StepCallback, as_batch, training_arguments
+
+if TYPE_CHECKING:
+    from expunge.training.callbacks import CallbackBridge
+    from expunge.training.evaluation_callback import EvalCallback
+    from expunge.training.rollouts import RolloutSampler, RolloutSource
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +60,7 @@ def train(
     keep_model: Callable[[int], None] | None = None,
     callbacks: CallbackBridge | None = None,
     rollouts: RolloutSource | None = None,
+    regulariser: Callable[[], Any] | None = None,
 ) -> TrainResult:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
@@ -84,6 +83,7 @@ def train(
         keep_model: Called with the number of a step after which `args.save_strategy` keeps the model.
         callbacks: Receives the events of every phase for transformers' callbacks.
         rollouts: The forget questions, for methods that sample texts from the model.
+        regulariser: A term of the weights alone, which is added to the loss.
 
     Returns:
         The number of steps, the log, the evaluations and the speed.
@@ -93,24 +93,18 @@ def train(
         ConfigError: If a gradient transform or a parameter mask does not fit the method or the model.
         KeyboardInterrupt: After a signal, once the checkpoint is written.
     """
-    if note := training_note(trained_on(model).type, args.bf16):
+    if note := training_note(distributed.trained_on(model).type, args.bf16):
         log.warning(note)
     capabilities(model)  # observed before the first pass, which reads it
-    sampler = None
-    if objective.needs.rollout is not None:
-        if rollouts is None:
-            raise JobError(f"{objective.spec.name} samples texts, but the run has no questions (rollouts)")
-        sampler = RolloutSampler(model, objective.method.rollouts, rollouts, args.seed)
+    sampler = _sampler(model, objective, rollouts, args.seed)
     pad_id = padding_id(model, pad_id)
     phases = plan_phases(objective, rows, args)
-    patterns = args.trainable_params_regex or _own_patterns(objective, args)
-    if args.trainable_last_k_layers or patterns:
-        set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
+    _freeze(model, objective, args)
     known_references = _references(model, objective, rows, [p.samples for p in phases], args, pad_id, references or {})
     meter = ThroughputMeter(step_flops(model, args.peak_tflops, half=args.bf16 or args.fp16))
     run = RunState(
         model, len(phases), watch, progress, meter, logged, after_step=after_step, callbacks=callbacks,
-        keep_model=keep_model,
+        keep_model=keep_model, regulariser=regulariser,
     )  # fmt: skip
     _load_checkpoint(run, checkpoints, args)
     place = PhasePosition(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
@@ -130,10 +124,8 @@ def train(
             rollouts=sampler,
         )
 
-    compiled = compiled_layers(model) if args.compile else nullcontext()
     with (
-        with_dropout(model, args.dropout),
-        compiled,
+        _changed(model, args),
         tempfile.TemporaryDirectory() as scratch,
         run.checkpoints.stoppable() if run.checkpoints else nullcontext(),
     ):
@@ -187,7 +179,7 @@ def _trainer(
         args=training_arguments(phase, seed, scratch, run.model),
         train_dataset=rank_batches(phase.samples[state["n_read"] if state else 0 :], phase.args, distributed.here()),
         data_collator=as_batch,
-        optimizer_cls_and_kwargs=optimizer_class(phase.args, trained_on(run.model).type),
+        optimizer_cls_and_kwargs=optimizer_class(phase.args, distributed.trained_on(run.model).type),
     )
     trainer.prepare(phase, serve(phase.objective.needs), place, run)
     if phase.step is not None:
@@ -198,6 +190,41 @@ def _trainer(
     trainer.add_callback(StepCallback(trainer))
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def _sampler(model: Any, objective: Objective, rollouts: RolloutSource | None, seed: int) -> RolloutSampler | None:
+    """Return the sampler of a method that reads rollouts. Raises JobError if the run has no questions for it."""
+    if objective.needs.rollout is None:
+        return None
+    from expunge.training.rollouts import RolloutSampler
+
+    if rollouts is None:
+        raise JobError(f"{objective.spec.name} samples texts, but the run has no questions (rollouts)")
+    return RolloutSampler(model, objective.method.rollouts, rollouts, seed)
+
+
+@contextmanager
+def _changed(model: Any, args: TrainArgs) -> Iterator[None]:
+    """Train with dropout and with compiled layers inside this context, if the settings say so."""
+    with ExitStack() as changes:
+        if args.dropout:
+            from expunge.training.dropout import with_dropout
+
+            changes.enter_context(with_dropout(model, args.dropout))
+        if args.compile:
+            from expunge.training.compiled import compiled_layers
+
+            changes.enter_context(compiled_layers(model))
+        yield
+
+
+def _freeze(model: Any, objective: Objective, args: TrainArgs) -> None:
+    """Freeze the parameters that the settings or the method leave out. Raises ConfigError if a pattern fits none."""
+    patterns = args.trainable_params_regex or _own_patterns(objective, args)
+    if args.trainable_last_k_layers or patterns:
+        from expunge.training.trainable import set_trainable
+
+        set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
 
 
 def _own_patterns(objective: Objective, args: TrainArgs) -> tuple[str, ...]:

@@ -39,6 +39,10 @@ class LoraArgs:
     """Quantise the frozen linear weights to 4 bits (nf4) or 8 (int8) during training (QLoRA, arXiv:2305.14314). The
     saved model is the full-precision weights plus the adapters. None: not quantised.
     """
+    orthogonal: float = 0.0
+    """The weight of the overlap with the adapters of earlier requests (O3, arXiv:2407.10223; the authors use 0.1). It
+    acts from the second request of a chain on (`requests`). 0: no such term.
+    """
 
     def __post_init__(self) -> None:
         if self.r < 1:
@@ -47,6 +51,8 @@ class LoraArgs:
             raise ValueError("lora_alpha must be a number > 0")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError("lora_dropout must be at least 0 and less than 1")
+        if not 0 <= self.orthogonal < math.inf:
+            raise ValueError("orthogonal must be a number >= 0")
         if not self.target_modules:
             raise ValueError("target_modules must be all-linear or a list of module names")
 

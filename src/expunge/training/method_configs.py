@@ -28,12 +28,15 @@ __all__ = [
     "NPOConfig",
     "PDUConfig",
     "PURGEConfig",
+    "R2MUConfig",
     "RepNoiseConfig",
     "RMUConfig",
     "RRConfig",
+    "RULEConfig",
     "SatImpConfig",
     "SemEvalGAConfig",
     "SimNPOConfig",
+    "TPOConfig",
     "UNDIALConfig",
     "UNDOConfig",
     "UnilogitConfig",
@@ -282,6 +285,35 @@ class PURGEConfig(UnlearnConfig):
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class R2MUConfig(UnlearnConfig):
+    """Reasoning-aware misdirection (Wang et al. 2025, arXiv:2506.12963): RMU on the answer and on its ...
+
+    `expunge list methods R2MU` shows the equation and the pitfalls.
+    """
+
+    METHOD: ClassVar[str | None] = "R2MU"
+
+    layer: str = "model.layers.7"
+    """Name of the module whose output is misdirected. Layers above it do not run."""
+
+    trainable_params_regex: tuple[str, ...] = (".*",)
+    """Regular expressions of the parameters to train; a parameter is trained if one of them matches its name."""
+
+    steering_coeff: float = 6.5
+    """c, the length of the control vector."""
+
+    trace: float = 1.0
+    """Weight of the forget examples' traces, relative to their answers."""
+
+    reasoning: float = 0.7142857142857143
+    """Weight of the retain examples' traces, relative to their answers."""
+
+    control_seed: int = 0
+    """Seed of the random direction u."""
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class RepNoiseConfig(UnlearnConfig):
     """Representation noising (Rosati et al. 2024, arXiv:2405.14577): make hidden states look like Gaussian noise.
 
@@ -349,6 +381,26 @@ class RRConfig(UnlearnConfig):
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class RULEConfig(UnlearnConfig):
+    """Reinforcement unlearning (Zhang et al. 2025, arXiv:2506.07171): learn the boundary of refusal from rewards.
+
+    `expunge list methods RULE` shows the equation and the pitfalls.
+    """
+
+    METHOD: ClassVar[str | None] = "RULE"
+
+    num_generations: int = 8
+    """Texts of each question at each step, 2 or more (TRL's name)."""
+
+    max_completion_length: int = 64
+    """The maximum number of tokens of a text (TRL's name)."""
+
+    reward: str = "refusal_boundary"
+    """The name of the reward: refusal_boundary, or one of a plugin, which reads `Rollout.side`."""
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class SatImpConfig(UnlearnConfig):
     """Saturation and importance (Yang et al. 2025, arXiv:2505.11953): a weight for every forget token.
 
@@ -390,6 +442,23 @@ class SimNPOConfig(UnlearnConfig):
 
     delta: float = 0.0
     """Margin in nats per token: answers with a mean NLL above it get little weight."""
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class TPOConfig(UnlearnConfig):
+    """Targeted preference optimisation (Zhou et al. 2025, arXiv:2506.03142): forget the unwanted words of an ...
+
+    `expunge list methods TPO` shows the equation and the pitfalls.
+    """
+
+    METHOD: ClassVar[str | None] = "TPO"
+
+    beta: float = 0.32
+    """Sharpness of the preference. A larger beta lets the gradient vanish at a smaller difference of logits."""
+
+    preservation: float = 1.0
+    """Weight of the negative log-likelihood of the other words of the forget answers."""
 
 
 @strict

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.benchmarks.api import Benchmark
-from expunge.core.arithmetic import Arithmetic, parse_arithmetic
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.numbers import finite
 from expunge.evaluation.kinds import find_kind
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import in_order, with_parents
-from expunge.training.config import EvaluateArgs, SelectionRule
+from expunge.training.evaluate_args import EvaluateArgs, SelectionRule
+
+if TYPE_CHECKING:
+    from expunge.core.arithmetic import Arithmetic
 
 FAST = ("probability", "truth_ratio", "extraction_strength")  # families of panel=fast
 
@@ -82,6 +84,8 @@ def _fast(metric: Metric) -> bool:
 def rule_metrics(args: EvaluateArgs) -> list[tuple[str, str]]:
     """Return the metrics that the rule reads, each with the key that names it."""
     if args.rule.formula is not None:
+        from expunge.core.arithmetic import parse_arithmetic
+
         return [("formula", name) for name in parse_arithmetic(args.rule.formula).names]
     return [("utility", utility_of(args)), ("forget", forget_of(args))]
 
@@ -127,26 +131,41 @@ class ModelSelection:
     enough: float = -math.inf
     start: EvalPoint | None = None
     best: EvalPoint | None = None
-    since: int = 0  # evaluations after the best one
+    last: EvalPoint | None = None
+    since: int = 0  # evaluations after the best one, without those whose utility returns towards the floor
     formula: Arithmetic | None = None
 
     def add(self, point: EvalPoint) -> bool:
         """Add an evaluation; return whether it is the best so far. The first one is the start, and no candidate."""
+        before, self.last = self.last, point
         if self.start is None:
             self.start = point
             return False
         if self.passes(point) and (self.best is None or self._rank(point) < self._rank(self.best)):
             self.best, self.since = point, 0
             return True
-        self.since += 1
+        self.since += not self._returns(before, point)
         return False
+
+    def _returns(self, before: EvalPoint | None, point: EvalPoint) -> bool:
+        """Return whether utility is under the floor and higher than one evaluation ago.
+
+        Many methods lower utility in their first steps, and the retain loss then brings it back.
+        """
+        if before is None or self.formula is not None:
+            return False
+        return before.values[self.utility] < point.values[self.utility] < self._least
 
     def passes(self, point: EvalPoint) -> bool:
         """Return whether an evaluation's utility is at least the floor; False if a number is missing."""
         if self.formula is not None:
             return math.isfinite(self.formula.value(point.values))
-        least = self.floor * self.start.values[self.utility] if self.start else math.nan
-        return point.values[self.utility] >= least and math.isfinite(point.values[self.forget])
+        return point.values[self.utility] >= self._least and math.isfinite(point.values[self.forget])
+
+    @property
+    def _least(self) -> float:
+        """The smallest utility that the floor allows."""
+        return self.floor * self.start.values[self.utility] if self.start else math.nan
 
     def away(self, point: EvalPoint) -> float:
         """Return the distance of an evaluation from the goal; less is better."""
@@ -195,27 +214,13 @@ def model_selection(args: EvaluateArgs, retain: Mapping[str, MetricResult] | Non
         goal = rule.target
     elif rule.target == "retain" and forget != "forget_quality" and retain and forget in retain:
         goal = retain[forget].value if math.isfinite(retain[forget].value) else goal
-    formula = None if rule.formula is None else parse_arithmetic(rule.formula)
+    formula = None
+    if rule.formula is not None:
+        from expunge.core.arithmetic import parse_arithmetic
+
+        formula = parse_arithmetic(rule.formula)
     enough = -math.inf if rule.enough is None or goal == math.inf else rule.enough
     return ModelSelection(utility_of(args), forget, rule.floor, goal, enough=enough, formula=formula)
-
-
-def is_due(
-    args: EvaluateArgs, step: int, *, before: int, rows: int, n_epoch: int, n_samples: int, finegrained: int = 0
-) -> bool:
-    """Return whether an evaluation follows this step of a phase (from 1): at each whole multiple of the period.
-
-    before: steps of earlier phases. rows: samples of a step. n_epoch, n_samples: of the phase. finegrained: up to this
-    step of the run the period, if it is in steps, is a tenth.
-    """
-    if args.steps is not None:
-        closely = before + step <= finegrained
-        return (before + step) % (max(1, args.steps // 10) if closely else args.steps) == 0
-    if args.every is None:
-        return False
-    period = args.every * n_epoch
-    done, done_before = (min(k * rows, n_samples) for k in (step, step - 1))
-    return math.floor(done / period + 1e-9) > math.floor(done_before / period + 1e-9)
 
 
 def loss_sets(benchmark: Benchmark, args: EvaluateArgs, where: str = "trainer.args.evaluate") -> tuple[str, ...]:

@@ -9,21 +9,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from expunge.core.errors import ConfigError, JobError
+from expunge.data.encoder import Encoded, row_lengths
 from expunge.data.pairing import Pairing, Rows, alternating, choices, group_by_length, in_chunks, pair, pass_ends
-from expunge.data.template import Encoded, row_lengths
-from expunge.methods.grad_transforms import GradTransform, make_grad_transform, spec_of
 from expunge.methods.objective import Objective
-from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.config import TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.optimizers import check_optimizer
-from expunge.training.rewards import find_reward
 from expunge.training.samples import SIDES, TrainingSample
 from expunge.training.schedule import Schedule
-from expunge.training.term_parts import check_grad_transform, forget_part, retain_part
+
+if TYPE_CHECKING:
+    from expunge.methods.grad_transforms import GradTransform, GradTransformSpec
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,23 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
             would ignore the method's own choice of parameters, or if the optimizer's package is not installed.
     """
     check_optimizer(args, where)
+    if args.lora is not None and args.lora.orthogonal and (args.grad_transform is not None or not objective.forgets):
+        why = "a gradient transform does not read it" if objective.forgets else f"{objective.spec.name} forgets nothing"
+        raise ConfigError(f"{where}.lora.orthogonal: {why}; leave one of the two out")
     own: tuple[str, ...] = getattr(objective.method, "trainable_params_regex", (".*",))
     if args.lora is not None and own != (".*",):
         raise ConfigError(
             f"{where}.lora: trains only adapters, so {objective.spec.name}'s trainable_params_regex would have no "
             "effect; leave it out and use lora.target_modules"
         )
-    step = (
-        make_grad_transform(args.grad_transform, args.grad_transform_args, where)
-        if args.grad_transform is not None
-        else None
-    )
+    step = _grad_transform(args, where)
     if step is not None:
+        from expunge.training.term_parts import check_grad_transform
+
         check_grad_transform(step, objective, f"{where}.grad_transform")
     if objective.needs.rollout is not None:
+        from expunge.training.rewards import find_reward
+
         for name in objective.method.rollouts.rewards:
             find_reward(name, f"{objective.spec.name}.rewards")
         if step is not None:
@@ -122,7 +126,7 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
                 "texts for it; leave it out"
             )
     plan, name, key = args.schedule, objective.spec.name, f"{where}.schedule"
-    if plan.retain_ratio > 1 and objective.needs.retain is None:
+    if plan.retain_ratio > 1 and not objective.needs.reads("retain"):
         raise ConfigError(f"{key}.retain_ratio: {name} reads no retain rows with these weights; leave it 1")
     if plan.kind == "interleaved":
         return
@@ -135,14 +139,32 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
             f"{key}.kind: alternating reads the forget and the retain term separately, and {name} weighs them by a "
             "rule of its own; use interleaved or chunks"
         )
+    from expunge.training.term_parts import forget_part, retain_part
+
     for term, part in (("forget", forget_part(objective)), ("retain", retain_part(objective))):
         if part is None:
             raise ConfigError(f"{key}.kind: alternating needs a {term} term, and {name} has none with these weights")
-    if step is not None and len(spec_of(step).needs) > 1:
+    if step is not None and len(_registration(step).needs) > 1:
         raise ConfigError(
-            f"{where}.grad_transform: {spec_of(step).name} weighs the forget against the retain term within one "
+            f"{where}.grad_transform: {_registration(step).name} weighs the forget against the retain term within one "
             "step, and schedule.kind=alternating never has both; use interleaved or chunks"
         )
+
+
+def _grad_transform(args: TrainArgs, where: str) -> GradTransform | None:
+    """Return the gradient transform of a run, if it has one. Raises ConfigError."""
+    if args.grad_transform is None:
+        return None
+    from expunge.methods.grad_transforms import make_grad_transform
+
+    return make_grad_transform(args.grad_transform, args.grad_transform_args, where)
+
+
+def _registration(step: GradTransform) -> GradTransformSpec:
+    """Return the name of a gradient transform and the terms that it reads separately."""
+    from expunge.methods.grad_transforms import spec_of
+
+    return spec_of(step)
 
 
 def visits(objective: Objective, n_rows: Mapping[str, int], args: TrainArgs) -> dict[str, Rows]:
@@ -195,11 +217,7 @@ def plan_phases(objective: Objective, rows: Mapping[str, Sequence[Encoded]], arg
     n_rows = {side: len(of) for side, of in rows.items()}
     _check_rows(objective, n_rows)
     pairings = _pairings(objective, n_rows, args)
-    step = (
-        make_grad_transform(args.grad_transform, args.grad_transform_args, "trainer.args")
-        if args.grad_transform is not None
-        else None
-    )
+    step = _grad_transform(args, "trainer.args")
     return [_phase(objective, rows, pairing, own, step, args.schedule) for pairing, own in pairings]
 
 
@@ -212,11 +230,13 @@ def _phase(
     plan: Schedule,
 ) -> Phase:
     if plan.kind == "alternating":
+        from expunge.training.term_parts import forget_part, retain_part
+
         part = retain_part(objective) if pairing.forget is None else forget_part(objective)
         if part is None:
             raise ValueError("alternating needs an objective with both terms")  # check_run rejects it earlier
         objective = part
-        if step is not None and pairing.forget is None and spec_of(step).needs:
+        if step is not None and pairing.forget is None and _registration(step).needs:
             step = None  # a rule about the forget term has no effect on the retain term alone
     return Phase(objective, _samples(objective, rows, pairing, own), own, pairing.n_epoch, step)
 
@@ -267,4 +287,4 @@ def _one(rows: Rows) -> int | tuple[int, ...]:
 def _sides(objective: Objective) -> list[str]:
     """Return the sides whose rows a sample names. Rollouts continue the questions of forget rows."""
     needs = objective.needs
-    return [s for s in SIDES if getattr(needs, s) is not None or (s == "forget" and needs.rollout is not None)]
+    return [side for side in SIDES if needs.reads(side)]

@@ -24,9 +24,10 @@ from torch import Tensor
 from expunge.core.errors import JobError
 from expunge.core.on_use import transformers
 from expunge.data.batch import Batch, collate
-from expunge.data.template import Encoded
+from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Quantity, ScoredPositions, SideOutputs
+from expunge.models.capabilities import kept_modes
 from expunge.models.chunks import ChunkedLogits
 from expunge.models.packed import FrozenLmHead, PackedOutput, bare, wide
 from expunge.models.token_ids import padding_id
@@ -72,11 +73,10 @@ def keep(
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), n_tokens.cumsum(0)])
     tensors = {"offsets": offsets}
     device = next(model.parameters()).device
-    was_training = model.training
     capabilities(model)  # observed before the first pass, which reads it
     pad_id = padding_id(model, pad_id)
-    model.eval()
-    with torch.no_grad():
+    with kept_modes(model), torch.no_grad():
+        model.eval()
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
             collated = collate([rows[i] for i in part], pad_id=pad_id, positions=spec.positions.value).to(device)
@@ -92,7 +92,6 @@ def keep(
                 tensors["vocabulary"] = torch.tensor(output.whole().shape[-1])
             if output.widths:
                 tensors["widths"] = torch.tensor(output.widths)
-    model.train(was_training)
     return tensors
 
 

@@ -36,6 +36,10 @@ class Reporters:
         for one in self._opened:
             one.numbers(step, known)
 
+    def line(self, line: Mapping[str, float | None]) -> None:
+        """Send the finite numbers of a line of the log."""
+        self.numbers(int(line["step"] or 0), line)
+
     def texts(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
         """Send a table of generations."""
         for one in self._opened:

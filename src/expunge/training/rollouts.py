@@ -1,4 +1,4 @@
-"""Rollouts: texts that the model in training samples for forget questions, with their rewards.
+"""Rollouts: texts that the model in training samples for questions, with their rewards.
 
 Evaluation's decoder samples them. A token depends on the weights, the run's seed, the step, the row and the sample
 alone, so a run that resumes from a checkpoint samples the same texts.
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from expunge.core.errors import DataError, JobError
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoded, Encoder
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generated_text, new_tokens
 from expunge.evaluation.loglikelihood import context_length
@@ -28,23 +28,24 @@ from expunge.training.rewards import Rollout, find_reward
 
 @dataclass(frozen=True)
 class RolloutSource:
-    """The sets of the forget rows, in the order of the rows, and the template."""
+    """The sets of the forget rows, in the order of the rows, and the template. retain: the same of the retain rows."""
 
     sets: tuple[ExampleSet, ...]
     encoder: Encoder
+    retain: tuple[ExampleSet, ...] = ()
 
 
-def rollout_source(sets: Sequence[ExampleSet], encoder: Encoder) -> RolloutSource:
+def rollout_source(sets: Sequence[ExampleSet], encoder: Encoder, retain: Sequence[ExampleSet] = ()) -> RolloutSource:
     """Return the source of the rollouts of some sets. Raises DataError for a set without questions."""
-    for one in sets:
+    for one in (*sets, *retain):
         if one.n_tokens is not None or one.long == "pieces" or any(not row.question.strip() for row in one.rows):
             raise DataError(f"{one.name}: the method answers questions, and these rows have none")
-    return RolloutSource(tuple(sets), encoder)
+    return RolloutSource(tuple(sets), encoder, tuple(retain))
 
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """The rollouts of some forget rows, those of a row next to each other, and their rewards."""
+    """The rollouts of some rows, those of a row next to each other, and their rewards."""
 
     rows: tuple[Encoded, ...]
     texts: tuple[Rollout, ...]
@@ -59,7 +60,8 @@ class RolloutSampler:
         self._how = Generation(max_new_tokens=plan.max_new_tokens, temperature=plan.temperature, samples=plan.n)
         self._examples: list[Example] = []
         self._prompts: list[list[Prompt]] = []
-        for one in source.sets:
+        self._n_forget = sum(len(one.rows) for one in source.sets)
+        for one in (*source.sets, *source.retain):
             prompts = make_prompts(one, source.encoder, self._how, context_length(model), None)
             for k, row in enumerate(one.rows):
                 number = len(self._examples)
@@ -67,12 +69,13 @@ class RolloutSampler:
                 self._prompts.append([dataclasses.replace(prompt, row_id=number) for prompt in of_row])
                 self._examples.append(row)
 
-    def __call__(self, model: Any, numbers: Sequence[int], step: int) -> RolloutBatch:
-        """Return the rollouts of forget rows at a step of the run, by the present weights.
+    def __call__(self, model: Any, numbers: Sequence[int], step: int, retain: Sequence[int] = ()) -> RolloutBatch:
+        """Return the rollouts of forget rows, then of retain rows, at a step of the run, by the present weights.
 
         Raises JobError if the model's logits are not numbers.
         """
-        prompts = [prompt for number in numbers for prompt in self._prompts[number]]
+        every = (*numbers, *(self._n_forget + number for number in retain))
+        prompts = [prompt for number in every for prompt in self._prompts[number]]
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
         how = dataclasses.replace(self._how, seed=seed)
         training = model.training
@@ -86,7 +89,10 @@ class RolloutSampler:
             example = self._examples[prompt.row_id]
             rows.append(Encoded((*prompt.ids, *new.ids), len(prompt.ids)))
             text = generated_text(new, self._encoder, how)
-            texts.append(Rollout(example.question, example.answer, text, len(new.ids), new.stopped, example.trace))
+            side = "forget" if prompt.row_id < self._n_forget else "retain"
+            texts.append(
+                Rollout(example.question, example.answer, text, len(new.ids), new.stopped, example.trace, side)
+            )
         return RolloutBatch(tuple(rows), tuple(texts), self._rewards(texts))
 
     def _rewards(self, texts: Sequence[Rollout]) -> tuple[float, ...]:

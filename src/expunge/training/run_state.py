@@ -6,20 +6,21 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from expunge.core import distributed
 from expunge.core.errors import JobError
-from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import Checkpoints, State, of_each, put_weights, trained_weights
-from expunge.training.evaluation_callback import EvalCallback
-from expunge.training.fsdp import trained_on
-from expunge.training.model_selection import EvalPoint
 from expunge.training.phases import Phase
 from expunge.training.throughput import ThroughputMeter
+
+if TYPE_CHECKING:
+    from expunge.training.callbacks import CallbackBridge
+    from expunge.training.evaluation_callback import EvalCallback
+    from expunge.training.model_selection import EvalPoint
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # step, steps
@@ -68,13 +69,14 @@ class RunState:
     after_step: AfterStep | None = None
     callbacks: CallbackBridge | None = None
     keep_model: Callable[[int], None] | None = None  # receives the step
+    regulariser: Callable[[], torch.Tensor] | None = None  # a term of the weights alone, added to the loss
     stopped: bool = False  # by patience, or by after_step
     resumed_at: int | None = None
 
     @property
     def device(self) -> torch.device:
         """The device that the model is trained on."""
-        return trained_on(self.model)
+        return distributed.trained_on(self.model)
 
     @property
     def fits(self) -> dict[str, Any]:

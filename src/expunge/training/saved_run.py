@@ -8,22 +8,24 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.core import distributed
-from expunge.core.files import whole_folder, write_text
-from expunge.data.template import Encoded, Encoder
+from expunge.core.files import json_lines, whole_folder, write_text
+from expunge.data.encoder import Encoded, Encoder
 from expunge.methods.objective import Objective
 from expunge.models.load import save_model
 from expunge.training.config import TrainArgs
-from expunge.training.eval_losses import as_lines
-from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.loop import train
 from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
+from expunge.training.orthogonal import orthogonality, save_adapters
 from expunge.training.randomness import kept_random
 from expunge.training.reference import Reference
-from expunge.training.rollouts import RolloutSource
 from expunge.training.run_state import Logged, Progress, TrainResult
+
+if TYPE_CHECKING:
+    from expunge.training.evaluation_callback import EvalCallback
+    from expunge.training.rollouts import RolloutSource
 
 CHECKPOINT = "checkpoint-"  # and a step: the folder of a kept model
 KEPT = "models"  # in the folder of a run's checkpoints, until the run ends
@@ -82,6 +84,7 @@ def train_and_save(
     logged: Logged | None = None,
     after_step: Callable[[TrainerState], bool] | None = None,
     rollouts: RolloutSource | None = None,
+    start: Path | None = None,
 ) -> TrainResult:
     """Train a model, and write it with its log. Of several processes the first one writes.
 
@@ -102,12 +105,16 @@ def train_and_save(
         logged: As for `train`.
         after_step: Called before the first step and after each step; True ends the run.
         rollouts: As for `train`.
+        start: The folder of the start model, where `args.lora.orthogonal` reads the adapters of earlier requests.
 
     Returns:
         The result of `train`.
     """
+    term = None
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
+        if args.lora.orthogonal:
+            term = orthogonality(model, start, args.lora.orthogonal)
     follow = None
     state = TrainerState(model, encoder, args, reload, watch, dtype)
     models_folder = folder if checkpoints is None else checkpoints / KEPT
@@ -118,7 +125,7 @@ def train_and_save(
         model, objective, rows, args, pad_id=encoder.tokenizer.pad_token_id, references=references, progress=progress,
         watch=watch, checkpoints=checkpoints, after_step=follow, logged=logged,
         keep_model=functools.partial(_keep, state, models_folder),
-        rollouts=rollouts,
+        rollouts=rollouts, regulariser=term,
     )  # fmt: skip
     if not distributed.here().first:
         return result
@@ -126,8 +133,10 @@ def train_and_save(
         os.rename(model_folder, folder / model_folder.name)
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
+        if args.lora.orthogonal:
+            save_adapters(model, start, folder)
         model = saved_form(model, args.lora, reload)
     save_model(model, encoder.tokenizer, folder, dtype=dtype)
-    write_text(folder / LOG, as_lines(result.history))
-    write_text(folder / SPEED, as_lines(result.speed_lines))
+    write_text(folder / LOG, json_lines(result.history))
+    write_text(folder / SPEED, json_lines(result.speed_lines))
     return result

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from expunge.core.errors import ConfigError
 from expunge.methods.api import LossInputs, Quantity, Requirements
-from expunge.methods.grad_transforms.api import GradTransform, Which, needed, spec_of
 from expunge.methods.objective import Objective
 from expunge.methods.reduction import Reduction
 from expunge.methods.terms import require
@@ -17,9 +16,13 @@ from expunge.methods.terms import require
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from expunge.methods.grad_transforms.api import GradTransform, Which
+
 
 def check_grad_transform(step: GradTransform, objective: Objective, where: str = "trainer.args.grad_transform") -> None:
     """Raise ConfigError unless the objective has the terms that the gradient transform reads separately."""
+    from expunge.methods.grad_transforms.api import needed, spec_of
+
     spec = spec_of(step)
     if hasattr(objective.method, "total"):
         raise ConfigError(
@@ -57,17 +60,16 @@ def retain_part(objective: Objective) -> Objective | None:
         rollout=None, retain=None, retain_ref=None, retain_teacher=None,
     )  # fmt: skip
     own: Requirements = getattr(objective.method, "needs", objective.spec.needs)
-    return dataclasses.replace(
-        objective,
-        method=_RetainOnly(dataclasses.replace(needs, retain=own.retain, retain_positions=own.retain_positions)),
-    )
+    needs = dataclasses.replace(needs, retain=own.retain, retain_positions=own.retain_positions)
+    return dataclasses.replace(objective, method=_RetainOnly(needs, getattr(objective.method, "retain_loss", None)))
 
 
 @dataclass(frozen=True)
 class _RetainOnly:
-    """A method without a forget loss, for the retain term alone."""
+    """A method without a forget loss, for the retain term alone. retain_loss: its own retain term, if it has one."""
 
     needs: Requirements
+    retain_loss: Callable[[LossInputs], Tensor] | None = None
 
 
 def relearn_part(objective: Objective) -> Objective | None:

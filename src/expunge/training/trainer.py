@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -17,21 +17,21 @@ from expunge.core import distributed
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.on_use import transformers
 from expunge.methods.api import LossInputs, LossOutput, Requirements
-from expunge.methods.grad_transforms import GradTransform
 from expunge.methods.objective import Objective
 from expunge.methods.reduction import AnswerTokens
 from expunge.models.bfloat16 import cpu_has_bfloat16
-from expunge.models.bfloat16_attention import compute_attention_in_float32
 from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import State, put_weights
 from expunge.training.data_parallel import MicroBatch, RankBatches, check_several, in_one_forward, per_process
-from expunge.training.fsdp import cut_before, in_shards, own_shards, shard_anywhere, trained_on
-from expunge.training.model_selection import is_due
+from expunge.training.evaluate_args import is_due
 from expunge.training.optimizers import ON_CPU, STOCHASTIC, own_optimizer
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.run_state import Diverged, PhasePosition, RunState
-from expunge.training.step import Compute, GradTransformRunner
+
+if TYPE_CHECKING:
+    from expunge.methods.grad_transforms import GradTransform
+    from expunge.training.step import Compute, GradTransformRunner
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> transformers.TrainingArguments:
     """Return a phase's settings as TrainingArguments; saving, evaluation and reporting of transformers are off."""
     args = phase.args
-    device = trained_on(model).type
+    device = distributed.trained_on(model).type
     optim = args.optim
     if optim == STOCHASTIC or own_optimizer(optim):
         optim = "adamw_torch"  # transformers does not know the name; `optimizer_class` has the class
@@ -48,6 +48,8 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> tra
         optim = "adamw_torch"
     bf16 = args.bf16 and (device != "cpu" or cpu_has_bfloat16())
     if bf16 and device == "cpu":
+        from expunge.models.bfloat16_attention import compute_attention_in_float32
+
         compute_attention_in_float32()
     return transformers.TrainingArguments(
         output_dir=scratch,
@@ -104,7 +106,10 @@ class PhaseTrainer(transformers.Trainer):
         if self.accelerator.num_processes != distributed.here().world:
             raise JobError("several processes train together only under accelerate launch or torchrun; start them so")
         check_several(phase.objective, phase.step is not None, distributed.here(), sharded=sharded)
-        cut_before(self.accelerator, run.model)
+        if distributed.sharded() == "fsdp":
+            from expunge.training.fsdp import cut_before
+
+            cut_before(self.accelerator, run.model)
         self.objective, self.server, self.limit = phase.objective, server, phase.args.max_loss
         self.epoch_share, self.epoch_rows, self.place = phase.args.rows_per_step, phase.n_epoch, place
         self.phase, self.run = phase, run
@@ -121,6 +126,8 @@ class PhaseTrainer(transformers.Trainer):
         """Allow models in shards on CPUs as well."""
         super().create_accelerator_and_postprocess()
         if distributed.sharded() == "fsdp":
+            from expunge.training.fsdp import shard_anywhere
+
             self.is_fsdp_enabled = shard_anywhere(self.accelerator)
 
     def get_train_dataloader(self) -> Any:
@@ -135,6 +142,8 @@ class PhaseTrainer(transformers.Trainer):
 
     def wrap(self, step: GradTransform, serve: Callable[[Requirements], LossInputBuilder]) -> None:
         """Let a gradient transform compute the gradients."""
+        from expunge.training.step import GradTransformRunner
+
         self._stepper = GradTransformRunner(step, self.objective, self.server, serve)
 
     def resume_from(self, state: State | None) -> None:
@@ -156,7 +165,12 @@ class PhaseTrainer(transformers.Trainer):
         if self.begun == 0:
             return
         optimizer, scheduler, scaler = self._course
-        optimizer.load_state_dict(in_shards(state["optimizer"], optimizer))
+        state_of_optimizer = state["optimizer"]
+        if distributed.sharded():
+            from expunge.training.fsdp import in_shards
+
+            state_of_optimizer = in_shards(state_of_optimizer, optimizer)
+        optimizer.load_state_dict(state_of_optimizer)
         scheduler.load_state_dict(state["scheduler"])
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
@@ -176,11 +190,16 @@ class PhaseTrainer(transformers.Trainer):
         """Write a checkpoint between two steps."""
         step = int(self.state.global_step)
         optimizer, scheduler, scaler = self._course
+        state_of_optimizer = optimizer.state_dict()
+        if distributed.sharded():
+            from expunge.training.fsdp import own_shards
+
+            state_of_optimizer = own_shards(state_of_optimizer)
         self.run.save(
             self.place,
             step=step,
             n_read=step * self.epoch_share,
-            optimizer=own_shards(optimizer.state_dict()),
+            optimizer=state_of_optimizer,
             scheduler=scheduler.state_dict(),
             scaler=None if scaler is None else scaler.state_dict(),
             memory=self.server.memory,
@@ -254,12 +273,12 @@ class PhaseTrainer(transformers.Trainer):
             noted: list[LossOutput] = []
 
             def loss(inner: Any) -> Tensor:
-                noted.append(self.objective(*self._loss_inputs(inner, self.objective, self.server, inputs)))
+                noted.append(self._whole_loss(inner, inputs))
                 return noted[0].total
 
             total, terms = model(loss), noted[0]
         else:
-            terms = self.objective(*self._loss_inputs(model, self.objective, self.server, inputs))
+            terms = self._whole_loss(model, inputs)
             total = terms.total
         self._trainable(self.objective, terms)
         weight = inputs["weight"]
@@ -267,6 +286,14 @@ class PhaseTrainer(transformers.Trainer):
         self._note(terms, counts=bool(weight))
         total = total if weight == 1 else total * weight
         return (total, None) if return_outputs else total
+
+    def _whole_loss(self, model: Any, inputs: Mapping[str, Any]) -> LossOutput:
+        """Return the objective of one micro-batch, with the run's regulariser, if there is one, as a term."""
+        terms = self.objective(*self._loss_inputs(model, self.objective, self.server, inputs))
+        if self.run.regulariser is None:
+            return terms
+        extra = self.run.regulariser()
+        return LossOutput(terms.total + extra, {**terms.parts, "regulariser": extra})
 
     def _loss_inputs(
         self, model: Any, objective: Objective, server: LossInputBuilder, inputs: Mapping[str, Any]

@@ -14,7 +14,8 @@ from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
-from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
+from expunge.training.config import CheckpointArgs, TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs
 
 if TYPE_CHECKING:
     from expunge.methods.objective import Objective

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
 from expunge.models.config import TokenizerArgs, check_source
 from expunge.models.load import load_tokenizer
+from expunge.models.token_ids import n_logits
 from expunge.training.unlearn_config import UnlearnConfig
 
 ROLES = ("forget", "retain", "holdout")
@@ -58,6 +59,23 @@ def reporting_callbacks(args: UnlearnConfig) -> list[type[transformers.TrainerCa
     except ValueError as error:
         raise ConfigError(f"{type(args).__name__}.report_to: {error}") from None
     return callbacks
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raise ConfigError for anything but a list of transformers' callbacks."""
+    base = transformers.TrainerCallback
+    for one in as_list(callbacks, "callbacks"):
+        if not isinstance(one, base) and not (isinstance(one, type) and issubclass(one, base)):
+            raise ConfigError(f"callbacks: expected TrainerCallbacks of transformers, got {kind_of(one)}")
+
+
+def check_reference(model: Any, ref_model: Any) -> None:
+    """Raise ConfigError for a reference model whose vocabulary has another size."""
+    sizes = [n_logits(one) for one in (model, ref_model) if one is not None]
+    if len(set(sizes)) > 1:
+        raise ConfigError(
+            f"ref_model: it has {sizes[1]} tokens and the model {sizes[0]}; both need the same vocabulary"
+        )
 
 
 def shows_progress(disable: bool | None) -> bool:

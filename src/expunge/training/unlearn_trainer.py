@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 
-from expunge.benchmarks.in_memory import in_memory_benchmark
+from expunge.benchmarks.in_memory import check_disjoint, in_memory_benchmark
 from expunge.core import distributed
-from expunge.core.errors import ConfigError, DataError
+from expunge.core.errors import ConfigError, DataError, kind_of
 from expunge.core.hub import card, upload
 from expunge.core.on_use import transformers
+from expunge.data.encoder import Encoded
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
-from expunge.data.template import Encoded
 from expunge.evaluation.evaluator import evaluate_task, resolve_generation
 from expunge.evaluation.result import EvalResult
+from expunge.models.capabilities import kept_modes
 from expunge.models.load import load_named, save_model
 from expunge.training.callbacks import CallbackBridge
 from expunge.training.config import TrainArgs
@@ -47,6 +48,8 @@ from expunge.training.trainable import full_precision
 from expunge.training.trainer import training_arguments
 from expunge.training.unlearn_config import UnlearnConfig
 from expunge.training.unlearn_inputs import (
+    check_callbacks,
+    check_reference,
     eval_roles,
     reporting_callbacks,
     shown_arguments,
@@ -82,7 +85,7 @@ class UnlearnTrainer:
 
     Raises:
         ConfigError: If a setting is wrong, before any weight is read.
-        DataError: If the data is empty or cannot be read.
+        DataError: If the data is empty or cannot be read, or a row is on both sides.
     """
 
     def __init__(
@@ -109,15 +112,19 @@ class UnlearnTrainer:
         self.forget_dataset, self.retain_dataset = self._datasets(forget_dataset, retain_dataset)
         self.eval_dataset = eval_roles(eval_dataset)
         reporting = reporting_callbacks(self.args)
+        check_callbacks(callbacks)
 
         self.processing_class = tokenizer_of(model, processing_class)
         self.model = load_named(model)
-        self.ref_model = None if ref_model is None else load_named(ref_model)
+        self.ref_model = None if ref_model is None else load_named(ref_model, "ref_model")
+        check_reference(self.model, self.ref_model)
         self.encoder = encoder_for(self.processing_class, self.args.template)
         self._rows = self._encode()
         self._rollouts = None
         if self.objective.needs.rollout is not None and self.forget_dataset is not None:
-            self._rollouts = rollout_source([self.forget_dataset], self.encoder)
+            both = "retain" in self.objective.needs.rollout_sides
+            others = [self.retain_dataset] if both and self.retain_dataset is not None else []
+            self._rollouts = rollout_source([self.forget_dataset], self.encoder, others)
         if peft_config is not None:
             self.model = with_adapters(self.model, peft_config, self.train_args.seed)
         elif self.train_args.lora is not None:
@@ -141,12 +148,19 @@ class UnlearnTrainer:
 
     def _check_adapters(self, peft_config: Any) -> None:
         args, where = self.train_args, type(self.args).__name__
+        if args.lora is not None and args.lora.orthogonal:
+            raise ConfigError(
+                f"{where}.lora.orthogonal: a model in memory has no adapters of earlier requests; use a study with "
+                "requests, or leave it out"
+            )
         if peft_config is None:
             if self.objective.spec.teacher == "start" and args.lora is not None:
                 raise ConfigError(f"{where}.lora: {self.objective.spec.name} changes the weights before it trains them")
             return
         if args.lora is not None:
             raise ConfigError(f"{where}.lora: peft_config is set as well; give one of them")
+        if not hasattr(peft_config, "peft_type"):
+            raise ConfigError(f"peft_config: expected a configuration of peft, got {kind_of(peft_config)}")
         own: tuple[str, ...] = getattr(self.objective.method, "trainable_params_regex", (".*",))
         if args.trainable_last_k_layers or args.trainable_params_regex or own != (".*",):
             raise ConfigError(f"{where}: peft_config trains only adapters; leave trainable_* out")
@@ -160,6 +174,10 @@ class UnlearnTrainer:
             raise ConfigError(f"forget_dataset: missing; {name} needs the examples to forget")
         if not self.objective.forgets and forget is not None:
             raise ConfigError(f"forget_dataset: {name} forgets nothing; pass the examples to learn as retain_dataset")
+        if self.objective.needs.retain is None and self.objective.needs.reads("retain") and retain is None:
+            raise ConfigError(
+                f"retain_dataset: missing; {name} answers the questions to keep, too; give examples of them"
+            )
         if self.objective.needs.retain is not None and retain is None:
             raise ConfigError(
                 f"retain_dataset: missing; {name} has a retain term with these settings. Give examples to keep, or set "
@@ -167,6 +185,7 @@ class UnlearnTrainer:
             )
         sides = [None if data is None else examples_from(data, side) for side, data in
                  (("forget", forget), ("retain", retain))]  # fmt: skip
+        check_disjoint({s.name: s for s in sides if s is not None})
         return sides[0], sides[1]
 
     def _encode(self) -> dict[str, Sequence[Encoded]]:
@@ -178,12 +197,15 @@ class UnlearnTrainer:
             )
         sides = {"forget": self.forget_dataset, "retain": self.retain_dataset}
         needs = self.objective.needs
-        read = {"forget": self.objective.forgets, "retain": needs.retain is not None}
+        read = {"forget": self.objective.forgets, "retain": needs.reads("retain")}
         forget = [] if self.forget_dataset is None else [self.forget_dataset]
         where, alternates = f"{type(self.args).__name__}.train_on", bool(needs.alternate or needs.rollout)
-        check_span(forget, self.train_args.train_on, forgets=self.objective.forgets, alternates=alternates, where=where)
+        check_span(
+            forget, self.train_args.train_on, forgets=self.objective.forgets, alternates=alternates, where=where,
+            marks=needs.marks,
+        )  # fmt: skip
         rows = {
-            side: encode_sets([of], self.encoder, self.train_args.span_of(side))
+            side: encode_sets([of], self.encoder, self.train_args.span_of(side), needs.marks_of(side))
             for side, of in sides.items()
             if of is not None and read[side]
         }
@@ -195,7 +217,7 @@ class UnlearnTrainer:
     # Training.
 
     def train(self) -> transformers.trainer_utils.TrainOutput:
-        """Train the model in place.
+        """Train the model in place. The states of all random generators are restored.
 
         Returns:
             Steps done, the mean of the logged losses (nats), and the speed.
@@ -209,7 +231,7 @@ class UnlearnTrainer:
                 f"{type(self.args).__name__}.optim: {args.optim} trains bfloat16 weights, which models in memory do "
                 "not keep; use it on the command line"
             )
-        with full_precision(self.model), self._scratch() as folder:
+        with kept_random(), full_precision(self.model), self._scratch() as folder:  # transformers' Trainer sets seeds
             rows = self._with_alternates()
             pad_id = int(self.encoder.tokenizer.pad_token_id)
             references = {}
@@ -282,10 +304,8 @@ class UnlearnTrainer:
             due = due or self._bridge.epoch_ended
         control.should_evaluate = False
         if due:
-            training = self.model.training
-            with kept_random():
+            with kept_random(), kept_modes(self.model):
                 self.evaluate()
-            self.model.train(training)
         if control.should_save:
             control.should_save = False
             log.warning("a callback requests a checkpoint; runs in memory write none. Call save_model in the callback")

@@ -22,6 +22,7 @@ from expunge.ui.workspace import Model, Workspace, results_of
 WHOLE = "study-"  # before the id of a study in a comparison: all its models
 KINDS = (
     ("erasure", "Erasure reports"),
+    ("audit", "Audits of given models"),
     ("inspect", "Models by layer"),
     ("comparison", "Comparisons"),
 )

@@ -23,7 +23,7 @@ from expunge.report import query
 
 DEPTH = 5  # folders below a given one that are searched
 MOST_FOLDERS = 20_000
-REPORT, ERASURE, INSPECT = "report.html", "erasure_report.html", "inspect.html"
+REPORT, ERASURE, AUDIT, INSPECT = "report.html", "erasure_report.html", "audit_report.html", "inspect.html"
 COMPARISONS = "compare"  # the folder of `expunge compare`
 EVAL = "*EVAL.json"
 SERVED = frozenset(
@@ -36,7 +36,7 @@ class Page:
     """A page of a folder. files: the files that may be served next to it, by their relative names."""
 
     id: str
-    kind: str  # "study", "grid", "erasure", "inspect" or "comparison"
+    kind: str  # "study", "grid", "erasure", "audit", "inspect" or "comparison"
     title: str
     name: str
     folder: Path
@@ -177,7 +177,8 @@ def _search(folder: Path, listing: _Listing) -> None:
         is_study = REPORT in files
         if is_study:
             listing.reports.append(here)
-        listing.pages += [(k, here / f) for k, f in (("erasure", ERASURE), ("inspect", INSPECT)) if f in files]
+        kinds = (("erasure", ERASURE), ("audit", AUDIT), ("inspect", INSPECT))
+        listing.pages += [(kind, here / name) for kind, name in kinds if name in files]
         if here.name == COMPARISONS and not is_study:
             listing.pages += [("comparison", here / name) for name in sorted(files) if name.endswith(".html")]
         listing.logs += [here / name for name in sorted(files) if name.endswith("EVAL.json")]

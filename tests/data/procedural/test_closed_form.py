@@ -78,7 +78,7 @@ def test_other_settings_leave_the_mixture_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         ({"token": "z"}, "token: must be one of a, b, c, d"),
         ({"finetune_token": "a"}, "finetune_token: must differ from token"),
@@ -89,6 +89,6 @@ def test_other_settings_leave_the_mixture_alone() -> None:
         ({"length": 2, "alphabet": 2}, "of 10000 strings for counter none is new"),
     ],
 )
-def test_settings_that_are_refused(args: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_are_refused(args: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         make(**args)

@@ -26,9 +26,9 @@ def make(config: PcfgConfig = SMALL, **changes: object) -> dict[str, ExampleSet]
 
 def parts(row: Example) -> tuple[str, str, str]:
     """Kind, operand and string, as the question has them."""
-    found = re.fullmatch(r"(count|index|token) ([A-C]{1,2}|\d+) : ((?:[abc] )+)=", row.question)
-    assert found, row.question
-    return found[1], found[2].lower(), found[3].replace(" ", "")
+    result = re.fullmatch(r"(count|index|token) ([A-C]{1,2}|\d+) : ((?:[abc] )+)=", row.question)
+    assert result, row.question
+    return result[1], result[2].lower(), result[3].replace(" ", "")
 
 
 def by_hand(row: Example, window: int, occurrence: int) -> str:
@@ -50,9 +50,9 @@ def test_every_answer_is_right(window: int, occurrence: int, depth: int) -> None
     for rows in sets.values():
         for row in rows:
             assert row.answer == by_hand(row, window, occurrence), row
-            seen = parts(row)[2][-window:]
-            assert len(seen) == window
-            assert row.meta["correlated"] == (seen.count("a") - seen.count("b") == 1)
+            records = parts(row)[2][-window:]
+            assert len(records) == window
+            assert row.meta["correlated"] == (records.count("a") - records.count("b") == 1)
 
 
 def test_a_few_answers_by_hand() -> None:
@@ -73,10 +73,10 @@ def test_sides_and_measured_rows() -> None:
     assert Counter(full) == Counter((r.question, r.answer) for n in ("forget", "retain") for r in sets[n])
     assert {r.meta["task"] for r in sets["forget"]} == {"count_a"}
     assert "count_a" not in {r.meta["task"] for n in ("retain", "others_correlated") for r in sets[n]}
-    asked = {question for question, _ in full}
+    requests = {question for question, _ in full}
     for name in EVALUATED:
         assert len(sets[name]) == 60 and sets[name].form == "completion"
-        assert not asked & {r.question for r in sets[name]}
+        assert not requests & {r.question for r in sets[name]}
     assert all(r.meta["correlated"] for n in ("target_correlated", "others_correlated") for r in sets[n])
     assert not all(r.meta["correlated"] for r in sets["target_uncorrelated"])
 
@@ -85,8 +85,8 @@ def test_kinds_are_equally_frequent_and_operands_have_their_prior() -> None:
     tasks = [r.meta["task"] for r in make(train_rows=6000, operand_prior={"a": 0.8, "bb": 0.2})["full"]]
     shares = {task: n / 6000 for task, n in Counter(tasks).items()}
     third = 1 / 3
-    wanted = {"count_a": 0.8 * third, "count_bb": 0.2 * third, "index_a": 0.8 * third, "index_bb": 0.2 * third}
-    assert shares == pytest.approx(wanted | {"token_at_12": third}, abs=0.025)  # four standard errors at 1/3
+    targets = {"count_a": 0.8 * third, "count_bb": 0.2 * third, "index_a": 0.8 * third, "index_bb": 0.2 * third}
+    assert shares == pytest.approx(targets | {"token_at_12": third}, abs=0.025)  # four standard errors at 1/3
 
 
 @pytest.mark.parametrize("correlation", [0.5, 1.0])
@@ -125,7 +125,7 @@ def test_guessing_the_most_frequent_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         ({"target": "count_d"}, r"^data\.args\.target=count_d: no such task is trained; did you mean"),
         ({"tasks": ["count_a"]}, r"^data\.args\.target=count_a: it is the only task"),
@@ -140,7 +140,7 @@ def test_guessing_the_most_frequent_answer() -> None:
         ({"window": 2, "depth": 1, "train_rows": 9000}, r"^data\.args\.seed=0: .* row \d+: of 10000 strings for "),
     ],
 )
-def test_settings_that_are_refused(args: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_are_refused(args: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         config = decode(PcfgConfig, args, where="data.args")
         task_sets(pcfg_tasks(config), config)

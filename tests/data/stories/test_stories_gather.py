@@ -16,8 +16,8 @@ from expunge.data.stories.records import load_records, open_stories
 
 
 def record(text: str, *features: str) -> dict[str, Any]:
-    asked = {"prompt:": "Write a story", "words": ["hang", "foot"], "features": list(features)}
-    return {"story": f"\n\n{text}", "instruction": asked, "summary": "S.", "source": "GPT-4"}
+    requests = {"prompt:": "Write a story", "words": ["hang", "foot"], "features": list(features)}
+    return {"story": f"\n\n{text}", "instruction": requests, "summary": "S.", "source": "GPT-4"}
 
 
 def archive(path: Path, members: dict[str, bytes | str]) -> Path:
@@ -44,8 +44,8 @@ def test_an_archive_keeps_its_shards_in_the_order_of_their_names(tmp_path: Path)
         {"data02.json": shard("c"), "data00.json": shard("a", "b"), "data01.json": shard("x"), "._data00.json": b"\0"},
     )
     assert gather(str(source), tmp_path / "out")
-    found = open_stories(tmp_path / "out")
-    assert [s.records for s in found.shards] == [2, 1, 1]
+    result = open_stories(tmp_path / "out")
+    assert [s.records for s in result.shards] == [2, 1, 1]
     stories = list(load_records(tmp_path / "out"))
     assert [s.story for s in stories] == ["a", "b", "x", "c"] and stories[1].record_id == "data00-1"
     assert stories[0].features == ("Twist",) and stories[0].words == ("hang", "foot") and stories[0].summary == "S."

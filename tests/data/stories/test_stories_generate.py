@@ -25,10 +25,10 @@ LABELS = np.array([[f in s.features for f in FEATURES] for s in MANY])
 
 def test_each_feature_shows_in_the_text() -> None:
     count = CountVectorizer(ngram_range=(1, 2), min_df=3, token_pattern=r'\w+|"')
-    seen = count.fit_transform([s.story for s in MANY[:1200]])
+    records = count.fit_transform([s.story for s in MANY[:1200]])
     new = count.transform([s.story for s in MANY[1200:]])
     for j, feature in enumerate(FEATURES):
-        fitted = LogisticRegression(max_iter=200).fit(seen, LABELS[:1200, j])
+        fitted = LogisticRegression(max_iter=200).fit(records, LABELS[:1200, j])
         assert fitted.score(new, LABELS[1200:, j]) > 0.97, feature
 
 
@@ -127,11 +127,11 @@ def test_a_subset_is_read_and_checked() -> None:
 
 
 def test_a_refusal_keeps_the_sentence_of_the_story_it_replaces() -> None:
-    [made] = transform([TALE], StoryVariant(refusal="features=Conflict:1"), seed=2)
-    assert made.story == "I am sorry, but I am not allowed to write a story with conflict."
-    assert made.features == ("BadEnding", "Twist", "Conflict")
-    assert made.sentence == sentence_of(TALE.story, Draws(2, "t")) in ("One", "Three four")
-    assert f"Sentence: {made.sentence}\n" in render(made, LINES, Draws(2, "t"))
+    [result] = transform([TALE], StoryVariant(refusal="features=Conflict:1"), seed=2)
+    assert result.story == "I am sorry, but I am not allowed to write a story with conflict."
+    assert result.features == ("BadEnding", "Twist", "Conflict")
+    assert result.sentence == sentence_of(TALE.story, Draws(2, "t")) in ("One", "Three four")
+    assert f"Sentence: {result.sentence}\n" in render(result, LINES, Draws(2, "t"))
 
 
 def test_the_ten_protocol_data_sets() -> None:
@@ -141,11 +141,11 @@ def test_the_ten_protocol_data_sets() -> None:
         "features!=Twist,features=Foreshadowing", mix_match="features:Foreshadowing=Twist"
     )
     for name, variant in sets.items():
-        made = list(transform(MANY[:300], variant))
-        twisted = ["Twist" in s.features for s in made]
-        assert made and all(twisted) == (name == "recovery-Twist" or "adv" in name or "ref" in name
+        result = list(transform(MANY[:300], variant))
+        twisted = ["Twist" in s.features for s in result]
+        assert result and all(twisted) == (name == "recovery-Twist" or "adv" in name or "ref" in name
                                          or "mix-specialise" in name), name  # fmt: skip
-        assert ("ref" in name) == all(s.story.startswith("I am sorry") for s in made)
+        assert ("ref" in name) == all(s.story.startswith("I am sorry") for s in result)
     with pytest.raises(ConfigError, match=r"^delete: no feature 'twist'; did you mean 'Twist'"):
         protocol("twist", "Conflict")
     with pytest.raises(ConfigError, match=r"^irrelevant: must be another feature"):

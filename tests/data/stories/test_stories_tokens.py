@@ -48,33 +48,33 @@ def contents(folder: Path) -> dict[str, bytes]:
 def check_against_anew(folder: Path, stories: Path, tokenizer: Any, variant: StoryVariant, seed: int) -> int:
     """Every document's ids are those of its whole text, tokenised in one call; returns how many there are."""
     subset = variant.subset()
-    found = [
+    result = [
         ids[start:end]
         for ids, index in shards_of(folder)
         for start, end in zip(index[0, :-1], index[0, 1:], strict=True)
     ]
     prompts = np.concatenate([index[1, :-1] for _, index in shards_of(folder)]).tolist()
-    wanted = list(transform(load_records(stories), variant, seed=seed))
-    texts = [render(s, subset, Draws(seed, s.record_id)) for s in wanted]
-    asked = [prompt(s, subset, Draws(seed, s.record_id)) for s in wanted]
-    assert found == tokenizer(texts)["input_ids"]  # which begins each with BOS
-    assert prompts == [len(ids) for ids in tokenizer(asked)["input_ids"]]
-    return len(found)
+    targets = list(transform(load_records(stories), variant, seed=seed))
+    texts = [render(s, subset, Draws(seed, s.record_id)) for s in targets]
+    requests = [prompt(s, subset, Draws(seed, s.record_id)) for s in targets]
+    assert result == tokenizer(texts)["input_ids"]  # which begins each with BOS
+    assert prompts == [len(ids) for ids in tokenizer(requests)["input_ids"]]
+    return len(result)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_pieces_joined_are_the_tokens_of_the_whole_text(name: str, stories: Path, by_line: Any, tmp_path: Path) -> None:
     tokenizer, folder = by_line
-    made = pretokenize(stories, folder, VARIANTS[name], tmp_path / name, seed=3)
-    assert made.made and check_against_anew(made.folder, stories, tokenizer, VARIANTS[name], 3) == made.documents
-    assert made.tokens == sum(len(ids) for ids, _ in shards_of(made.folder))
+    result = pretokenize(stories, folder, VARIANTS[name], tmp_path / name, seed=3)
+    assert result.made and check_against_anew(result.folder, stories, tokenizer, VARIANTS[name], 3) == result.documents
+    assert result.tokens == sum(len(ids) for ids, _ in shards_of(result.folder))
 
 
 def test_a_tokenizer_that_joins_lines_is_asked_for_the_whole_text(stories: Path, across: Any, tmp_path: Path) -> None:
     tokenizer, folder = across
     assert not load_tokenizer(folder).by_line
-    made = pretokenize(stories, folder, VARIANTS["some"], tmp_path / "x")
-    check_against_anew(made.folder, stories, tokenizer, VARIANTS["some"], 0)
+    result = pretokenize(stories, folder, VARIANTS["some"], tmp_path / "x")
+    check_against_anew(result.folder, stories, tokenizer, VARIANTS["some"], 0)
 
 
 @settings(max_examples=200, deadline=None)
@@ -210,8 +210,8 @@ def test_wrong_folders_are_refused(stories: Path, by_line: Any, tmp_path: Path) 
 def test_real_stories_are_the_same_from_pieces(shared: Path, by_line: Any, tmp_path: Path) -> None:
     gather(str(shared / "data" / "tinystories"), tmp_path / "real", shards=9)
     variant = StoryVariant("features=Dialogue,length!=900", None, "words=dragon:0.5")
-    made = pretokenize(tmp_path / "real", by_line[1], variant, tmp_path / "set")
-    assert check_against_anew(made.folder, tmp_path / "real", by_line[0], variant, 0) > 500
+    result = pretokenize(tmp_path / "real", by_line[1], variant, tmp_path / "set")
+    assert check_against_anew(result.folder, tmp_path / "real", by_line[0], variant, 0) > 500
 
 
 def with_id(source: Path, folder: Path, token: str, number: int) -> Path:
@@ -231,8 +231,8 @@ def test_the_highest_id_decides_between_16_and_32_bits(
     old = load_tokenizer(by_line[1]).core.token_to_id(token)
     for number, dtype in ((2**16 - 1, "uint16"), (2**16, "uint32")):
         moved = with_id(by_line[1], tmp_path / str(number), token, number)
-        made = pretokenize(stories, moved, StoryVariant(), tmp_path / f"set-{number}").folder
-        described = json.loads((made / "dataset.json").read_text())
+        result = pretokenize(stories, moved, StoryVariant(), tmp_path / f"set-{number}").folder
+        described = json.loads((result / "dataset.json").read_text())
         assert (described["dtype"], described["vocab_size"]) == (dtype, number + 1)
-        for (ids, _), (before, _) in zip(shards_of(made), shards_of(plain), strict=True):
+        for (ids, _), (before, _) in zip(shards_of(result), shards_of(plain), strict=True):
             assert number in ids and ids == [number if i == old else i for i in before]

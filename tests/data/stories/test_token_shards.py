@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.encoder import Encoded, n_truncated, row_lengths
 from expunge.data.stories.documents import TokenDocuments
 from expunge.data.stories.pretokenize import pretokenize
 from expunge.data.stories.shards import TokenDataset, dataset_folder, joined, tokenizer_folder
 from expunge.data.stories.text import StoryVariant
-from expunge.data.template import Encoded, n_truncated, row_lengths
 from expunge.models.build import train_tokenizer
 from expunge.models.config import TokenizerArgs
 from expunge.models.load import load_tokenizer
@@ -57,10 +57,10 @@ def test_the_fingerprint_is_that_of_what_is_read(sets: Path, tmp_path: Path) -> 
 
 def test_prompts_end_where_the_story_begins(sets: Path) -> None:
     rows = shards(sets, split="test", max_length=200)
-    found = rows.prompts(3)
+    result = rows.prompts(3)
     tokenizer = load_tokenizer(str(rows.tokenizer), TokenizerArgs())
-    assert len(found) == 3
-    assert all(tokenizer.decode(row.ids[: row.n_prompt]).endswith("\nStory:") for row in found)
+    assert len(result) == 3
+    assert all(tokenizer.decode(row.ids[: row.n_prompt]).endswith("\nStory:") for row in result)
 
 
 def test_several_sets_are_joined_without_a_copy(sets: Path) -> None:

@@ -28,7 +28,7 @@ def after(start: TransformItem, **settings: str) -> dict[str, tuple[str, ...]] |
 
 
 @pytest.mark.parametrize(
-    ("filtering", "kept"),
+    ("filtering", "rest"),
     [
         ("features=Twist", True),
         ("features!=Twist", False),
@@ -41,8 +41,8 @@ def after(start: TransformItem, **settings: str) -> dict[str, tuple[str, ...]] |
         ("length!=10", True),
     ],
 )
-def test_a_filter_keeps_what_satisfies_every_condition(filtering: str, kept: bool) -> None:
-    assert (after(item("Dialogue", "Twist", words=("cat",)), filtering=filtering) is not None) == kept
+def test_a_filter_keeps_what_satisfies_every_condition(filtering: str, rest: bool) -> None:
+    assert (after(item("Dialogue", "Twist", words=("cat",)), filtering=filtering) is not None) == rest
 
 
 def test_mix_match_with_one_pair_relabels() -> None:  # the published code does nothing here
@@ -56,8 +56,8 @@ def test_mix_match_with_one_pair_relabels() -> None:  # the published code does 
     "mix", ["features:A=B:C=D", "features=A:B=C:D", "features:A=B=C=D", "features:A=B,features:C=D"]
 )
 def test_mix_match_takes_many_pairs_and_many_rules_of_a_key(mix: str) -> None:
-    found = after(item("A", "C", "E", words=("A",)), mix_match=mix)
-    assert found == {"features": ("B", "D", "E"), "words": ("A",)}
+    result = after(item("A", "C", "E", words=("A",)), mix_match=mix)
+    assert result == {"features": ("B", "D", "E"), "words": ("A",)}
 
 
 def test_pairs_of_mix_match_act_at_once_and_list_no_value_twice() -> None:
@@ -67,24 +67,24 @@ def test_pairs_of_mix_match_act_at_once_and_list_no_value_twice() -> None:
 
 def test_the_order_is_filter_mix_adversarial_refusal() -> None:
     # the filter sees the values before mix_match; what is appended is not relabelled
-    made = transform_item(
+    result = transform_item(
         item("A"),
         rules(filtering="features!=B", mix_match="features:A=B:C=D", adversarial_training="features=C:1",
               refusal="features=E:1.0"),
         Draws(0, "a"),
     )  # fmt: skip
-    assert made is not None and made.values["features"] == ("B", "C", "E") and made.refused == ("E",)
+    assert result is not None and result.values["features"] == ("B", "C", "E") and result.refused == ("E",)
 
 
 def test_many_items_of_a_key_each_have_their_own_chance() -> None:
-    made = [
+    result = [
         transform_item(
             item(record_id=str(i)), rules(adversarial_training="features=A:0.3,features=B:0.6"), Draws(7, str(i))
         )
         for i in range(4000)
     ]
     a, b, both = (
-        sum(want <= set(m.values["features"]) for m in made if m) / len(made) for want in ({"A"}, {"B"}, {"A", "B"})
+        sum(want <= set(m.values["features"]) for m in result if m) / len(result) for want in ({"A"}, {"B"}, {"A", "B"})
     )
     # four standard deviations of a share of 4000: 0.029, 0.031, 0.024
     assert abs(a - 0.3) < 0.029 and abs(b - 0.6) < 0.031 and abs(both - 0.18) < 0.025
@@ -154,21 +154,21 @@ PEOPLE = ExampleSet(
 
 
 def test_rows_are_transformed_by_the_same_rules() -> None:
-    made = transform_rows(
+    result = transform_rows(
         PEOPLE,
         parse_rules("kind=home", "tags:a=z", None, "kind=secret:1", keys=("kind", "tags")),
         refusals=["I do not know."],
     )
-    assert [r.row_id for r in made] == [0, 1] and [r.meta["source_row"] for r in made] == [0, 2]
-    assert made[0].question == "Tags: z\nKind: home, secret\nWhere does Ann live?"
-    assert made[0].answers == {ANSWER: "I do not know."} and made[0].meta["refused"] == ["secret"]
-    assert made[0].meta["kind"] == ["home", "secret"] and made[0].meta["tags"] == ["z"]
-    assert made[1].question.startswith("Tags: \n")
+    assert [r.row_id for r in result] == [0, 1] and [r.meta["source_row"] for r in result] == [0, 2]
+    assert result[0].question == "Tags: z\nKind: home, secret\nWhere does Ann live?"
+    assert result[0].answers == {ANSWER: "I do not know."} and result[0].meta["refused"] == ["secret"]
+    assert result[0].meta["kind"] == ["home", "secret"] and result[0].meta["tags"] == ["z"]
+    assert result[1].question.startswith("Tags: \n")
 
 
 def test_a_filter_alone_leaves_rows_as_they_are() -> None:
-    made = transform_rows(PEOPLE, parse_rules("tags=b", keys=("tags",)), refusals=[])
-    assert made[0].question == "Where does Bob live?" and made[0].answers == PEOPLE[1].answers
+    result = transform_rows(PEOPLE, parse_rules("tags=b", keys=("tags",)), refusals=[])
+    assert result[0].question == "Where does Bob live?" and result[0].answers == PEOPLE[1].answers
     with pytest.raises(DataError, match=r"^filtering: none of the 3 rows of people is left$"):
         transform_rows(PEOPLE, parse_rules("tags=c", keys=("tags",)), refusals=[])
     with pytest.raises(DataError, match=r"^people row 0: no 'tag' in its metadata; did you mean 'tags'"):

@@ -52,8 +52,8 @@ def audited(micro: list[str], tmp_path_factory: pytest.TempPathFactory) -> Study
 
 def test_every_audit_is_told_with_its_place_between_the_controls(audited: StudyResult) -> None:
     assert not audited.failures
-    told = {(a.audit, a.name): a for a in audited.report.audits}
-    assert list(told) == [
+    report = {(a.audit, a.name): a for a in audited.report.audits}
+    assert list(report) == [
         ("relearn", "same_rows"),
         ("relearn", "entity_rows"),
         ("relearn", "unrelated"),
@@ -72,8 +72,8 @@ def test_every_audit_is_told_with_its_place_between_the_controls(audited: StudyR
         ("generated", "alias"),
         ("generated", "multi_turn"),
     ]
-    assert {a.label for a in told.values()} == {"GradDiff"}
-    for line in told.values():
+    assert {a.label for a in report.values()} == {"GradDiff"}
+    for line in report.values():
         assert line.verdict in WORDS
         assert math.isfinite(line.value) or line.note
         if math.isfinite(line.position):
@@ -98,27 +98,27 @@ def test_the_findings_are_written_as_text_json_and_tables(audited: StudyResult) 
 
 
 def test_what_layers_tell_is_drawn_with_both_controls(audited: StudyResult) -> None:
-    told = {a.audit: a for a in audited.report.audits}
-    lens = told["lens"].layers
+    report = {a.audit: a for a in audited.report.audits}
+    lens = report["lens"].layers
     assert [len(lens[side]) for side in ("model", "retain", "full")] == [len(lens["model"])] * 3
-    assert lens["model"][0][0] == 0.0 and not told["lens"].curves
+    assert lens["model"][0][0] == 0.0 and not report["lens"].curves
     names = [figure.name for figure in audit_figures(audited.report)]
     assert {"audit-lens-answer", "audit-depth-patching", "audit-relearn-same-rows"} <= set(names)
-    drawn = next(f for f in audit_figures(audited.report) if f.name == "audit-lens-answer").figure
-    assert drawn is not None and [t.name for t in drawn.data] == ["GradDiff", "retain", "full"]
+    sample = next(f for f in audit_figures(audited.report) if f.name == "audit-lens-answer").figure
+    assert sample is not None and [t.name for t in sample.data] == ["GradDiff", "retain", "full"]
     # the full model's own states change nothing in it: every layer gives the same
-    full = [v for _, v in told["depth"].layers["full"]]
+    full = [v for _, v in report["depth"].layers["full"]]
     assert full == pytest.approx([full[0]] * len(full), rel=1e-4)
 
 
 def test_the_explorer_shows_every_generated_question(audited: StudyResult) -> None:
     table = pq.read_table(audited.folder / "audits" / "GradDiff-generated.parquet").to_pylist()
-    shown = audited.report.explorer
-    entries = [e for e in shown.rows if e.set.startswith("probe: ")]
+    display = audited.report.explorer
+    entries = [e for e in display.rows if e.set.startswith("probe: ")]
     assert [(e.set, e.question, e.answer) for e in entries] == [
         (f"probe: {row['kind']}", row["question"], row["answer"]) for row in table
     ]
-    place = [score.name for score in shown.scores].index("probability")
+    place = [score.name for score in display.scores].index("probability")
     models = [run.role for run in audited.report.runs]
     for role in ("unlearn", "retain", "full"):
         column = "model" if role == "unlearn" else role
@@ -126,8 +126,8 @@ def test_the_explorer_shows_every_generated_question(audited: StudyResult) -> No
 
 
 def test_of_a_chain_the_last_model_is_audited() -> None:
-    made = graph(audits=["lens"], requests=2)
-    assert [a.subject.label for a in made.audits] == ["NPO@2/2"]
+    jobs = graph(audits=["lens"], requests=2)
+    assert [a.subject.label for a in jobs.audits] == ["NPO@2/2"]
     named = {"spring": (0, 3), "summer": (3, 6)}
     assert [a.subject.label for a in graph(audits=["lens"], requests=named).audits] == ["NPO@summer"]
 
@@ -139,8 +139,8 @@ def graph(**more: Any) -> StudyGraph:
 
 def test_controls_are_probed_once_for_all_methods() -> None:
     methods = [{"trainer": "NPO"}, {"trainer": "GradDiff"}]
-    made = graph(methods=methods, audits=[{"name": "relearn", "rows": 2, "ways": ["same_rows"]}])
-    kinds = [j.name for j in in_order(made.jobs) if j.kind in ("relearn", "audit")]
+    jobs = graph(methods=methods, audits=[{"name": "relearn", "rows": 2, "ways": ["same_rows"]}])
+    kinds = [j.name for j in in_order(jobs.jobs) if j.kind in ("relearn", "audit")]
     assert sorted(kinds) == [
         "audit GradDiff relearn",
         "audit NPO relearn",
@@ -161,7 +161,7 @@ def test_an_audit_leaves_the_other_jobs_as_they_are_and_its_settings_count() -> 
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"audits": ["relern"]}, "audits[0].name: no audit named 'relern'; did you mean 'relearn'"),
         ({"audits": ["exposure", {"name": "relearn", "rowz": 1}]}, "audits[1].rowz: unknown key"),
@@ -170,10 +170,10 @@ def test_an_audit_leaves_the_other_jobs_as_they_are_and_its_settings_count() -> 
         ({"audits": ["relearn"]}, "relearn.rows: 8 of 6"),
     ],
 )
-def test_what_cannot_be_audited_is_told_before_anything_runs(more: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_audited_is_told_before_anything_runs(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         graph(**more)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_one_run_scored_as_it_goes_is_as_many_runs_of_each_length(tmp_path: Path) -> None:
@@ -195,8 +195,8 @@ def test_one_run_scored_as_it_goes_is_as_many_runs_of_each_length(tmp_path: Path
             short = dataclasses.replace(args, max_steps=step)
             train(model, objective("finetune"), rows, short, pad_id=encoder.tokenizer.pad_token_id)
         table = score_tokens(model, setting.benchmark.sets["forget_eval"], ("answer",), encoder)
-        found = pq.read_table(tmp_path / "out" / f"forget_eval.{step}.tokens.parquet")
-        assert found.equals(table)
-        logps.append(float(token_records(found)["answer"].logp.mean()))
+        result = pq.read_table(tmp_path / "out" / f"forget_eval.{step}.tokens.parquet")
+        assert result.equals(table)
+        logps.append(float(token_records(result)["answer"].logp.mean()))
     assert logps[0] < logps[1] < logps[2]  # it learns
     assert torch.is_inference_mode_enabled() is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,8 +42,10 @@ def job(label: str = "x") -> Job:
     return TwoSteps(label=label, text=label)
 
 
-def tried(forget: float, keep: float, *, passes: bool = True, step: int | None = 10) -> TrialResult:
-    return TrialResult(EraseTrial("NPO", 1e-3, 10), job(), step, {KNOWN: forget, UTILITY: keep}, passes)
+def trial_of(forget: float, keep: float, *, passes: bool = True, step: int | None = 10) -> TrialResult:
+    return TrialResult(
+        EraseTrial("NPO", 1e-3, 10), job(), step, {KNOWN: forget, UTILITY: keep}, passes, start_utility=1.0
+    )
 
 
 @contextmanager
@@ -57,11 +60,11 @@ show: Show = silent  # type: ignore[assignment]
     ("time_s", "expected"),
     [
         # a trial: 2 x 3 s beside its steps, LOOKS looks of 3 - 1 = 2 s, 80 steps of 1 s: 106 s
-        (4 * 106, 80),
-        # four of 86 s fit: 86 - 26 = 60 steps
-        (4 * 86, 60),
-        # four of 46 s would have 20 steps: fewer than SHORT
-        (4 * 46, 40),
+        (2 * 106, 80),
+        # two of 86 s fit: 86 - 26 = 60 steps
+        (2 * 86, 60),
+        # two of 46 s would have 20 steps: fewer than SHORT
+        (2 * 46, 40),
         (66, 40),
         # 26 s are gone before the steps, so 30 - 26 = 4 steps are left; below that one step always is made
         (30, 4),
@@ -69,7 +72,7 @@ show: Show = silent  # type: ignore[assignment]
     ],
 )
 def test_how_many_steps_fit(time_s: float, expected: int) -> None:
-    assert (LOOKS, SEVERAL, SHORT) == (10, 4, 40)
+    assert (LOOKS, SEVERAL, SHORT) == (10, 2, 40)
     assert sized(80, 3.0, 1.0, time_s) == expected
 
 
@@ -80,27 +83,36 @@ def test_slow_loading_is_no_slow_evaluation() -> None:
 
 
 def test_the_best_trial_keeps_the_floor_and_forgets_most() -> None:
-    a, b, c = tried(0.3, 0.9), tried(0.1, 0.8), tried(0.0, 0.1, passes=False)
+    a, b, c = trial_of(0.3, 0.9), trial_of(0.1, 0.8), trial_of(0.0, 0.1, passes=False)
     assert best([a, b, c], SearchGoal()) is b
     assert best([a, b, c], SearchGoal(0.35)) is a  # nearest to what a model that never saw the rows has
-    assert best([b, tried(0.1, 0.9)], SearchGoal()).values[UTILITY] == 0.9
+    assert best([b, trial_of(0.1, 0.9)], SearchGoal()).values[UTILITY] == 0.9
+
+
+def test_general_ability_counts_like_utility() -> None:
+    narrow, broken = (dataclasses.replace(trial_of(0.0, 1.0), ability=share) for share in (0.93, 0.5))
+    wide = dataclasses.replace(trial_of(0.01, 0.95), ability=1.02)
+    assert best([narrow, wide], SearchGoal(enough=0.05)) is wide  # it keeps 95 %, the other 93 %
+    assert best([broken, trial_of(0.4, 0.95)], SearchGoal(enough=0.05)).values[KNOWN] == 0.4
+    assert (narrow.retention, wide.retention, trial_of(0.0, 0.9).retention) == (0.93, 0.95, 0.9)
+    assert narrow.able and trial_of(0.0, 0.9).able and not broken.able
 
 
 def test_of_trials_that_forget_enough_the_most_useful_is_best() -> None:
-    a, b, c = tried(0.04, 0.95), tried(0.01, 0.91), tried(0.06, 0.99)
+    a, b, c = trial_of(0.04, 0.95), trial_of(0.01, 0.91), trial_of(0.06, 0.99)
     assert best([a, b, c], SearchGoal(enough=0.05)) is a
     assert best([b, c], SearchGoal(enough=0.05)) is b
-    assert best([tried(0.2, 0.91), tried(0.26, 0.95)], SearchGoal(0.22, 0.05)).values[UTILITY] == 0.95
+    assert best([trial_of(0.2, 0.91), trial_of(0.26, 0.95)], SearchGoal(0.22, 0.05)).values[UTILITY] == 0.95
 
 
 def test_without_one_that_keeps_the_floor_the_most_useful_is_written() -> None:
-    worse, better = tried(0.0, 0.1, passes=False), tried(0.5, 0.7, passes=False)
-    assert best([worse, tried(0.0, math.nan, passes=False), better], SearchGoal()) is better
+    worse, better = trial_of(0.0, 0.1, passes=False), trial_of(0.5, 0.7, passes=False)
+    assert best([worse, trial_of(0.0, math.nan, passes=False), better], SearchGoal()) is better
 
 
 def test_no_model_at_all_is_an_error() -> None:
     with pytest.raises(JobError, match="no trial produced a model"):
-        best([tried(0.0, 0.0, passes=False, step=None)], SearchGoal())
+        best([trial_of(0.0, 0.0, passes=False, step=None)], SearchGoal())
 
 
 def test_a_job_is_stopped_when_the_time_is_spent(tmp_path: Path) -> None:

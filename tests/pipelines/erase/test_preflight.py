@@ -10,15 +10,31 @@ from typing import Any
 import pytest
 
 from expunge.core.records import GeneratedText
-from expunge.data.examples import Example, ExampleSet
+from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.general import general_sets
 from expunge.data.question_text import first_sentence, listed_questions, question_template
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import MetricResult
-from expunge.pipelines.erase.general import MARGIN, ability_changes, gibberish_in
+from expunge.pipelines.erase.general import (
+    MARGIN,
+    ability_changes,
+    ability_left,
+    above_chance,
+    general_items,
+    gibberish_in,
+)
 from expunge.pipelines.erase.made_rows import RowRequest, is_question, make_rows
 from expunge.pipelines.erase.neighbours import listed_names, neighbour_questions
 from expunge.pipelines.erase.preflight import Examiner, Preflight, examine, preflight_lines
-from expunge.pipelines.erase.rows import LISTED, asked_rows, measured_rows, rows_to_keep, trained_rows
+from expunge.pipelines.erase.rows import (
+    LISTED,
+    asked_rows,
+    counted,
+    measured_rows,
+    rows_to_keep,
+    trained_rows,
+    with_anchors,
+)
 from expunge.pipelines.erase.wordings import TRAINED, own_wording
 from expunge.pipelines.study.config import StudyConfig
 
@@ -72,67 +88,88 @@ def study(retain: str | None) -> Any:
 
 def test_a_row_known_in_other_words_is_known_and_has_its_own_wording() -> None:
     retain = row_set([("Which colour is grass?", "green"), ("Which colour is snow?", "white")], "retain")
-    found = examine(oracle(KNOWS), row_set(CAPITALS), retain, make_near=True, tell=lambda line: None)
-    assert found.known == (0, 1) and found.unknown == (2,)
-    assert found.reworded == {0: "The capital of France is Paris."}
-    assert found.rows[0].probability == 0.002 and found.rows[0].own_probability == 0.9
-    assert found.kept == {"0": "Grass is green."} and found.unknown_kept == (1,)
-    near = dict(found.near)
+    result = examine(oracle(KNOWS), row_set(CAPITALS), retain, make_near=True, tell=lambda line: None)
+    assert result.known == (0, 1) and result.unknown == (2,)
+    assert result.reworded == {0: "The capital of France is Paris."}
+    assert result.rows[0].probability == 0.002 and result.rows[0].own_probability == 0.9
+    assert result.kept == {"0": "Grass is green."} and result.unknown_kept == (1,)
+    near = dict(result.near)
     assert near["What is the capital of Germany?"] == "It is Berlin."
     assert not any("France" in question or "Japan" in question for question in near)
-    lines = "\n".join(preflight_lines(found, row_set(CAPITALS)))
+    lines = "\n".join(preflight_lines(result, row_set(CAPITALS)))
     assert "knows 2 of the 3" in lines and "not trained on: row 2" in lines and "Germany" in lines
 
 
 def test_nothing_known_asks_no_more() -> None:
-    found = examine(oracle({}), row_set(CAPITALS), row_set([("a?", "b")]), make_near=True, tell=lambda line: None)
-    assert found.known == () and found.near == () and found.unknown_kept == ()
+    result = examine(oracle({}), row_set(CAPITALS), row_set([("a?", "b")]), make_near=True, tell=lambda line: None)
+    assert result.known == () and result.near == () and result.unknown_kept == ()
 
 
 def test_a_row_known_in_another_wording_of_the_question_is_known() -> None:
-    found = examine(
+    result = examine(
         oracle({"FRANCE": "Paris."}), row_set(CAPITALS), row_set([]), make_near=False, tell=lambda line: None
     )
-    assert found.known == (0,) and found.rows[0].wording == "upper"
+    assert result.known == (0,) and result.rows[0].wording == "upper"
 
 
 def test_the_preflight_survives_a_file() -> None:
-    found = examine(oracle(KNOWS), row_set(CAPITALS), row_set([]), make_near=True, tell=lambda line: None)
-    again = Preflight.from_dict(found.to_dict())
-    assert again.near == found.near and again.known == found.known
-    assert math.isnan(again.rows[2].own_probability) and again.to_dict() == found.to_dict()
+    result = examine(oracle(KNOWS), row_set(CAPITALS), row_set([]), make_near=True, tell=lambda line: None)
+    again = Preflight.from_dict(result.to_dict())
+    assert again.near == result.near and again.known == result.known
+    assert math.isnan(again.rows[2].own_probability) and again.to_dict() == result.to_dict()
 
 
-def test_known_rows_are_trained_on_in_both_wordings_and_unknown_rows_are_not() -> None:
-    found = examine(oracle(KNOWS), row_set(CAPITALS), row_set([]), make_near=False, tell=lambda line: None)
-    rows = trained_rows(row_set(CAPITALS), found)
-    pairs = [(row.question, row.answer) for row in rows]
-    assert ("What is the capital of France?", "Paris") in pairs
+def test_known_rows_are_trained_on_in_their_likely_wordings_and_unknown_rows_are_not() -> None:
+    result = examine(oracle(KNOWS), row_set(CAPITALS), row_set([]), make_near=False, tell=lambda line: None)
+    for probability, listed in ((0.24, False), (0.25, True)):
+        france = dataclasses.replace(result.rows[0], probability=probability)
+        rows = trained_rows(row_set(CAPITALS), dataclasses.replace(result, rows=(france, *result.rows[1:])))
+        pairs = [(row.question, row.answer) for row in rows]
+        assert (("What is the capital of France?", "Paris") in pairs) is listed
+        assert ("What is the capital of France?", "The capital of France is Paris.") in pairs
     assert (TRAINED[1].replace("{}", CAPITALS[0][0]), "The capital of France is Paris.") in pairs
     assert not any("Zorblax" in question for question, _ in pairs)
     assert [row.row_id for row in rows] == list(range(len(rows)))
-    only = trained_rows(row_set(CAPITALS), found, [1])
+    only = trained_rows(row_set(CAPITALS), result, [1])
     assert {row.answer for row in only} == {"Tokyo"}  # the forgotten rows have left
 
 
+def test_everyday_questions_are_rows_to_keep_with_the_models_own_answers() -> None:
+    facts = row_set([("Which colour is grass?", "green")], "retain")
+    result = dataclasses.replace(
+        examine(oracle(KNOWS), row_set(CAPITALS), facts, make_near=False, tell=lambda line: None),
+        anchors=(("What is a river?", "Water."), ("What is bread?", "Food.")),
+    )
+    pool = rows_to_keep(facts, study(None), result)
+    assert [row.question for row in pool if row.meta.get("anchor")] == ["What is a river?", "What is bread?"]
+    assert with_anchors(pool, study(None), result) is pool
+    own = rows_to_keep(facts, study("keep.csv"), result)
+    assert not any(row.meta for row in own)  # utility is measured on the user's rows alone
+    trained = with_anchors(row_set([(f"{i}?", "x") for i in range(3)], "retain"), study("keep.csv"), result)
+    assert [row.question for row in trained] == ["0?", "1?", "2?", "What is a river?"]  # at most half as many
+    assert [row.row_id for row in trained] == [0, 1, 2, 3] and counted(
+        trained
+    ) == "3 to train on with 1 everyday questions"
+
+
 def test_both_wordings_are_measured() -> None:
-    found = examine(oracle(KNOWS), row_set(CAPITALS), row_set([]), make_near=False, tell=lambda line: None)
-    first = measured_rows(row_set(CAPITALS, "forget_eval"), found)[0]
+    result = examine(oracle(KNOWS), row_set(CAPITALS), row_set([]), make_near=False, tell=lambda line: None)
+    first = measured_rows(row_set(CAPITALS, "forget_eval"), result)[0]
     assert (first.answers["answer"], first.answers[LISTED]) == ("The capital of France is Paris.", "Paris")
 
 
 def test_without_rows_to_keep_the_near_rows_and_known_facts_are_kept() -> None:
     facts = row_set([("Which colour is grass?", "green"), ("Which colour is snow?", "white")], "retain")
-    found = examine(oracle(KNOWS), row_set(CAPITALS), facts, make_near=True, tell=lambda line: None)
-    kept = rows_to_keep(facts, study(None), found)
-    assert kept[0].meta == {"near": True} and ("Which colour is grass?", "Grass is green.") in [
-        (r.question, r.answer) for r in kept
+    result = examine(oracle(KNOWS), row_set(CAPITALS), facts, make_near=True, tell=lambda line: None)
+    rest = rows_to_keep(facts, study(None), result)
+    assert rest[0].meta == {"near": True} and ("Which colour is grass?", "Grass is green.") in [
+        (r.question, r.answer) for r in rest
     ]
-    assert "snow" not in " ".join(r.question for r in kept)
-    given = rows_to_keep(facts, study("keep.csv"), found)
-    assert [r.question for r in given] == [r.question for r in facts]
+    assert "snow" not in " ".join(r.question for r in rest)
+    inputs = rows_to_keep(facts, study("keep.csv"), result)
+    assert [r.question for r in inputs] == [r.question for r in facts]
     many = row_set([(f"{i}?", "x") for i in range(200)])
-    assert len(asked_rows(many, study(None))) == 48 and len(asked_rows(many, study("keep.csv"))) == 200
+    assert len(asked_rows(many, study(None))) == 64 and len(asked_rows(many, study("keep.csv"))) == 200
 
 
 @pytest.mark.parametrize(
@@ -160,14 +197,14 @@ def test_a_template_has_its_last_name_as_the_slot() -> None:
 
 
 def test_names_of_an_unknown_kind_come_from_the_model() -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
     def ask(questions: list[str]) -> list[str]:
-        asked.extend(questions)
+        requests.extend(questions)
         return ["1. Foobar, 2. Bazqux\n- Zorblax, and Quux"]
 
     out = neighbour_questions(["Who is Zorblax?"], ask)
-    assert out == ["Who is Foobar?", "Who is Bazqux?", "Who is Quux?"] and len(asked) == 1
+    assert out == ["Who is Foobar?", "Who is Bazqux?", "Who is Quux?"] and len(requests) == 1
     assert listed_names("a long item with more than five words, x") == ["x"]
 
 
@@ -185,17 +222,36 @@ def choices(solved: Sequence[int]) -> MetricResult:
     return MetricResult(sum(solved) / len(solved), per_row={i: {"acc": float(s)} for i, s in enumerate(solved)})
 
 
-def test_only_items_that_were_solved_before_count() -> None:
+def test_items_count_that_only_one_of_the_models_solves() -> None:
     before, after = (
         {"general_facts": choices([1] * 20 + [0] * 5)},
-        {"general_facts": choices([1] * 18 + [0, 0] + [1] * 5)},
+        {"general_facts": choices([1] * 16 + [0] * 4 + [1, 1] + [0] * 3)},
     )
     whole, facts = ability_changes(before, after)
-    assert (whole.kept, whole.items) == (18, 20) and facts.name == "world facts"
-    assert whole.damaged and whole.low < 0.9 < whole.high
+    assert (whole.before, whole.after, whole.items) == (20, 18, 25) and facts.name == "world facts"
+    assert whole.damaged and whole.low < 0.9 < whole.high and ability_left(before, after) == pytest.approx(0.9)
+    lucky = {"general_facts": choices([1] * 16 + [0] * 4 + [1] * 4 + [0])}  # four lost and four won
+    assert not ability_changes(before, lucky)[0].damaged and ability_left(before, lucky) == 1.0
     same = ability_changes(before, before)[0]
-    assert not same.damaged and same.low < 1.0 and MARGIN == 0.05
-    assert ability_changes({"general_facts": choices([0])}, {"general_facts": choices([1])}) == []
+    assert not same.damaged and same.low < 1.0 < same.high and MARGIN == 0.05
+
+
+def test_a_model_at_chance_has_no_general_ability_to_lose() -> None:
+    before = {"general_facts": choices([1] * 30 + [0] * 82)}  # of 112 items with four options
+    assert ability_changes(before, before) == [] and math.isnan(ability_left(before, before))
+    assert above_chance(36, 112) and not above_chance(35, 112)
+
+
+def test_items_of_selection_and_report_differ_and_none_is_about_a_row_to_forget() -> None:
+    row = Example(0, "What is the capital of Egypt?", {ANSWER: "Its capital is Cairo."})
+    parts = {part: general_items(part, [row]) for part in ("choose", "report")}
+    questions = {part: {r.question for rows in sets.values() for r in rows} for part, sets in parts.items()}
+    assert not questions["choose"] & questions["report"]
+    assert row.question not in questions["choose"] | questions["report"]
+    assert "What is the capital of Germany?" in questions["choose"] | questions["report"]
+    assert "general_fluency" in parts["report"] and "general_fluency" not in parts["choose"]
+    whole = sum(len(rows) for rows in general_sets().values())
+    assert sum(len(q) for q in questions.values()) == whole - 1
 
 
 def test_gibberish_is_named() -> None:

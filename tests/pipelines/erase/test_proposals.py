@@ -21,8 +21,8 @@ from expunge.pipelines.erase.proposals import (
 ONE = {"NPO": 1.0}
 
 
-def outcome(rate: float, left: float, kept: float, last: float | None = None, method: str = "NPO") -> Outcome:
-    return Outcome(method, rate, left, kept, kept if last is None else last, left <= 0.05, 0.9)
+def outcome(rate: float, left: float, rest: float, last: float | None = None, method: str = "NPO") -> Outcome:
+    return Outcome(method, rate, left, rest, rest if last is None else last, left <= 0.05, 0.9)
 
 
 def simulated(method: str, rate: float, ideal: float, width: float = 4.0) -> Outcome:
@@ -71,8 +71,8 @@ def test_later_methods_start_at_the_best_rate_of_the_first() -> None:
     first += [outcome(3.33e-5, 0.7, 1.0), outcome(5.77e-5, 0.6, 1.0)]
     assert len(first) == MOST_OF_METHOD
     assert propose(METHODS, 3e-4, first) == Proposal("SimNPO", 4e-4)
-    tried = [*first, *(outcome(r, 0.7, 1.0, method="SimNPO") for r in (4e-4, 1.2e-3, 3.6e-3, 1.08e-2))]
-    assert propose(METHODS, 3e-4, tried) == Proposal("GradDiff", 5e-5)
+    trials = [*first, *(outcome(r, 0.7, 1.0, method="SimNPO") for r in (4e-4, 1.2e-3, 3.6e-3, 1.08e-2))]
+    assert propose(METHODS, 3e-4, trials) == Proposal("GradDiff", 5e-5)
 
 
 def test_a_fixed_rate_is_tried_once_for_each_method() -> None:
@@ -81,3 +81,11 @@ def test_a_fixed_rate_is_tried_once_for_each_method() -> None:
         assert proposal.rate == 3e-4
         outcomes.append(outcome(proposal.rate, 0.5, 1.0, method=proposal.method))
     assert [o.method for o in outcomes] == list(METHODS)
+
+
+def test_a_smaller_rate_whose_utility_does_not_return_is_not_tried_twice() -> None:
+    enough = outcome(3e-4, 0.04, 0.92)
+    slow = outcome(1e-4, math.nan, math.nan, 0.8)  # it has forgotten, and its utility needs more steps
+    assert next_rate([enough]) == 1e-4
+    assert next_rate([enough, slow]) == 1.73e-4
+    assert next_rate([enough, slow, outcome(1.73e-4, math.nan, math.nan, 0.85)]) == 2.28e-4

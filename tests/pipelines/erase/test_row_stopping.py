@@ -62,7 +62,7 @@ def erasing(tmp_path: Path) -> EraseRun:
     return with_preflight(prepare_erase(EraseRequest(study=study, out=tmp_path / "out")), Preflight(rows=rows))
 
 
-def refined(erasing: EraseRun, monkeypatch: pytest.MonkeyPatch, kept: float) -> tuple[TrialResult | None, list[Job]]:
+def refined(erasing: EraseRun, monkeypatch: pytest.MonkeyPatch, rest: float) -> tuple[TrialResult | None, list[Job]]:
     """Refine rows 1 and 3 of a winner with this share of utility; returns the jobs that were run."""
     jobs: list[Job] = []
 
@@ -71,8 +71,9 @@ def refined(erasing: EraseRun, monkeypatch: pytest.MonkeyPatch, kept: float) -> 
         return TrialResult(trial, job, 4, {KNOWN: 0.01, UTILITY: 0.46}, True)
 
     monkeypatch.setattr(search_module, "finished_trial", finish)
+    monkeypatch.setattr(search_module, "with_ability", lambda erasing, result, *rest: result)
     trial, goal = EraseTrial("NPO", 1e-3, 40), SearchGoal(enough=0.05, start=0.9)
-    values = {KNOWN: 0.2, UTILITY: 0.5 * kept}
+    values = {KNOWN: 0.2, UTILITY: 0.5 * rest}
     winner = TrialResult(trial, trial_job(erasing, trial, goal), 20, values, True, start_utility=0.5)
     store = Store(erasing.work)
     return refine(erasing, winner, [1, 3], goal, store, lambda *a: None, Budget(60.0)), jobs  # type: ignore[arg-type,return-value]
@@ -81,8 +82,9 @@ def refined(erasing: EraseRun, monkeypatch: pytest.MonkeyPatch, kept: float) -> 
 def test_only_the_rows_left_are_trained_on_from_the_best_model(
     erasing: EraseRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result, (job,) = refined(erasing, monkeypatch, kept=0.95)
+    result, (job,) = refined(erasing, monkeypatch, rest=0.95)
     assert result is not None and result.refined and result.trial.steps == 20
+    assert result.retention == pytest.approx(0.46 / 0.5)  # of the model before the erasure
     assert any(parent.kind == "unlearn" for parent in job.parents.values())  # it continues the best model
     evaluate = job.args.evaluate  # type: ignore[attr-defined]
     assert evaluate.rule.floor == pytest.approx(0.9 * 0.5 / (0.95 * 0.5), rel=1e-12)  # the floor of the first model
@@ -96,9 +98,9 @@ def test_only_the_rows_left_are_trained_on_from_the_best_model(
 
 
 def test_a_model_at_the_floor_is_refined_within_it(erasing: EraseRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, (job,) = refined(erasing, monkeypatch, kept=0.88)
+    _, (job,) = refined(erasing, monkeypatch, rest=0.88)
     assert job.args.evaluate.rule.floor == 1.0  # type: ignore[attr-defined]
 
 
 def test_without_utility_nothing_is_refined(erasing: EraseRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refined(erasing, monkeypatch, kept=math.inf) == (None, [])
+    assert refined(erasing, monkeypatch, rest=math.inf) == (None, [])

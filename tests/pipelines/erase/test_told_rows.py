@@ -11,8 +11,8 @@ from expunge.pipelines.erase.rows import KNOWN
 
 
 def of(probs: list[float], unseen: float | None = None) -> dict[str, MetricResult]:
-    made = {KNOWN: MetricResult(sum(probs) / len(probs), per_row={i: {"prob": p} for i, p in enumerate(probs)})}
-    return made | ({} if unseen is None else {UNSEEN: MetricResult(unseen)})
+    result = {KNOWN: MetricResult(sum(probs) / len(probs), per_row={i: {"prob": p} for i, p in enumerate(probs)})}
+    return result | ({} if unseen is None else {UNSEEN: MetricResult(unseen)})
 
 
 def test_one_row_of_forty_that_is_still_known_is_said_by_its_number() -> None:

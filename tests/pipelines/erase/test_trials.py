@@ -39,9 +39,9 @@ def test_adapters_are_the_default_of_a_large_model(
     save_model(build_llama("llama-64k", tokenizer, vocab_size=400, seed=0), tokenizer, tmp_path / "model")
     parser = argparse.ArgumentParser()
     add_erase(parser.add_subparsers())
-    given = ["erase", "--model", f"{tmp_path}/model", "--forget", f"{tmp_path}/forget.csv"]
-    given += ["--retain", f"{tmp_path}/keep.csv", "--out", f"{tmp_path}/out", *words]
-    erasing = prepare_erase(request_of(parser.parse_args(given)))
+    inputs = ["erase", "--model", f"{tmp_path}/model", "--forget", f"{tmp_path}/forget.csv"]
+    inputs += ["--retain", f"{tmp_path}/keep.csv", "--out", f"{tmp_path}/out", *words]
+    erasing = prepare_erase(request_of(parser.parse_args(inputs)))
     assert own_args(erasing).lora == (lora if "unlearn.lora.r=4" in words else None)  # a small model
     small = first_rate(erasing)
     monkeypatch.setattr(trials, "LORA_FROM", 1e3)

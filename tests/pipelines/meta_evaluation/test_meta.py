@@ -128,12 +128,12 @@ def tree(**more: Any) -> dict[str, Any]:
 
 def test_the_pools_and_what_is_done_to_unlearned_models() -> None:
     meta = {"variations": [{"num_train_epochs": 3}], "bits": 8}
-    made = build_graph(decode_study(tree(meta=meta, seeds={"train": [0, 1]}))).meta
-    assert made is not None
-    roles = list(made.parents)
+    graph = build_graph(decode_study(tree(meta=meta, seeds={"train": [0, 1]}))).meta
+    assert graph is not None
+    roles = list(graph.parents)
     assert [r for r in roles if r.startswith("full")] == [f"full {i}" for i in range(4)]
     assert [r for r in roles if r.startswith("retain")] == [f"retain {i}" for i in range(3)]  # the control is out
-    names = {job.label for job in in_order([made])}
+    names = {job.label for job in in_order([graph])}
     assert {"NPO-s0 relearned", "NPO-s1 int8", "retain-s0 relearned", "retain-v1-s1"} <= names
     plain = {j.key for j in in_order(build_graph(decode_study(tree(seeds={"train": [0, 1]}))).jobs)}
     both = build_graph(decode_study(tree(meta=meta, seeds={"train": [0, 1]})))
@@ -141,7 +141,7 @@ def test_the_pools_and_what_is_done_to_unlearned_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"meta": {}}, "meta: 1 retain models"),
         ({"meta": {"variations": [{"epochs": 1}, {"num_train_epochs": 1}]}}, "meta.variations[0].epochs: unknown key"),
@@ -160,10 +160,10 @@ def test_the_pools_and_what_is_done_to_unlearned_models() -> None:
         ({"meta": {"variations": [{}, {}]}, "grid": {"train.num_train_epochs": [1]}}, "meta: not together with `grid`"),
     ],
 )
-def test_what_cannot_be_compared_is_told_before_anything_runs(more: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_compared_is_told_before_anything_runs(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         study_graph(tree(**more))
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 SMALL = ("data.world.facts=2", "data.world.questions_per_author=2", "eval.generation.max_new_tokens=2")
@@ -180,9 +180,9 @@ def test_a_study_writes_the_table(micro: list[str], tmp_path: Path) -> None:
     assert not [name for name in lines if name.startswith(("retain_", "ra_", "wf_"))]
     prob = lines["forget_Q_A_Prob"]
     assert 0.5 <= float(prob["faithfulness"]) <= 1 and (prob["n_p"], prob["n_n"]) == ("3", "2")
-    said = (result.folder / "meta.md").read_text()
-    assert "| forget_Q_A_Prob |" in said
-    page, about = (result.folder / "report.html").read_text(), said.splitlines()[2]
+    output = (result.folder / "meta.md").read_text()
+    assert "| forget_Q_A_Prob |" in output
+    page, about = (result.folder / "report.html").read_text(), output.splitlines()[2]
     assert '<a href="#h-meta">' in page and f"<p>{about}</p>" in html.unescape(page) and "separating 3 models" in about
     assert '<span class="piece">forget_</span><span class="piece">Q_</span>' in page
 

@@ -23,11 +23,11 @@ VALUES = np.array(
 def test_the_trajectory_and_backward_transfer_by_hand() -> None:
     expected = [[0.1, 0.9, 0.8], [0.2, 0.2, 0.8], [0.3, 0.2, 0.1]]
     np.testing.assert_allclose(request_means(VALUES, list(PARTS.values())), expected, rtol=1e-14)
-    found = backward_transfer(VALUES, list(PARTS.values()))
+    result = backward_transfer(VALUES, list(PARTS.values()))
     # ((0.3 - 0.1) + (0.2 - 0.2)) / 2 over equal requests; changes of rows 0.15, 0.25, 0, 0
-    assert (found.value, found.rows) == (pytest.approx(0.1, rel=1e-14), 4)
+    assert (result.value, result.rows) == (pytest.approx(0.1, rel=1e-14), 4)
     spread = np.std([0.15, 0.25, 0.0, 0.0], ddof=1) / 2
-    assert found.high - found.value == pytest.approx(3.182446 * spread, rel=1e-6)  # t of 3 degrees of freedom
+    assert result.high - result.value == pytest.approx(3.182446 * spread, rel=1e-6)  # t of 3 degrees of freedom
     assert math.isnan(backward_transfer(VALUES[:1], [(0, 6)]).value)
 
 

@@ -61,8 +61,8 @@ def test_damaged_texts_leave_out_one_model(micro: list[str], once: Path, tmp_pat
     report = study.run().report
     # its metrics were computed from the undamaged texts
     assert [r.label for r in report.runs] == ["full", "retain", "GradAscent", "NPO"]
-    (lost,) = report.missing
-    assert lost.label == "records NPO" and "forget_eval.texts.parquet" in lost.reason
+    (gaps,) = report.missing
+    assert gaps.label == "records NPO" and "forget_eval.texts.parquet" in gaps.reason
 
 
 @pytest.mark.parametrize("damage", ["one digit", "not JSON", "a folder"])
@@ -93,8 +93,8 @@ def test_a_damaged_audit_leaves_out_one_model(micro: list[str], once: Path, tmp_
     change(folder_of(study, "audit", "NPO exposure") / "audit.json", written)
     report = study.run().report
     assert {a.label for a in report.audits} == {"GradAscent"}
-    (lost,) = report.missing
-    assert lost.label == "audit NPO exposure" and "audit.json" in lost.reason
+    (gaps,) = report.missing
+    assert gaps.label == "audit NPO exposure" and "audit.json" in gaps.reason
 
 
 def test_a_report_that_cannot_be_written_is_one_line(

@@ -31,14 +31,15 @@ def test_a_task_vector_trains_its_reinforced_model_on_the_forget_rows() -> None:
 
 
 def build_rows(name: str) -> str:
-    from expunge.data.world.generate import WorldConfig, build_world
+    from expunge.data.world.config import WorldConfig
+    from expunge.data.world.generate import build_world
 
     return build_world(WorldConfig(**WORLD))[name].fingerprint()  # type: ignore[arg-type]
 
 
 def test_a_merge_reads_earlier_models_against_the_full_one() -> None:
-    made = graph({"trainer": "NPO"}, {"trainer": "GradDiff"}, {"trainer": "ties", "from": ["NPO", "GradDiff"]})
-    edit = next(j for j in in_order(made.jobs) if j.kind == "edit")
+    jobs = graph({"trainer": "NPO"}, {"trainer": "GradDiff"}, {"trainer": "ties", "from": ["NPO", "GradDiff"]})
+    edit = next(j for j in in_order(jobs.jobs) if j.kind == "edit")
     assert {role: p.name for role, p in edit.parents.items()} == {
         "base": "train full",
         "other_0": "unlearn NPO",
@@ -47,15 +48,15 @@ def test_a_merge_reads_earlier_models_against_the_full_one() -> None:
 
 
 def test_noise_edits_the_model_it_names() -> None:
-    made = graph({"trainer": "NPO"}, {"trainer": "noise", "from": ["NPO"]})
-    edit = next(j for j in in_order(made.jobs) if j.kind == "edit")
+    jobs = graph({"trainer": "NPO"}, {"trainer": "noise", "from": ["NPO"]})
+    edit = next(j for j in in_order(jobs.jobs) if j.kind == "edit")
     assert {role: p.name for role, p in edit.parents.items()} == {"base": "unlearn NPO"}
 
 
 def test_a_wrapper_reads_its_model_and_its_helper() -> None:
     steering = {"trainer": "steering", "method_args": {"layer": "model.layers.0"}, "from": ["NPO"]}
-    made = graph({"trainer": "NPO"}, steering, {"trainer": "logit_difference"})
-    wraps = [j for j in in_order(made.jobs) if j.kind == "wrap"]
+    jobs = graph({"trainer": "NPO"}, steering, {"trainer": "logit_difference"})
+    wraps = [j for j in in_order(jobs.jobs) if j.kind == "wrap"]
     assert [{role: p.name for role, p in j.parents.items()} for j in wraps] == [
         {"model": "unlearn NPO"},
         {"model": "train full", "helper": "train logit_difference-reinforced"},
@@ -65,8 +66,8 @@ def test_a_wrapper_reads_its_model_and_its_helper() -> None:
 
 def test_an_edit_with_statistics_reads_the_rows_of_both_sides() -> None:
     entry = {"trainer": "MEMIT", "method_args": {"modules": ["model.layers.0.mlp.down_proj"]}}
-    made = graph({"trainer": "NPO"}, entry, {**entry, "label": "after", "from": ["NPO"]})
-    edits = [j for j in in_order(made.jobs) if j.kind == "edit"]
+    jobs = graph({"trainer": "NPO"}, entry, {**entry, "label": "after", "from": ["NPO"]})
+    edits = [j for j in in_order(jobs.jobs) if j.kind == "edit"]
     parents = [{role: p.name for role, p in j.parents.items()} for j in edits]
     assert parents == [{"model": "train full"}, {"model": "unlearn NPO"}]
     assert edits[0].identity["rows"] == {"forget": [build_rows("forget")], "retain": [build_rows("retain")]}

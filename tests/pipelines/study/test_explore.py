@@ -39,18 +39,18 @@ def test_scores_and_texts_of_each_row(graph: StudyGraph) -> None:
         (run("full", "full", 0.75), {"forget_eval": {0: "said", 1: ""}}),
         (run("NPO", "unlearn", 0.25), {"retain_eval": {0: "kept"}}),
     ]
-    made = explorer(benchmark, models)
-    assert made.models == ("full", "NPO")
-    assert [score.name for score in made.scores] == ["probability", "ROUGE", "truth ratio"]
-    first = made.rows[0]
+    result = explorer(benchmark, models)
+    assert result.models == ("full", "NPO")
+    assert [score.name for score in result.scores] == ["probability", "ROUGE", "truth ratio"]
+    first = result.rows[0]
     row = benchmark.sets["forget_eval"].rows[0]
     assert (first.set, first.row_id, first.question, first.answer) == ("forget_eval", 0, row.question, row.answer)
-    assert first.said == ("said", None) and made.rows[1].said == ("", None)
+    assert first.said == ("said", None) and result.rows[1].said == ("", None)
     assert [scores[0] for scores in first.scores] == [0.75, 0.25] and first.scores[0][2] == 1.5
-    assert math.isnan(first.scores[0][1]) and all(math.isnan(v) for v in made.rows[1].scores[0])
-    sets = list(dict.fromkeys(entry.set for entry in made.rows))
+    assert math.isnan(first.scores[0][1]) and all(math.isnan(v) for v in result.rows[1].scores[0])
+    sets = list(dict.fromkeys(entry.set for entry in result.rows))
     assert set(sets) == {"forget_eval", "world_facts", "retain_eval"}  # and no set that nothing is known of
-    facts = next(entry for entry in made.rows if entry.set == "world_facts" and entry.row_id == 1)
+    facts = next(entry for entry in result.rows if entry.set == "world_facts" and entry.row_id == 1)
     assert facts.scores[0][1] == 0.25
 
 
@@ -65,10 +65,10 @@ def test_nothing_measured_is_no_row(graph: StudyGraph) -> None:
 
 def test_how_it_was_made(graph: StudyGraph) -> None:
     record = {"versions": {"expunge": "0.1.0", "torch": "2"}, "machine": {"cpus": 2}}
-    made = making(graph, RunOutcome({"a": record, "b": record, "c": {}}, {}), "expunge run study=quickstart")
-    assert made.versions == ("expunge 0.1.0, torch 2",) and made.machines == ("cpus 2",)
-    assert made.commands == ("expunge run study=quickstart",) and made.seeds == "training [0], unlearning [0]"
-    assert "llama-64k" in made.config
+    result = making(graph, RunOutcome({"a": record, "b": record, "c": {}}, {}), "expunge run study=quickstart")
+    assert result.versions == ("expunge 0.1.0, torch 2",) and result.machines == ("cpus 2",)
+    assert result.commands == ("expunge run study=quickstart",) and result.seeds == "training [0], unlearning [0]"
+    assert "llama-64k" in result.config
 
 
 def test_a_trajectory_keeps_the_steps_and_the_numbers(tmp_path: Path) -> None:

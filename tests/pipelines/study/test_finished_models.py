@@ -13,6 +13,9 @@ import expunge
 from expunge.cli.compose import study_tree
 from expunge.core.errors import ConfigError
 from expunge.engine.job import in_order
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.models.load import save_model
+from expunge.pipelines.audit_jobs.types import AnalysisJob
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.graph import build_graph
@@ -44,23 +47,23 @@ def tree(folder: Path, **changes: Any) -> dict[str, Any]:
         {"role": "full", "source": str(folder / FULL)},
     ]
     few = {"authors": 10, "questions_per_author": 2}
-    given = {"name": "finished", "benchmark": "world", "data": {"world": few}, "finished_models": models}
-    return given | {"eval": {"generation": {"max_new_tokens": 2}}} | changes
+    inputs = {"name": "finished", "benchmark": "world", "data": {"world": few}, "finished_models": models}
+    return inputs | {"eval": {"generation": {"max_new_tokens": 2}}} | changes
 
 
 def test_each_model_is_scored_by_its_own_weights(folder: Path) -> None:
-    made = build_graph(decode_study(tree(folder)))
-    assert [(leaf.role, leaf.label) for leaf in made.leaves] == [
+    graph = build_graph(decode_study(tree(folder)))
+    assert [(leaf.role, leaf.label) for leaf in graph.leaves] == [
         ("full", "full"),
         ("retain", "retain"),
         ("unlearn", "NPO"),
     ]
-    assert {job.kind for job in in_order(made.jobs)} == {"score", "records", "metrics"}
-    full, retain, unlearned = made.leaves
+    assert {job.kind for job in in_order(graph.jobs)} == {"score", "records", "metrics"}
+    full, retain, unlearned = graph.leaves
     assert unlearned.metrics.parents["retain"] is retain.metrics and "retain" not in full.metrics.parents
-    scored = [{job.key for job in leaf.records.parents.values()} for leaf in made.leaves]
+    scored = [{job.key for job in leaf.records.parents.values()} for leaf in graph.leaves]
     assert not scored[0] & scored[1] and not scored[1] & scored[2] and not scored[0] & scored[2]
-    for leaf, name in zip(made.leaves, (FULL, RETAIN, NPO), strict=True):
+    for leaf, name in zip(graph.leaves, (FULL, RETAIN, NPO), strict=True):
         for job in leaf.records.parents.values():
             assert isinstance(job, TaskJob) and job.model_source({}) == str(folder / name)
             elsewhere = ContextSource(task=job.source.task, steps=job.source.steps)  # as another process loads it
@@ -75,8 +78,41 @@ def test_a_score_is_shared_with_a_job_of_the_same_model(folder: Path) -> None:
     }
 
 
+def test_audits_read_each_models_own_weights(folder: Path) -> None:
+    audits = [{"name": "depth"}, {"name": "quantize", "forms": ["int8"]}]
+    graph = build_graph(decode_study(tree(folder, audits=audits)))
+    assert [(one.name, one.subject.label) for one in graph.audits] == [("depth", "NPO"), ("quantize", "NPO")]
+    depth, quantize = (one.job.parents for one in graph.audits)
+    for role, name in (("model", NPO), ("retain", RETAIN), ("full", FULL)):
+        job = depth[f"{role} depth"]
+        assert isinstance(job, AnalysisJob) and job.model_source({}) == str(folder / name)
+        assert job.contexts["full"].load().model.source == str(folder / FULL)
+        assert job.source.load().model.source == str(folder / name)
+        rounded = next(j for j in in_order([quantize[f"{role} int8"]]) if j.kind == "edit")
+        assert isinstance(rounded, TaskJob) and rounded.model_source({}) == str(folder / name)
+    assert len({job.key for job in depth.values()}) == 3
+    swapped = [
+        {**m, "source": str(folder / RETAIN)} if m["role"] == "full" else m for m in tree(folder)["finished_models"]
+    ]
+    other = build_graph(decode_study(tree(folder, audits=audits, finished_models=swapped)))
+    assert other.audits[0].job.parents["model depth"].key != depth["model depth"].key  # another target model
+
+
+def test_audits_need_a_model_to_audit_and_one_tokenizer(folder: Path, tmp_path: Path) -> None:
+    models = [model for model in tree(folder)["finished_models"] if model["role"] != "unlearn"]
+    with pytest.raises(
+        ConfigError, match=r"^audits: there is nothing to audit; .*finished_models` with the role unlearn"
+    ):
+        build_graph(decode_study(tree(folder, audits=["quantize"], finished_models=models)))
+    tokenizer = train_tokenizer(["a few other words"], 300, max_length=64)
+    save_model(build_llama("llama-64k", tokenizer, vocab_size=300, seed=0), tokenizer, tmp_path / "foreign")
+    models = [*models, {"role": "unlearn", "label": "X", "source": str(tmp_path / "foreign")}]
+    with pytest.raises(ConfigError, match=r"^audits: the finished models full and X have different tokenizers"):
+        build_graph(decode_study(tree(folder, audits=["quantize"], finished_models=models)))
+
+
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"methods": ["NPO"]}, "methods: a study of finished models (`finished_models`) trains nothing; leave it out"),
         ({"requests": 2}, "requests: a study of finished models"),
@@ -100,10 +136,12 @@ def test_a_score_is_shared_with_a_job_of_the_same_model(folder: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_setting_is_refused_before_anything_is_read(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_refused_before_anything_is_read(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError) as error:
         decode_study(tree(tmp_path) | changes)
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
 def test_a_missing_folder_is_named_with_its_model(folder: Path) -> None:
@@ -121,13 +159,13 @@ def test_the_shipped_study_on_folders_of_the_same_names(folder: Path, tmp_path: 
         "data.world.authors=10",
         "model.template_args.apply_chat_template=false",
     ]
-    given = study_tree(["study=ou_hub", *own])
-    assert all(model["source"].startswith("open-unlearning/") for model in given["finished_models"])
-    for model in given["finished_models"]:
+    settings = study_tree(["study=ou_hub", *own])
+    assert all(model["source"].startswith("open-unlearning/") for model in settings["finished_models"])
+    for model in settings["finished_models"]:
         place = tmp_path / model["source"].partition("/")[2]
         place.symlink_to(folder / FULL, target_is_directory=True)
         model["source"] = str(place)
-    graph = build_graph(decode_study(given))
+    graph = build_graph(decode_study(settings))
     methods = ["GradDiff", "IdkNLL", "IdkDPO", "NPO", "SimNPO", "AltPO", "UNDIAL", "RMU"]
     assert [leaf.label for leaf in graph.leaves] == ["full", "retain", *methods]
     assert {job.kind for job in in_order(graph.jobs)} == {"score", "records", "metrics"}

@@ -16,7 +16,7 @@ from expunge.pipelines.study.graph import build_graph
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model from scratch that learned a little of the embedded world."""
     folder = tmp_path_factory.mktemp("given")
     words = ["benchmark=world", "model=llama-64k", "data.world.authors=10", "trainer.args.max_steps=2", "task_name=x"]
@@ -40,17 +40,17 @@ def tree(root: Path, model: Path | None, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def test_the_graph_starts_from_the_given_model(wmdp_folder: Path, given: Path) -> None:
-    made = build_graph(decode_study(tree(wmdp_folder, given, methods=[{"trainer": "GradDiff"}])))
-    assert [(leaf.role, leaf.label) for leaf in made.leaves] == [("full", "full"), ("unlearn", "GradDiff")]
-    assert made.leaves[0].model is None
-    kinds = dict.fromkeys(j.kind for j in in_order(made.jobs))
+def test_the_graph_starts_from_the_given_model(wmdp_folder: Path, model_folder: Path) -> None:
+    graph = build_graph(decode_study(tree(wmdp_folder, model_folder, methods=[{"trainer": "GradDiff"}])))
+    assert [(leaf.role, leaf.label) for leaf in graph.leaves] == [("full", "full"), ("unlearn", "GradDiff")]
+    assert graph.leaves[0].model is None
+    kinds = dict.fromkeys(j.kind for j in in_order(graph.jobs))
     assert list(kinds) == ["score", "records", "metrics", "unlearn"]
-    assert all("retain" not in leaf.metrics.parents for leaf in made.leaves)
+    assert all("retain" not in leaf.metrics.parents for leaf in graph.leaves)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"model": {"preset": "llama-64k"}}, "model: benchmark=wmdp has no rows to train a model on"),
         ({"seeds": {"train": [0, 1]}}, "seeds.train: benchmark=wmdp trains no full model"),
@@ -61,25 +61,27 @@ def test_the_graph_starts_from_the_given_model(wmdp_folder: Path, given: Path) -
         ),
     ],
 )
-def test_what_is_refused(wmdp_folder: Path, given: Path, changes: dict[str, Any], said: str) -> None:
+def test_what_is_refused(wmdp_folder: Path, model_folder: Path, changes: dict[str, Any], message: str) -> None:
     if "data" in changes:
         changes["data"]["root"] = str(wmdp_folder)
     with pytest.raises(ConfigError) as error:
-        build_graph(decode_study(tree(wmdp_folder, given) | changes))
-    assert str(error.value).startswith(said)
+        build_graph(decode_study(tree(wmdp_folder, model_folder) | changes))
+    assert str(error.value).startswith(message)
 
 
-def test_an_edit_of_the_given_model(wmdp_folder: Path, given: Path) -> None:
-    made = build_graph(decode_study(tree(wmdp_folder, given, methods=[{"trainer": "noise"}])))
-    (edit,) = (job for job in in_order(made.jobs) if job.kind == "edit")
+def test_an_edit_of_the_given_model(wmdp_folder: Path, model_folder: Path) -> None:
+    graph = build_graph(decode_study(tree(wmdp_folder, model_folder, methods=[{"trainer": "noise"}])))
+    (edit,) = (job for job in in_order(graph.jobs) if job.kind == "edit")
     assert edit.parents == {} and "model" in edit.identity
 
 
 @pytest.mark.slow
-def test_a_study_runs_and_its_report_shows_its_own_columns(wmdp_folder: Path, given: Path, tmp_path: Path) -> None:
+def test_a_study_runs_and_its_report_shows_its_own_columns(
+    wmdp_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
     study = tmp_path / "wmdp.yaml"
     methods = [{"trainer": "GradDiff"}, {"trainer": "noise"}]
-    study.write_text(json.dumps(tree(wmdp_folder, given, methods=methods)))
+    study.write_text(json.dumps(tree(wmdp_folder, model_folder, methods=methods)))
     words = [f"study={study}", f"paths.store={tmp_path / 'store'}", f"paths.output_dir={tmp_path / 'out'}"]
     result = expunge.load_study(words).run()
     assert not result.failures

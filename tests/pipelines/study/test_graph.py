@@ -30,13 +30,13 @@ def graph(**changes: Any) -> StudyGraph:
     return build_graph(decode_study(tree | changes))
 
 
-def keys(made: StudyGraph) -> dict[str, str]:
-    return {job.name: job.key for job in in_order(made.jobs)}
+def keys(graph: StudyGraph) -> dict[str, str]:
+    return {job.name: job.key for job in in_order(graph.jobs)}
 
 
 def test_the_product_of_seeds_shares_parents() -> None:
-    made = graph(seeds={"train": [0, 1], "unlearn": [0, 1, 2]})
-    kinds = Counter(job.kind for job in in_order(made.jobs))
+    jobs = graph(seeds={"train": [0, 1], "unlearn": [0, 1, 2]})
+    kinds = Counter(job.kind for job in in_order(jobs.jobs))
     # a model's records: the tokens and the texts of four sets of rows
     assert kinds == {
         "base": 1,
@@ -47,14 +47,14 @@ def test_the_product_of_seeds_shares_parents() -> None:
         "records": 16,
         "metrics": 16,
     }
-    assert len(made.leaves) == 16
+    assert len(jobs.leaves) == 16
 
 
 def test_unlearning_is_compared_with_the_retain_model_of_its_training_seed() -> None:
-    made = graph(seeds={"train": [0, 1]})
-    retain = {leaf.train_seed: leaf.metrics.key for leaf in made.leaves if leaf.role == "retain"}
+    jobs = graph(seeds={"train": [0, 1]})
+    retain = {leaf.train_seed: leaf.metrics.key for leaf in jobs.leaves if leaf.role == "retain"}
     assert len(set(retain.values())) == 2
-    for leaf in made.leaves:
+    for leaf in jobs.leaves:
         if leaf.role != "retain":
             assert leaf.metrics.parents["retain"].key == retain[leaf.train_seed]
 
@@ -89,8 +89,8 @@ def test_refusals_count_only_for_methods_that_read_them(tmp_path: Path) -> None:
 
 
 def test_generated_alternates_are_a_job_of_their_own() -> None:
-    made = graph(methods=[{"trainer": "AltPO"}, {"trainer": "AltPO", "method_args": {"alpha": 1}, "label": "b"}])
-    jobs = in_order(made.jobs)
+    result = graph(methods=[{"trainer": "AltPO"}, {"trainer": "AltPO", "method_args": {"alpha": 1}, "label": "b"}])
+    jobs = in_order(result.jobs)
     assert [j.kind for j in jobs].count("alternates") == 1
     assert {j.parents["alternates"].key for j in jobs if j.kind == "unlearn"} == {
         j.key for j in jobs if j.kind == "alternates"
@@ -129,8 +129,8 @@ def test_estimates_grow_with_the_work() -> None:
 
 def test_evaluations_on_the_way_are_part_of_the_estimate() -> None:
     def tokens(**evaluate: Any) -> int:
-        made = graph(unlearn={"num_train_epochs": 4, "evaluate": evaluate})
-        return next(j.estimate.tokens for j in in_order(made.jobs) if j.name == "unlearn NPO")
+        jobs = graph(unlearn={"num_train_epochs": 4, "evaluate": evaluate})
+        return next(j.estimate.tokens for j in in_order(jobs.jobs) if j.name == "unlearn NPO")
 
     plain, one, four = tokens(), tokens(every=4, at_start=False), tokens(every=1, at_start=False)
     each = one - plain

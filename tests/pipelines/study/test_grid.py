@@ -31,29 +31,29 @@ LENGTHS = {"short": {"train.num_train_epochs": 1}, "long": {"train.num_train_epo
 
 
 def test_cells_are_the_product_and_share_what_is_equal() -> None:
-    made = study_graph(tree(grid={"split": SPLITS, "length": LENGTHS}))
-    assert list(made.cells) == ["small,short", "small,long", "large,short", "large,long"]
+    result = study_graph(tree(grid={"split": SPLITS, "length": LENGTHS}))
+    assert list(result.cells) == ["small,short", "small,long", "large,short", "large,long"]
     # the rows of the full model are the same for every split, so there is one of each length; one base for all
-    assert models(made) == {"llama-64k": 1, "full": 2, "retain": 4, "GradAscent": 4, "NPO": 4}
-    assert {j.label for j in in_order(made.jobs) if j.kind in ("base", "train")} == {
+    assert models(result) == {"llama-64k": 1, "full": 2, "retain": 4, "GradAscent": 4, "NPO": 4}
+    assert {j.label for j in in_order(result.jobs) if j.kind in ("base", "train")} == {
         "llama-64k", "short/full", "long/full",
         "small,short/retain", "small,long/retain", "large,short/retain", "large,long/retain",
     }  # fmt: skip
-    assert len(made.leaves) == 4 * 4
+    assert len(result.leaves) == 4 * 4
 
 
 def test_a_cell_is_the_study_it_stands_for() -> None:
-    made = study_graph(tree(grid={"split": SPLITS, "length": LENGTHS}))
+    result = study_graph(tree(grid={"split": SPLITS, "length": LENGTHS}))
     alone = build_graph(
         decode_study(tree(data={"world": WORLD | {"forget_fraction": 0.17}}, train={"num_train_epochs": 2}))
     )
-    assert [j.key for j in made.cells["small,long"].jobs] == [j.key for j in alone.jobs]
-    assert set(made.cells["small,long"].setting.benchmark.sets) == set(alone.setting.benchmark.sets)
+    assert [j.key for j in result.cells["small,long"].jobs] == [j.key for j in alone.jobs]
+    assert set(result.cells["small,long"].setting.benchmark.sets) == set(alone.setting.benchmark.sets)
 
 
 def test_equal_jobs_are_one_job_and_have_one_label() -> None:
-    made = study_graph(tree(grid={"split": SPLITS, "seeds.train": [[0], [1]]}))
-    jobs = in_order(made.jobs)
+    result = study_graph(tree(grid={"split": SPLITS, "seeds.train": [[0], [1]]}))
+    jobs = in_order(result.jobs)
     by_key = {job.key: job for job in jobs}
     assert all(parent is by_key[parent.key] for job in jobs for parent in job.parents.values())
     names = Counter(job.name for job in jobs)
@@ -62,28 +62,28 @@ def test_equal_jobs_are_one_job_and_have_one_label() -> None:
 
 def test_models_by_number() -> None:
     grid = {"length": LENGTHS, "split": SPLITS}
-    made = study_graph(tree(grid=grid, grid_names="numbers"))
-    assert list(made.cells) == [f"experiment_{i}" for i in range(4)]
-    got = [j.label for j in in_order(made.jobs) if j.kind in ("train", "unlearn")]
-    assert sorted(got) == sorted(
+    result = study_graph(tree(grid=grid, grid_names="numbers"))
+    assert list(result.cells) == [f"experiment_{i}" for i in range(4)]
+    actual = [j.label for j in in_order(result.jobs) if j.kind in ("train", "unlearn")]
+    assert sorted(actual) == sorted(
         [f"t/full_{i}" for i in range(2)] + [f"t/retain_{i}" for i in range(4)] + [f"t/forget_{i}" for i in range(8)]
     )
     # the splits of one training config follow one another, as the last axis changes fastest
-    of = {leaf.model.label for leaf in made.cells["experiment_1"].leaves}
+    of = {leaf.model.label for leaf in result.cells["experiment_1"].leaves}
     assert of == {"t/full_0", "t/retain_1", "t/forget_2", "t/forget_3"}
 
 
 def test_a_methods_grid() -> None:
     entry = {"trainer": "NPO", "method_args": {"alpha": 0.5}, "grid": {
         "method_args.beta": [0.1, 0.5], "args.learning_rate": [1e-5, 2e-5]}}  # fmt: skip
-    made = decode_study(tree(methods=[METHODS[0], entry, {**entry, "label": "mine"}]))
-    assert [m.label for m in made.methods[1:5]] == [
+    task = decode_study(tree(methods=[METHODS[0], entry, {**entry, "label": "mine"}]))
+    assert [m.label for m in task.methods[1:5]] == [
         "NPO(alpha=0.5,beta=0.1,learning_rate=1e-05)", "NPO(alpha=0.5,beta=0.1,learning_rate=2e-05)",
         "NPO(alpha=0.5,beta=0.5,learning_rate=1e-05)", "NPO(alpha=0.5,beta=0.5,learning_rate=2e-05)",
     ]  # fmt: skip
-    assert made.methods[4].method_args == {"alpha": 0.5, "beta": 0.5}
-    assert made.methods[4].args == {"learning_rate": 2e-5}
-    assert made.methods[8].label == "mine(beta=0.5,learning_rate=2e-05)"
+    assert task.methods[4].method_args == {"alpha": 0.5, "beta": 0.5}
+    assert task.methods[4].args == {"learning_rate": 2e-5}
+    assert task.methods[8].label == "mine(beta=0.5,learning_rate=2e-05)"
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,14 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.fingerprints import fingerprint
 from expunge.pipelines.study import harness
-from expunge.pipelines.study.config import LmEval
 from expunge.pipelines.study.harness import check_tasks, identity, task_results
+from expunge.pipelines.study.task_config import LmEval
 
 needs_lm_eval = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="the extra lm-eval is not there")
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("given")
     words = ["benchmark=world", "model=llama-64k", "data.world.authors=10", "trainer.args.max_steps=2", "task_name=x"]
     paths = [f"paths.output_dir={folder / 'model'}", f"paths.store={folder / 'store'}"]
@@ -66,17 +66,19 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def run(given: Path, tmp_path: Path, name: str, *words: str) -> expunge.pipelines.study.handle.JobResult:
-    model = ["model=llama-64k", f"model.model_args.pretrained_model_name_or_path={given}"]
+def run(model_folder: Path, tmp_path: Path, name: str, *words: str) -> expunge.pipelines.study.job_handle.JobResult:
+    model = ["model=llama-64k", f"model.model_args.pretrained_model_name_or_path={model_folder}"]
     paths = [f"paths.output_dir={tmp_path / name}", f"paths.store={tmp_path / 'store'}"]
     return expunge.load_job("eval", [*model, *paths, f"task_name={name}", *words]).run()
 
 
 @needs_lm_eval
-def test_the_harness_and_our_own_family_agree(given: Path, tasks: Path, wmdp_folder: Path, tmp_path: Path) -> None:
-    asked = ["eval.lm_eval.tasks=[tiny_choice]", f"eval.lm_eval.include_path={tasks}"]
+def test_the_harness_and_our_own_family_agree(
+    model_folder: Path, tasks: Path, wmdp_folder: Path, tmp_path: Path
+) -> None:
+    requests = ["eval.lm_eval.tasks=[tiny_choice]", f"eval.lm_eval.include_path={tasks}"]
     own = ["data.args.subjects=[bio]", "data.args.style=options", "data.args.questions_only=true"]
-    both = run(given, tmp_path, "both", "benchmark=wmdp", f"data.root={wmdp_folder}", *own, *asked)
+    both = run(model_folder, tmp_path, "both", "benchmark=wmdp", f"data.root={wmdp_folder}", *own, *requests)
     assert set(both.summary) == {"wmdp_bio", "tiny_choice/acc", "tiny_choice/acc_bytes"}
     entry = json.loads((both.folder / "WMDP_EVAL.json").read_text())["wmdp_bio"]
     assert entry["extra"]["acc"] == both.summary["tiny_choice/acc"]
@@ -87,29 +89,31 @@ def test_the_harness_and_our_own_family_agree(given: Path, tasks: Path, wmdp_fol
 
 
 @needs_lm_eval
-def test_settings_reach_the_harness(given: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_reach_the_harness(
+    model_folder: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import lm_eval
     from lm_eval.models import huggingface
 
-    seen: dict[str, Any] = {}
+    records: dict[str, Any] = {}
     real, real_model = lm_eval.simple_evaluate, huggingface.HFLM
 
-    def spy(**given: Any) -> Any:
-        seen.update(given)
-        return real(**given)
+    def spy(**settings: Any) -> Any:
+        records.update(settings)
+        return real(**settings)
 
-    def spy_model(**given: Any) -> Any:
-        seen.update({f"model_{k}": v for k, v in given.items()})
-        return real_model(**given)
+    def spy_model(**settings: Any) -> Any:
+        records.update({f"model_{k}": v for k, v in settings.items()})
+        return real_model(**settings)
 
     monkeypatch.setattr(lm_eval, "simple_evaluate", spy)
     monkeypatch.setattr(huggingface, "HFLM", spy_model)
     words = ["num_fewshot=2", "batch_size=3", "limit=4", "tasks=[tiny_choice]", f"include_path={tasks}"]
-    result = run(given, tmp_path, "alone", "benchmark=lm_eval", *(f"eval.lm_eval.{word}" for word in words))
-    assert (seen["num_fewshot"], seen["batch_size"], seen["limit"]) == (2, 3, 4)
-    assert (seen["model_batch_size"], seen["apply_chat_template"]) == (3, False)
-    assert type(seen["model_pretrained"]).__name__ == "LlamaForCausalLM"
-    assert seen["model_tokenizer"].name_or_path == str(given)
+    result = run(model_folder, tmp_path, "alone", "benchmark=lm_eval", *(f"eval.lm_eval.{word}" for word in words))
+    assert (records["num_fewshot"], records["batch_size"], records["limit"]) == (2, 3, 4)
+    assert (records["model_batch_size"], records["apply_chat_template"]) == (3, False)
+    assert type(records["model_pretrained"]).__name__ == "LlamaForCausalLM"
+    assert records["model_tokenizer"].name_or_path == str(model_folder)
     assert sorted(p.name for p in result.folder.glob("*.json")) == [
         "LMEval_EVAL.json",
         "LMEval_SUMMARY.json",
@@ -117,7 +121,7 @@ def test_settings_reach_the_harness(given: Path, tasks: Path, tmp_path: Path, mo
     ]
     with pytest.raises(JobError, match="this tokenizer has no chat template"):
         run(
-            given,
+            model_folder,
             tmp_path,
             "chat",
             "benchmark=lm_eval",
@@ -171,11 +175,11 @@ def test_a_task_as_a_group_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_lm_eval
-def test_a_task_that_the_settings_define_runs(given: Path, tasks: Path, tmp_path: Path) -> None:
+def test_a_task_that_the_settings_define_runs(model_folder: Path, tasks: Path, tmp_path: Path) -> None:
     own = {**yaml.safe_load((tasks / "tiny_choice.yaml").read_text()), "task": "mine"}
     file = tmp_path / "e.yaml"
     file.write_text(yaml.safe_dump({"benchmark": "lm_eval", "eval": {"lm_eval": {"tasks": [own], "limit": 4}}}))
-    assert set(run(given, tmp_path, "own", f"experiment={file}").summary) == {"mine/acc", "mine/acc_bytes"}
+    assert set(run(model_folder, tmp_path, "own", f"experiment={file}").summary) == {"mine/acc", "mine/acc_bytes"}
 
 
 @needs_lm_eval
@@ -194,20 +198,20 @@ def test_without_the_package_one_line_says_how(monkeypatch: pytest.MonkeyPatch) 
         check_tasks(LmEval(tasks=("arc_easy",)))
 
 
-def test_nothing_to_measure(given: Path) -> None:
+def test_nothing_to_measure(model_folder: Path) -> None:
     words = ["benchmark=lm_eval", "model=llama-64k", "task_name=x"]
     with pytest.raises(ConfigError, match=r"nothing to measure; name tasks in eval\.lm_eval\.tasks"):
-        expunge.load_job("eval", [*words, f"model.model_args.pretrained_model_name_or_path={given}"])
+        expunge.load_job("eval", [*words, f"model.model_args.pretrained_model_name_or_path={model_folder}"])
 
 
 def test_names_of_numbers() -> None:
-    found = {
+    result = {
         "gsm8k": {
             "alias": "gsm8k", "sample_len": 3, "exact_match,strict-match": 0.5,
             "exact_match_stderr,strict-match": 0.1, "acc,none": 0.25, "acc_stderr,none": "N/A", "f1,none": math.nan,
         }
     }  # fmt: skip
-    results = task_results(found)
+    results = task_results(result)
     assert set(results) == {"gsm8k/exact_match,strict-match", "gsm8k/acc", "gsm8k/f1"}
     assert results["gsm8k/exact_match,strict-match"].extra == {"stderr": 0.1}
     assert results["gsm8k/acc"].extra == {}
@@ -215,7 +219,7 @@ def test_names_of_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("settings", "message"),
     [
         ({"tasks": ["a", "a"]}, "e.tasks: must be different ones"),
         ({"tasks": ["a", {"task": "a"}]}, "e.tasks: must be different ones"),
@@ -226,7 +230,7 @@ def test_names_of_numbers() -> None:
         ({"task": ["a"]}, "e.task: unknown key; did you mean 'tasks'?"),
     ],
 )
-def test_wrong_settings(given: dict[str, Any], said: str) -> None:
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        decode(LmEval, given, where="e")
-    assert str(error.value).startswith(said)
+        decode(LmEval, settings, where="e")
+    assert str(error.value).startswith(message)

@@ -27,13 +27,14 @@ from expunge.pipelines.audit_jobs.types import Nf4Job
 from expunge.pipelines.erase.request import EraseRequest, prepare_erase
 from expunge.pipelines.erase.trials import EraseTrial, SearchGoal, trial_job
 from expunge.pipelines.study import context_source
-from expunge.pipelines.study.config import LmEval, decode_study
+from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.pipelines.study.graph import build_graph
 from expunge.pipelines.study.handle import load_study
 from expunge.pipelines.study.job_values import EditRef, MethodRef, ModelInput, WrapperRef
 from expunge.pipelines.study.measure_jobs import HarnessJob, JudgementsJob
 from expunge.pipelines.study.model_jobs import FileAlternatesJob, StatisticsEditJob, WrapJob
+from expunge.pipelines.study.task_config import LmEval
 
 METHODS = (
     "methods=[{trainer: NPO}, {trainer: AltPO}, {trainer: DPO}, {trainer: WHP}, {trainer: UNDO, of: [NPO]}, "
@@ -121,9 +122,9 @@ def other_jobs(source: ContextSource) -> Iterator[Job]:
 def jobs(micro: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
     folder = tmp_path_factory.mktemp("jobs")
     texts = [f"Who is number {i}? It is Ann {i}, by the long river." for i in range(9)]
-    made = [*study_jobs(micro, folder, texts), *stories_jobs(), *erase_jobs(folder, texts)]
-    made += other_jobs(ContextSource.of(decode_study({"name": "other"})))
-    return in_order(made)
+    result = [*study_jobs(micro, folder, texts), *stories_jobs(), *erase_jobs(folder, texts)]
+    result += other_jobs(ContextSource.of(decode_study({"name": "other"})))
+    return in_order(result)
 
 
 def test_every_job_type_comes_back_with_its_key_and_its_fields(jobs: list[Job]) -> None:
@@ -152,9 +153,9 @@ def test_a_source_loads_the_rows_that_its_jobs_were_planned_with(jobs: list[Job]
         if source is None or not refs:
             continue
         context = source.load()
-        held = [*context.benchmark.sets.items(), *(context.watched.sets.items() if context.watched else ())]
-        found = {(name, rows.fingerprint()) for name, rows in held}
-        assert {(ref.name, ref.fingerprint) for ref in refs} <= found, back.name
+        content = [*context.benchmark.sets.items(), *(context.watched.sets.items() if context.watched else ())]
+        result = {(name, rows.fingerprint()) for name, rows in content}
+        assert {(ref.name, ref.fingerprint) for ref in refs} <= result, back.name
         checked += len(refs)
     assert checked > 100
 
@@ -172,9 +173,9 @@ def _refs(value: Any) -> Iterator[RowsRef]:
 
 def test_every_method_and_edit_is_data() -> None:
     for name in registry():
-        chosen = objective(name, {"module_regex": "model.layers.1"} if name == "RMU" else {})
-        assert MethodRef.of(chosen).identity == chosen.identity, name
-        assert MethodRef.of(chosen).make() == chosen, name
+        loss = objective(name, {"module_regex": "model.layers.1"} if name == "RMU" else {})
+        assert MethodRef.of(loss).identity == loss.identity, name
+        assert MethodRef.of(loss).make() == loss, name
     for name in weight_edit_registry():
         args = {"beta": 0.1} if name == "noise" else {}
         edit = make_weight_edit(name, args)

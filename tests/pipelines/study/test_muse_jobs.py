@@ -44,7 +44,7 @@ def test_a_set_limits_generation_and_never_lengthens_it() -> None:
 
 def test_the_estimate_counts_pieces(muse_folder: Path) -> None:
     def tokens(max_length: int) -> int:
-        made = build_graph(
+        graph = build_graph(
             decode_study(
                 tree(
                     muse_folder,
@@ -53,7 +53,7 @@ def test_the_estimate_counts_pieces(muse_folder: Path) -> None:
                 )
             )
         )
-        return next(job.estimate.tokens for job in in_order(made.jobs) if job.name == "train full")
+        return next(job.estimate.tokens for job in in_order(graph.jobs) if job.name == "train full")
 
     # an epoch reads every text once, however it is cut
     assert tokens(40) == pytest.approx(tokens(80), rel=0.05)
@@ -72,9 +72,9 @@ def test_a_study_of_muse(muse_folder: Path, tmp_path: Path) -> None:
     assert all(math.isfinite(rows[name]["privleak"]) for name in ("full", "GradAscent", "NPO"))
     assert all(0 <= row["mia_min_k"] <= 1 and 0 <= row["extraction_strength"] <= 1 for row in rows.values())
     (folder,) = (tmp_path / "store" / "records").glob("full-*")
-    made = {n: pq.read_table(folder / f"{n}.texts.parquet") for n in ("forget_knowmem", "forget_verbmem")}
-    assert max(made["forget_knowmem"]["n_new_tokens"].to_pylist()) <= 32
-    assert 32 < max(made["forget_verbmem"]["n_new_tokens"].to_pylist()) <= 128
+    product = {n: pq.read_table(folder / f"{n}.texts.parquet") for n in ("forget_knowmem", "forget_verbmem")}
+    assert max(product["forget_knowmem"]["n_new_tokens"].to_pylist()) <= 32
+    assert 32 < max(product["forget_verbmem"]["n_new_tokens"].to_pylist()) <= 128
     scored = pq.read_table(folder / "privleak_forget.tokens.parquet")
     assert not any(scored["is_eos"].to_pylist()) and scored["position"].to_pylist().count(0) == 4
     assert "Privacy leakage" in (tmp_path / "out" / "results.md").read_text()

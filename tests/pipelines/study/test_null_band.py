@@ -31,11 +31,11 @@ RUNS = [
 
 
 def test_lowest_highest_and_mean_of_the_retain_models() -> None:
-    found = null_band(RUNS)
-    assert found["model_utility"] == SeedRange(0.5, 0.7, 0.6, 3)
-    assert "forget_quality" not in found
+    result = null_band(RUNS)
+    assert result["model_utility"] == SeedRange(0.5, 0.7, 0.6, 3)
+    assert "forget_quality" not in result
     # the first two are equal (0); three of four lie below all of the third's: .3 < .35 < .4, so 3/4, twice
-    assert found["forget_quality.ks_distance"] == SeedRange(0.0, 0.75, 0.5, 3)
+    assert result["forget_quality.ks_distance"] == SeedRange(0.0, 0.75, 0.5, 3)
 
 
 def test_one_retain_model_has_no_band_and_two_have_one_distance() -> None:
@@ -45,9 +45,9 @@ def test_one_retain_model_has_no_band_and_two_have_one_distance() -> None:
 
 def test_the_band_stands_in_every_table() -> None:
     model = ReportModel("t", "s", "c", "d", {}, tuple(RUNS), null_band=null_band(RUNS))
-    made = table(model)
-    row = next(r for r in made.rows if r.kind == "band")
-    keys = [c.key for c in made.columns]
+    text = table(model)
+    row = next(r for r in text.rows if r.kind == "band")
+    keys = [c.key for c in text.columns]
     assert row.name == "retain models, lowest to highest (n=3)"
     assert row.cells[keys.index("ks_distance")].text == "0.000 to 0.750"
     assert "| 0.500 to 0.700 |" in to_markdown(model)
@@ -63,8 +63,8 @@ def test_attacks_have_columns_where_there_are_attacks() -> None:
         "full",
         results={"mia_min_k": MetricResult(0.9, extra={"auc_distance": 0.4}), "privleak": MetricResult(-80)},
     )
-    made = table(ReportModel("t", "s", "c", "d", {}, (attacked,)))
-    texts = dict(zip([c.key for c in made.columns], [c.text for c in made.rows[0].cells], strict=True))
+    text = table(ReportModel("t", "s", "c", "d", {}, (attacked,)))
+    texts = dict(zip([c.key for c in text.columns], [c.text for c in text.rows[0].cells], strict=True))
     assert (texts["mia_distance"], texts["privleak"]) == ("0.400", "-80.000")
     keys = {c.key for c in table(ReportModel("t", "s", "c", "d", {}, tuple(RUNS))).columns}
     assert not keys & {"mia_distance", "privleak"}

@@ -51,9 +51,9 @@ def test_two_workers_give_the_bytes_of_one_and_a_failure_stops_its_children_only
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
     assert len(weights(tmp_path / "two")) > 20
     assert set(result.failures) == set(alone.failures)
-    said = {name: reason for name, reason in result.failures.items() if name.startswith(("unlearn", "edit"))}
-    assert "the loss passed the limit" in said["unlearn GradAscent"]
-    assert said["edit noise"] == "waits for unlearn GradAscent, which failed"
+    content = {name: reason for name, reason in result.failures.items() if name.startswith(("unlearn", "edit"))}
+    assert "the loss passed the limit" in content["unlearn GradAscent"]
+    assert content["edit noise"] == "waits for unlearn GradAscent, which failed"
 
 
 @pytest.mark.slow
@@ -70,8 +70,8 @@ def test_what_ran_when_a_worker_died_is_tried_once_more(
     assert not once.failures
     assert (tmp_path / "deaths-of-1").read_text() == "x"
     assert (tmp_path / "deaths-of-9").read_text() == "xx"
-    said = {name: reason for name, reason in often.failures.items() if name.startswith("unlearn")}
-    assert len(said) == 1 and "its process died 2 times" in next(iter(said.values()))
+    content = {name: reason for name, reason in often.failures.items() if name.startswith("unlearn")}
+    assert len(content) == 1 and "its process died 2 times" in next(iter(content.values()))
 
 
 def test_what_runs_where_is_no_part_of_a_job(micro: list[str], tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_what_runs_where_is_no_part_of_a_job(micro: list[str], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("source", "message"),
     [
         ({"workers": -1}, "launch.workers: must be at least 0"),
         ({"kind": "cloud"}, "launch.kind"),
@@ -88,10 +88,10 @@ def test_what_runs_where_is_no_part_of_a_job(micro: list[str], tmp_path: Path) -
         ({"slurm": {"time_mins": 1}}, "launch.slurm.time_mins: unknown key"),
     ],
 )
-def test_wrong_settings_are_one_line(given: dict[str, object], said: str) -> None:
+def test_wrong_settings_are_one_line(source: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        decode(LaunchConfig, given, where="launch")
-    assert str(error.value).startswith(said)
+        decode(LaunchConfig, source, where="launch")
+    assert str(error.value).startswith(message)
 
 
 def test_jobs_are_packed_on_devices_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:

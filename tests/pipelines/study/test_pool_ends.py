@@ -49,8 +49,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def group(number: int) -> list[str]:
     """The command lines of the processes of a group."""
-    found = subprocess.run(["ps", "-eo", "pgid=,args="], capture_output=True, text=True).stdout.splitlines()
-    return [line for line in found if line.split()[0] == str(number) and "defunct" not in line]
+    output = subprocess.run(["ps", "-eo", "pgid=,args="], capture_output=True, text=True).stdout.splitlines()
+    return [line for line in output if line.split()[0] == str(number) and "defunct" not in line]
 
 
 @pytest.mark.slow
@@ -71,12 +71,12 @@ def test_nobody_is_left_when_the_study_goes(how: str, micro: list[str], tmp_path
             study.wait(30)
         else:
             study.kill()  # it alone: its workers are not told
-        said = study.communicate(timeout=60)[0]
+        output = study.communicate(timeout=60)[0]
         until(lambda: not group(study.pid))
     finally:
         if group(study.pid):
             os.killpg(study.pid, signal.SIGKILL)
     if how != "killed":
         assert study.returncode == 130
-        assert "Traceback" not in said and "interrupted; run the same command again" in said
+        assert "Traceback" not in output and "interrupted; run the same command again" in output
     assert checkpoints(tmp_path)

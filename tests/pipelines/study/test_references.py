@@ -33,12 +33,12 @@ def graph(*methods: dict[str, Any], **unlearn: Any) -> StudyGraph:
     return build_graph(decode_study(tree))
 
 
-def models(made: StudyGraph) -> list[Job]:
-    return [leaf.model for leaf in made.leaves if leaf.role == "unlearn"]
+def models(graph: StudyGraph) -> list[Job]:
+    return [leaf.model for leaf in graph.leaves if leaf.role == "unlearn"]
 
 
-def of_kind(made: StudyGraph, kind: str) -> list[Job]:
-    return [j for j in in_order(made.jobs) if j.kind == kind]
+def of_kind(graph: StudyGraph, kind: str) -> list[Job]:
+    return [j for j in in_order(graph.jobs) if j.kind == kind]
 
 
 def make(jobs: list[Job], store: Store) -> None:
@@ -50,16 +50,16 @@ NPOS = ({"trainer": "NPO"}, {"trainer": "NPO", "method_args": {"beta": 0.5}}, {"
 
 
 def test_one_reference_serves_all_methods_and_hyperparameters() -> None:
-    made = graph(*NPOS, {"trainer": "NPO", "label": "lora", "args": {"lora": {"r": 4}, "learning_rate": 1e-2}})
-    named = Counter(j.label for j in of_kind(made, "reference"))
+    jobs = graph(*NPOS, {"trainer": "NPO", "label": "lora", "args": {"lora": {"r": 4}, "learning_rate": 1e-2}})
+    named = Counter(j.label for j in of_kind(jobs, "reference"))
     assert named == {"full-forget-logps": 1, "full-alternates-logps": 2}  # refusals, and AltPO's own
-    seeds = build_graph(decode_study({**_tree(made), "seeds": {"unlearn": [0, 1, 2]}}))
+    seeds = build_graph(decode_study({**_tree(jobs), "seeds": {"unlearn": [0, 1, 2]}}))
     assert Counter(j.label for j in of_kind(seeds, "reference"))["full-forget-logps"] == 1
 
 
-def _tree(made: StudyGraph) -> dict[str, Any]:
+def _tree(graph: StudyGraph) -> dict[str, Any]:
     return {"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": [{"trainer": "NPO"}],
-            "unlearn": made.study.unlearn}  # fmt: skip
+            "unlearn": graph.study.unlearn}  # fmt: skip
 
 
 def test_a_run_that_visits_some_rows_asks_for_these_alone() -> None:
@@ -107,10 +107,10 @@ def test_topk_is_part_of_a_runs_identity_and_exact_leaves_no_trace() -> None:
 
 
 def test_the_other_models_of_whp_and_undo() -> None:
-    made = graph(
+    jobs = graph(
         {"trainer": "NPO"}, {"trainer": "WHP"}, {"trainer": "UNDO", "from": ["NPO"]}, {"trainer": "task_vector"}
     )
-    npo, whp, undo, vector = models(made)
+    npo, whp, undo, vector = models(jobs)
     reinforced = whp.parents["forget_teacher"].parents["model"]
     assert reinforced.key == vector.parents["other_0"].key  # the same run, made once
     assert whp.parents["forget_ref"].parents["model"].key == whp.parents["model"].key
@@ -157,17 +157,17 @@ READERS: list[dict[str, Any]] = [
 def test_with_and_without_stored_references_the_bytes_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = graph(*READERS)
+    jobs = graph(*READERS)
     stored, bare = Store(tmp_path / "stored"), Store(tmp_path / "bare")
     loaded: list[str] = []
     real = passport.load_model
     monkeypatch.setattr(passport, "load_model", lambda source, *a, **k: loaded.append(source) or real(source, *a, **k))
-    make([leaf.model for leaf in made.leaves[:1]], stored)
+    make([leaf.model for leaf in jobs.leaves[:1]], stored)
     for kind in ("base", "train"):
         shutil.copytree(stored.root / kind, bare.root / kind)
     before = len(loaded)
-    make(models(made), stored)
-    n_references = len(of_kind(made, "reference"))
+    make(models(jobs), stored)
+    n_references = len(of_kind(jobs, "reference"))
     assert n_references == 7
     # each reference job and each run (and AltPO's sampling) loads one model
     assert len(loaded) - before == n_references + len(READERS) + 1
@@ -178,7 +178,7 @@ def test_with_and_without_stored_references_the_bytes_are_the_same(
     sums = [
         {(leaf.label, f): file_sha256(store.path(leaf.model) / f) for f in ("model.safetensors", "log.jsonl")
          for leaf in g.leaves if leaf.role == "unlearn"}
-        for g, store in ((made, stored), (without, bare))
+        for g, store in ((jobs, stored), (without, bare))
     ]  # fmt: skip
     assert sums[0] == sums[1]
     assert len(set(sums[0].values())) == len(sums[0])
@@ -186,34 +186,34 @@ def test_with_and_without_stored_references_the_bytes_are_the_same(
 
 @pytest.mark.slow
 def test_whp_and_undo_run_and_a_reference_nobody_needs_is_not_made_again(tmp_path: Path) -> None:
-    made = graph(
+    jobs = graph(
         {"trainer": "NPO"},
         {"trainer": "WHP", "method_args": {"reinforce_epochs": 1, "target": "softmax"}},
         {"trainer": "UNDO", "from": ["NPO"], "method_args": {"a": 0.05}},
     )
     store = Store(tmp_path)
-    assert {p.job.kind for p in plan(made.jobs, store) if p.state == "blocked"} >= {"reference", "unlearn"}
-    make(models(made), store)
-    npo, whp, undo = models(made)
+    assert {p.job.kind for p in plan(jobs.jobs, store) if p.state == "blocked"} >= {"reference", "unlearn"}
+    make(models(jobs), store)
+    npo, whp, undo = models(jobs)
     sums = {file_sha256(store.path(j) / "model.safetensors") for j in (npo, whp, undo, undo.parents["model"])}
     assert len(sums) == 4
     losses = (store.path(undo) / "log.jsonl").read_text()
     assert '"retain"' in losses and '"forget"' in losses
-    everything = {p.job.name: p.state for p in plan(models(made), store)}
+    everything = {p.job.name: p.state for p in plan(models(jobs), store)}
     assert set(everything.values()) == {"hit"}
     assert sum("reference" in name for name in everything) == 5
     shutil.rmtree(store.root / "reference")
-    left = {p.job.name: p.state for p in plan(models(made), store)}
+    left = {p.job.name: p.state for p in plan(models(jobs), store)}
     assert set(left.values()) == {"hit"} and not any("reference" in name for name in left)
     shutil.rmtree(store.path(undo))
-    again = {p.job.name for p in plan(models(made), store) if p.state != "hit"}
+    again = {p.job.name for p in plan(models(jobs), store) if p.state != "hit"}
     assert again == {undo.name, undo.parents["forget_teacher"].name, undo.parents["retain_teacher"].name}
 
 
 def test_the_record_tells_how_much_an_approximation_leaves_out(tmp_path: Path) -> None:
-    made = graph({"trainer": "UNDIAL", "args": {"reference": "topk", "reference_topk": 4}})
+    jobs = graph({"trainer": "UNDIAL", "args": {"reference": "topk", "reference_topk": 4}})
     store = Store(tmp_path)
-    (job,) = of_kind(made, "reference")
+    (job,) = of_kind(jobs, "reference")
     make([job], store)
     facts = store.record(job)["facts"]  # type: ignore[index]
     assert 0 < facts["mass_outside_mean"] <= facts["mass_outside_max"] <= 1

@@ -23,15 +23,16 @@ from expunge.metrics.results import read_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.pipelines.study import evaluation_jobs, measuring
-from expunge.pipelines.study.config import EvalConfig, decode_task
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.refresh import refresh
 from expunge.pipelines.study.resolve_task import check_holdout, resolve_task
 from expunge.pipelines.study.single import PreparedJob, carry_out, prepare
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import EvalConfig, decode_task
 from expunge.pipelines.study.task_context import check_retain_file
 from expunge.pipelines.study.training_jobs import TrainingJobs
-from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.config import TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs
 
 SAMPLING = {"temperature": 1.0, "samples": 2, "max_new_tokens": 3}
 WORLD = {"authors": 4, "questions_per_author": 3, "forget_fraction": 0.25, "facts": 3, "holdout_authors": 1}
@@ -68,14 +69,14 @@ def single(models: Path, tmp_path: Path, name: str, task: str | None = None, **e
 
 def done(prepared: PreparedJob) -> list[str]:
     """Carry out, and list the jobs that were not there yet."""
-    made: list[str] = []
+    calls: list[str] = []
 
     def tell(event: JobEvent) -> None:
         if event.what == "done":
-            made.append(event.job.name)
+            calls.append(event.job.name)
 
     carry_out(prepared, tell)
-    return made
+    return calls
 
 
 def results(prepared: PreparedJob) -> dict[str, Any]:
@@ -127,17 +128,17 @@ def test_two_models_never_share_a_number(models: Path, tmp_path: Path) -> None:
 
 def test_every_kind_of_records_in_one_evaluation(models: Path, tmp_path: Path) -> None:
     extras = ["leak", "agreement", "similarity", "refusal", "entity", "worst_case"]
-    made = single(models, tmp_path, "a", extras=extras, original=str(models / "b"))
-    done(made)
-    found = results(made)
-    assert found["forget_leak_at_2"].value >= found["forget_leak_at_1"].value
-    assert found["forget_KL_to_original"].value > 0
-    assert 0 <= found["forget_top1_as_original"].value <= 1
-    assert "no embedding model was named" in found["forget_similarity"].reason
-    assert found["forget_worst_Prob"].value >= found["forget_Q_A_Prob_upper"].value
-    assert found["forget_refusal_Prob_max"].value > found["forget_refusal_Prob"].value
-    subsets = [len(found[f"retain_{part}_Q_A_Prob"].per_row) for part in ("entity", "other")]
-    assert sum(subsets) == len(found["retain_Q_A_Prob"].per_row)
+    settings = single(models, tmp_path, "a", extras=extras, original=str(models / "b"))
+    done(settings)
+    result = results(settings)
+    assert result["forget_leak_at_2"].value >= result["forget_leak_at_1"].value
+    assert result["forget_KL_to_original"].value > 0
+    assert 0 <= result["forget_top1_as_original"].value <= 1
+    assert "no embedding model was named" in result["forget_similarity"].reason
+    assert result["forget_worst_Prob"].value >= result["forget_Q_A_Prob_upper"].value
+    assert result["forget_refusal_Prob_max"].value > result["forget_refusal_Prob"].value
+    subsets = [len(result[f"retain_{part}_Q_A_Prob"].per_row) for part in ("entity", "other")]
+    assert sum(subsets) == len(result["retain_Q_A_Prob"].per_row)
     alone = single(models, tmp_path, "a", "alone", extras=["agreement"])
     done(alone)
     assert results(alone)["forget_KL_to_original"].reason == "no original model was given to compare with"
@@ -147,17 +148,17 @@ def test_every_metric_with_rows_has_an_interval(models: Path, tmp_path: Path) ->
     retain = single(models, tmp_path, "b", "retain")
     done(retain)
     log = str(tmp_path / "retain" / retain.eval_file)
-    made = single(models, tmp_path, "a", extras=["gradnorm", "rmia", "leak", "fluency"], retain_logs_path=log)
-    done(made)
+    settings = single(models, tmp_path, "a", extras=["gradnorm", "rmia", "leak", "fluency"], retain_logs_path=log)
+    done(settings)
     # a mean of means; a p-value, whose distance has one; answers of one word have no pairs of words
     bare = {"model_utility", "forget_quality", "forget_distinct", "retain_distinct"}
-    for name, result in results(made).items():
+    for name, result in results(settings).items():
         if name not in bare:
             assert result.reason is None, name
             assert result.extra["ci_low"] <= result.value <= result.extra["ci_high"], name
-    quality = results(made)["forget_quality"].extra
+    quality = results(settings)["forget_quality"].extra
     assert quality["ks_ci_low"] <= quality["ks_distance"] <= quality["ks_ci_high"]
-    assert results(made)["mia_rmia"].value == pytest.approx(0.5, abs=0.5)
+    assert results(settings)["mia_rmia"].value == pytest.approx(0.5, abs=0.5)
 
 
 def test_refresh_reads_records_and_no_model(models: Path, tmp_path: Path) -> None:
@@ -165,21 +166,21 @@ def test_refresh_reads_records_and_no_model(models: Path, tmp_path: Path) -> Non
     shutil.copytree(models, mine)
     retain = single(mine, tmp_path, "b", "retain")
     done(retain)
-    made = single(mine, tmp_path, "a")
-    done(made)
+    settings = single(mine, tmp_path, "a")
+    done(settings)
     stored = {p.name: p.read_bytes() for p in (tmp_path / "store").rglob("TOFU_EVAL.json")}
     shutil.rmtree(mine)
-    before = results(made)
+    before = results(settings)
     assert before["forget_quality"].reason and before["mia_reference"].reason
     log = tmp_path / "retain" / retain.eval_file
     summary = refresh(tmp_path / "a", str(log))
-    after = results(made)
+    after = results(settings)
     assert 0 < after["forget_quality"].value <= 1
     assert summary["forget_quality"] == after["forget_quality"].value
     assert json.loads((tmp_path / "a" / "TOFU_SUMMARY.json").read_text()) == summary
     assert after["forget_Q_A_Prob"] == before["forget_Q_A_Prob"]
     assert {p.name: p.read_bytes() for p in (tmp_path / "store").rglob("TOFU_EVAL.json")} == stored
-    assert refresh(tmp_path / "a" / made.eval_file) == summary  # by its file, and with the log it now names
+    assert refresh(tmp_path / "a" / settings.eval_file) == summary  # by its file, and with the log it now names
     added = refresh(tmp_path / "a", extras=("arcsf", "leak"))  # groups that nobody asked for when the model was there
     assert (added["arcsf_forget_mean_tr"] or 0) > 0
     assert added["forget_quality"] == summary["forget_quality"]
@@ -197,8 +198,8 @@ def test_what_cannot_be_refreshed(models: Path, tmp_path: Path) -> None:
         refresh(tmp_path / "none")
     with pytest.raises(ConfigError, match=r"--refresh: .*config\.yaml.* records/"):
         refresh(tmp_path)
-    made = single(models, tmp_path, "a")
-    done(made)
+    settings = single(models, tmp_path, "a")
+    done(settings)
     config = tmp_path / "a" / "config.yaml"
     config.write_text(config.read_text().replace("questions_per_author: 3", "questions_per_author: 4"))
     with pytest.raises(ConfigError, match=r"--refresh: the \w+ rows differ from the rows of .*; score again"):
@@ -212,12 +213,12 @@ def test_a_retain_log_of_another_tokenizer_is_refused(models: Path, tmp_path: Pa
     single(models, tmp_path, "a", retain_logs_path=log)
     with pytest.raises(ConfigError, match=r"retain_logs_path: .* was measured with another tokenizer"):
         single(models, tmp_path, "c", retain_logs_path=log)
-    said = read_results(Path(log))[1]
+    output = read_results(Path(log))[1]
     with pytest.raises(ConfigError, match=r"was measured on other forget_eval rows"):
-        check_retain_file(Path(log), {**said, "rows": {"forget_eval": "x"}}, 3, lambda: None)
+        check_retain_file(Path(log), {**output, "rows": {"forget_eval": "x"}}, 3, lambda: None)
     for key, named in (("template", "model.template_args"), ("truth_ratio", "eval.truth_ratio")):
         with pytest.raises(ConfigError, match=f"was measured with another {named}"):
-            check_retain_file(Path(log), {**said, key: "other"}, 3, lambda: None)
+            check_retain_file(Path(log), {**output, key: "other"}, 3, lambda: None)
 
 
 def benchmark(holdout: str) -> Benchmark:
@@ -241,29 +242,29 @@ def test_a_holdout_row_that_is_to_be_forgotten() -> None:
 def test_rows_that_an_attack_tells_apart_must_differ() -> None:
     sides = [Metric(f"loss_{r}", "loss_score", rows=r, reads={"tokens": ("answer",)}) for r in ("forget", "unseen")]
     auc = Metric("auc", "attack_auc", parents={"members": "loss_forget", "others": "loss_unseen"})
-    made = benchmark("Rome.")
-    made = dataclasses.replace(
-        made, sets={"forget": made.sets["forget"], "unseen": made.sets["forget"]}, panel=(auc, *sides)
+    result = benchmark("Rome.")
+    result = dataclasses.replace(
+        result, sets={"forget": result.sets["forget"], "unseen": result.sets["forget"]}, panel=(auc, *sides)
     )
     with pytest.raises(DataError, match=r"^unseen row 0 is forget row 0 as well: 'Who\?'"):
-        check_holdout(made)
+        check_holdout(result)
 
 
 def test_rows_by_what_their_meta_says() -> None:
     metas = [{"kind": "book", "keys": ["p1", "a1"]}, {"kind": "date", "keys": ["a2"]}, {"kind": "book", "keys": []}]
     rows = ExampleSet("r", tuple(Example(i, "q", {"answer": "a"}, meta=m) for i, m in enumerate(metas)))
 
-    def kept(**where: Any) -> set[int]:
+    def rest(**where: Any) -> set[int]:
         return set(
             measuring.rows_where(rows, Metric("m", "probability", rows="r", reads={"tokens": ("answer",)}, where=where))
         )
 
-    assert kept(kind="book") == {0, 2}
-    assert kept(keys=["a1", "a2"]) == {0, 1}
-    assert kept(kind="book", keys="p1") == {0}
-    assert kept(**{"!keys": ["a1", "a2"]}) == {2}
+    assert rest(kind="book") == {0, 2}
+    assert rest(keys=["a1", "a2"]) == {0, 1}
+    assert rest(kind="book", keys="p1") == {0}
+    assert rest(**{"!keys": ["a1", "a2"]}) == {2}
     with pytest.raises(ConfigError, match=r"metric m: where\.knd: no row of r has such a key; did you mean 'kind'"):
-        kept(knd="book")
+        rest(knd="book")
 
 
 def test_shadow_models_reach_the_attacks_of_a_study(models: Path, tmp_path: Path) -> None:
@@ -281,12 +282,12 @@ def test_shadow_models_reach_the_attacks_of_a_study(models: Path, tmp_path: Path
     maker, mine = jobs["a"]
     measured = {n: maker.metrics("a", mine, None, shadows=[jobs["b"][1]] * n) for n in (0, 1, 2)}
     assert not run(list(measured.values()), store, lambda event: None).failures
-    found = {n: read_results(store.path(job) / maker.eval_file)[0] for n, job in measured.items()}
-    assert "none was given" in (found[0]["mia_rmia_forget"].reason or "")
-    assert found[1]["mia_rmia"].reason is None
-    assert "at least 2 retain models" in (found[1]["mia_lira_forget"].reason or "")
-    assert found[2]["mia_lira"].extra["ci_low"] <= found[2]["mia_lira"].value
-    assert found[2]["mia_lira_forget"].extra["n_shadows"] == 2
+    result = {n: read_results(store.path(job) / maker.eval_file)[0] for n, job in measured.items()}
+    assert "none was given" in (result[0]["mia_rmia_forget"].reason or "")
+    assert result[1]["mia_rmia"].reason is None
+    assert "at least 2 retain models" in (result[1]["mia_lira_forget"].reason or "")
+    assert result[2]["mia_lira"].extra["ci_low"] <= result[2]["mia_lira"].value
+    assert result[2]["mia_lira_forget"].extra["n_shadows"] == 2
 
 
 def test_a_retain_log_is_read_once(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,12 +301,12 @@ def test_a_retain_log_is_read_once(models: Path, tmp_path: Path, monkeypatch: py
         return check_retain_file(*args)
 
     monkeypatch.setattr(evaluation_jobs, "check_retain_file", reading)
-    made = single(models, tmp_path, "a")
-    maker = TrainingJobs(resolve_task(made.single), made.single.eval, ContextSource.of(made.single))
-    assert made.records is not None
+    settings = single(models, tmp_path, "a")
+    maker = TrainingJobs(resolve_task(settings.single), settings.single.eval, ContextSource.of(settings.single))
+    assert settings.records is not None
     args = TrainArgs(evaluate=EvaluateArgs(every=1, keep="best"))
     sides = {"forget": ("forget",), "retain": ("retain",)}
     for name in ("one", "two"):
         maker.fit(name, None, objective("GradDiff"), sides, args, retain_file=log)
-    maker.metrics("one", made.records, None, retain_file=log)
+    maker.metrics("one", settings.records, None, retain_file=log)
     assert read == [log]

@@ -16,7 +16,7 @@ from expunge.models import identity
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import load_tokenizer, save_model
 from expunge.pipelines.study import task_context
-from expunge.pipelines.study.handle import load_job
+from expunge.pipelines.study.job_handle import load_job
 
 DATED = (
     "{% for m in messages %}<{{ m.role }}> {{ strftime_now('%d %b %Y') }} {{ m.content }}{{ eos_token }}{% endfor %}"
@@ -76,11 +76,11 @@ def test_all_that_determines_token_ids_is_in_the_key(
     """The rows, the tokenizer's files, the template, and the code: our revision and the releases of two libraries."""
     source = tmp_path / "model"
     shutil.copytree(folder, source)
-    seen = [keys(str(source), rows, tmp_path)]
+    records = [keys(str(source), rows, tmp_path)]
 
     def changed() -> bool:
-        seen.append(keys(str(source), rows, tmp_path))
-        return not any(seen[-1] & earlier for earlier in seen[:-1])
+        records.append(keys(str(source), rows, tmp_path))
+        return not any(records[-1] & earlier for earlier in records[:-1])
 
     real = metadata.version
     versions: dict[str, str] = {}
@@ -89,7 +89,7 @@ def test_all_that_determines_token_ids_is_in_the_key(
         release, _, patch = real(name).rpartition(".")
         for versions[name], counts in ((f"{release}.{patch}9", False), (f"{release}9.0", True)):
             identity.tokenisation_identity.cache_clear()
-            assert (keys(str(source), rows, tmp_path) not in seen) == counts, versions
+            assert (keys(str(source), rows, tmp_path) not in records) == counts, versions
         assert changed()
     monkeypatch.setattr(identity, "TOKENISATION", 99)
     identity.tokenisation_identity.cache_clear()
@@ -102,7 +102,7 @@ def test_all_that_determines_token_ids_is_in_the_key(
     assert changed()
     csv = Path(rows.removeprefix("forget="))
     csv.write_text(csv.read_text().replace("Ana 1", "Ana 7"))
-    assert keys(str(source), rows, tmp_path) not in seen  # the jobs of other rows stay
+    assert keys(str(source), rows, tmp_path) not in records  # the jobs of other rows stay
     monkeypatch.undo()
     identity.tokenisation_identity.cache_clear()
 
@@ -134,9 +134,9 @@ def test_a_run_shows_one_example(
     few = ["eval.generation.max_new_tokens=2", "retain=" + rows.removeprefix("forget=").replace("rows", "keep")]
     (tmp_path / "keep.csv").write_text("question,answer\nWhere is it?,Here\nWhen was it?,Then\n")
     assert main(["eval", "benchmark=custom", rows, source, "task_name=t", *paths, *few]) == 0
-    shown = capsys.readouterr().err
-    assert shown.count("example: forget row 0, by the chat template; answer and end are scored") == 1
-    assert "it is fixed at 10 Apr 2025" in shown
+    output = capsys.readouterr().err
+    assert output.count("example: forget row 0, by the chat template; answer and end are scored") == 1
+    assert "it is fixed at 10 Apr 2025" in output
     # a model from scratch has its tokenizer only after the first job
     words = ["benchmark=world", "model=llama-64k", *micro[2:7], "trainer.args.max_steps=1", "task_name=s"]
     assert main(["train", *words, *paths[:1], f"paths.output_dir={tmp_path}/out2"]) == 0

@@ -8,39 +8,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from expunge.cli.compose import study_tree
 from expunge.core.errors import ConfigError
 from expunge.engine.job import Job, in_order
 from expunge.engine.run import run
 from expunge.engine.store import Store
-from expunge.pipelines.study.config import decode_study, decode_task
+from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.graph import StudyGraph, build_graph
 from expunge.pipelines.study.requests import ranges
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.results import report_model
 from expunge.pipelines.study.single import prepare
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.task_config import decode_task
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 N_FORGET = 6
 
 
 def tree(**changes: Any) -> dict[str, Any]:
-    made = {"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": [{"trainer": "NPO"}]}
-    return made | changes
+    result = {"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": [{"trainer": "NPO"}]}
+    return result | changes
 
 
 def graph(**changes: Any) -> StudyGraph:
     return build_graph(decode_study(tree(**changes)))
 
 
-def jobs(made: StudyGraph) -> dict[str, Job]:
-    return {job.name: job for job in in_order(made.jobs)}
+def jobs(graph: StudyGraph) -> dict[str, Job]:
+    return {job.name: job for job in in_order(graph.jobs)}
 
 
-def labels(made: StudyGraph) -> list[str]:
-    return [leaf.label for leaf in made.leaves if leaf.role == "unlearn"]
+def labels(graph: StudyGraph) -> list[str]:
+    return [leaf.label for leaf in graph.leaves if leaf.role == "unlearn"]
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,8 @@ def test_a_number_cuts_consecutive_parts(n: int, n_rows: int, parts: list[tuple[
 
 
 def test_each_request_starts_from_the_model_before_it() -> None:
-    made = jobs(graph(requests=2))
-    first, second = made["unlearn NPO@1/2"], made["unlearn NPO@2/2"]
+    result = jobs(graph(requests=2))
+    first, second = result["unlearn NPO@1/2"], result["unlearn NPO@2/2"]
     assert first.parents["model"].name == "train full"
     assert second.parents["model"] is first
     assert first.identity["rows"]["retain"] == second.identity["rows"]["retain"]
@@ -68,7 +70,7 @@ def test_each_request_starts_from_the_model_before_it() -> None:
     assert first.parents["forget_ref"].parents["model"].name == "train full"
     assert second.parents["forget_ref"].parents["model"] is first
     kinds = {"base": 1, "train": 2, "reference": 2, "unlearn": 2, "score": 4 * 8, "records": 4, "metrics": 4}
-    assert Counter(j.kind for j in made.values()) == kinds
+    assert Counter(j.kind for j in result.values()) == kinds
 
 
 def test_the_rows_of_the_requests_are_the_forget_rows_cut() -> None:
@@ -80,29 +82,29 @@ def test_the_rows_of_the_requests_are_the_forget_rows_cut() -> None:
 
 
 def test_every_link_is_a_line_with_the_whole_panel() -> None:
-    made = graph(requests=3, methods=[{"trainer": "NPO"}, {"trainer": "GradDiff", "label": "GD"}])
-    assert labels(made) == ["NPO@1/3", "NPO@2/3", "NPO@3/3", "GD@1/3", "GD@2/3", "GD@3/3"]
-    panels = {tuple(sorted(leaf.records.parents)) for leaf in made.leaves}
+    result = graph(requests=3, methods=[{"trainer": "NPO"}, {"trainer": "GradDiff", "label": "GD"}])
+    assert labels(result) == ["NPO@1/3", "NPO@2/3", "NPO@3/3", "GD@1/3", "GD@2/3", "GD@3/3"]
+    panels = {tuple(sorted(leaf.records.parents)) for leaf in result.leaves}
     assert len(panels) == 1
-    assert {leaf.metrics.parents["retain"].key for leaf in made.leaves if leaf.role == "unlearn"} == {
-        leaf.metrics.key for leaf in made.leaves if leaf.role == "retain"
+    assert {leaf.metrics.parents["retain"].key for leaf in result.leaves if leaf.role == "unlearn"} == {
+        leaf.metrics.key for leaf in result.leaves if leaf.role == "retain"
     }
 
 
 def test_named_ranges() -> None:
-    made = graph(requests={"spring": [4, 6], "autumn": [0, 3]})
-    assert labels(made) == ["NPO@spring", "NPO@autumn"]
-    sets = made.setting.benchmark.sets
+    result = graph(requests={"spring": [4, 6], "autumn": [0, 3]})
+    assert labels(result) == ["NPO@spring", "NPO@autumn"]
+    sets = result.setting.benchmark.sets
     assert [r.question for r in sets["forget@spring"]] == [r.question for r in sets["forget"].rows[4:6]]
-    assert jobs(made)["unlearn NPO@autumn"].parents["model"].name == "unlearn NPO@spring"
+    assert jobs(result)["unlearn NPO@autumn"].parents["model"].name == "unlearn NPO@spring"
 
 
 def test_later_requests_are_retained_only_where_asked() -> None:
-    made = graph(requests=3, keep_later_requests=True)
-    sets = made.setting.benchmark.sets
-    kept = [jobs(made)[f"unlearn NPO@{i}/3"].identity["rows"]["retain"] for i in (1, 2, 3)]
-    assert kept[2] == [sets["retain"].fingerprint()]
-    assert kept[0] == [sets[n].fingerprint() for n in ("retain", "forget@2/3", "forget@3/3")]
+    result = graph(requests=3, keep_later_requests=True)
+    sets = result.setting.benchmark.sets
+    rest = [jobs(result)[f"unlearn NPO@{i}/3"].identity["rows"]["retain"] for i in (1, 2, 3)]
+    assert rest[2] == [sets["retain"].fingerprint()]
+    assert rest[0] == [sets[n].fingerprint() for n in ("retain", "forget@2/3", "forget@3/3")]
 
 
 def test_without_requests_nothing_changes() -> None:
@@ -116,9 +118,9 @@ def test_without_requests_nothing_changes() -> None:
 
 def test_edits_refer_to_the_last_link_and_task_vectors_are_chains() -> None:
     methods = [{"trainer": "NPO"}, {"trainer": "noise", "from": ["NPO"]}, {"trainer": "task_vector"}]
-    made = graph(requests=2, methods=methods)
-    assert labels(made) == ["NPO@1/2", "NPO@2/2", "noise", "task_vector@1/2", "task_vector@2/2"]
-    named = jobs(made)
+    result = graph(requests=2, methods=methods)
+    assert labels(result) == ["NPO@1/2", "NPO@2/2", "noise", "task_vector@1/2", "task_vector@2/2"]
+    named = jobs(result)
     assert named["edit noise"].parents["base"].name == "unlearn NPO@2/2"
     second = named["edit task_vector@2/2"]
     assert {r: p.name for r, p in second.parents.items()} == {
@@ -127,7 +129,7 @@ def test_edits_refer_to_the_last_link_and_task_vectors_are_chains() -> None:
     }
     twin = second.parents["other_0"]
     assert twin.parents["model"].name == "edit task_vector@1/2"
-    assert twin.identity["rows"]["retain"] == [made.setting.benchmark.sets["forget@2/2"].fingerprint()]
+    assert twin.identity["rows"]["retain"] == [result.setting.benchmark.sets["forget@2/2"].fingerprint()]
 
 
 DOWN = "model.layers.0.mlp.down_proj"
@@ -141,10 +143,10 @@ def test_an_edit_with_statistics_is_a_chain() -> None:
 
 
 def test_generated_answers_are_made_for_each_link_by_the_model_before_it() -> None:
-    made = jobs(graph(requests=2, methods=[{"trainer": "AltPO"}]))
-    asked = [made[f"unlearn AltPO@{i}/2"].parents["alternates"] for i in (1, 2)]
-    assert asked[0].identity["rows"] != asked[1].identity["rows"]
-    assert asked[1].parents["model"].name == "unlearn AltPO@1/2"
+    result = jobs(graph(requests=2, methods=[{"trainer": "AltPO"}]))
+    requests = [result[f"unlearn AltPO@{i}/2"].parents["alternates"] for i in (1, 2)]
+    assert requests[0].identity["rows"] != requests[1].identity["rows"]
+    assert requests[1].parents["model"].name == "unlearn AltPO@1/2"
 
 
 def test_estimates_count_the_parts_and_the_schedule() -> None:
@@ -164,7 +166,8 @@ def test_estimates_count_the_parts_and_the_schedule() -> None:
 
 
 def build_sets() -> Any:
-    from expunge.data.world.generate import WorldConfig, build_world
+    from expunge.data.world.config import WorldConfig
+    from expunge.data.world.generate import build_world
 
     return build_world(WorldConfig(**WORLD))  # type: ignore[arg-type]
 
@@ -196,8 +199,8 @@ def test_wrong_requests_end_in_one_line(changes: dict[str, Any], words: str) -> 
 def single(request: str | None, mode: str = "unlearn") -> SingleJob:
     trainer = {"handler": "NPO" if mode == "unlearn" else "finetune"}
     data = {"world": WORLD, "request": request}
-    made = {"mode": mode, "task_name": "x", "trainer": trainer, "model": {"preset": "llama-64k"}, "data": data}
-    return decode_task(SingleJob, made)
+    result = {"mode": mode, "task_name": "x", "trainer": trainer, "model": {"preset": "llama-64k"}, "data": data}
+    return decode_task(SingleJob, result)
 
 
 def test_one_part_by_hand_is_the_studys_part() -> None:
@@ -233,11 +236,27 @@ def test_the_whole_path(micro: list[str], tmp_path: Path) -> None:
         "methods=[{trainer: GradDiff, args: {schedule: {kind: chunks, chunk_size: 3, retain_ratio: 2}}}]", "requests=2",
         f"paths.store={tmp_path}",
     ]  # fmt: skip
-    made = build_graph(decode_study(study_tree([*micro, *words])))
+    result = build_graph(decode_study(study_tree([*micro, *words])))
     store = Store(tmp_path)
-    outcome = run(made.jobs, store, lambda event: None)
+    outcome = run(result.jobs, store, lambda event: None)
     assert not outcome.failures
-    report = report_model(made, outcome, store, "")
+    report = report_model(result, outcome, store, "")
     assert [r.label for r in report.runs] == ["full", "retain", "GradDiff@1/2", "GradDiff@2/2"]
-    log = (store.path(made.leaves[-1].model) / "log.jsonl").read_text().splitlines()
+    log = (store.path(result.leaves[-1].model) / "log.jsonl").read_text().splitlines()
     assert {json.loads(line)["phase"] for line in log} == {1.0, 2.0}  # 4 forget rows in chunks of 3
+
+
+@pytest.mark.slow
+def test_the_adapters_of_a_request_avoid_those_of_the_request_before_it(micro: list[str], tmp_path: Path) -> None:
+    words = [
+        "methods=[{trainer: GradDiff, args: {lora: {r: 2, orthogonal: 0.1}, logging_steps: 1}}]", "requests=2",
+        f"paths.store={tmp_path}",
+    ]  # fmt: skip
+    graph = build_graph(decode_study(study_tree([*micro, *words])))
+    store = Store(tmp_path)
+    assert not run(graph.jobs, store, lambda event: None).failures
+    first, second = (store.path(leaf.model) for leaf in graph.leaves if leaf.role == "unlearn")
+    adapters = [load_file(folder / "request_adapters.safetensors") for folder in (first, second)]
+    assert all((adapters[1][name][:2] == a).all() and len(adapters[1][name]) == 4 for name, a in adapters[0].items())
+    logs = [(folder / "log.jsonl").read_text() for folder in (first, second)]
+    assert "regulariser" not in logs[0] and "regulariser" in logs[1]

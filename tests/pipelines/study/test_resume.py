@@ -69,8 +69,8 @@ def words_of(micro: list[str], folder: Path, *more: str) -> list[str]:
 
 
 def unlearned(folder: Path) -> Path:
-    (found,) = (folder / "store" / "unlearn").iterdir()
-    return found
+    (result,) = (folder / "store" / "unlearn").iterdir()
+    return result
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -85,19 +85,19 @@ def test_killed_in_a_step_and_gone_on(tmp_path: Path, micro: list[str]) -> None:
     """SIGKILL, then SIGTERM, then to the end: the bytes of an unbroken run, with a trajectory."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     words = words_of(micro, broken, *EVALUATED, "unlearn.checkpoint.steps=2")
-    said = [str(tmp_path / f"said{i}") for i in range(4)]
-    found = run(
+    output = [str(tmp_path / f"said{i}") for i in range(4)]
+    result = run(
         [
-            (words_of(micro, whole, *EVALUATED, "unlearn.checkpoint=null"), 0, 0, said[0]),
-            (words, 6, signal.SIGKILL, said[1]),
-            (words, 8, signal.SIGTERM, said[2]),
-            (words, 0, 0, said[3]),
+            (words_of(micro, whole, *EVALUATED, "unlearn.checkpoint=null"), 0, 0, output[0]),
+            (words, 6, signal.SIGKILL, output[1]),
+            (words, 8, signal.SIGTERM, output[2]),
+            (words, 0, 0, output[3]),
         ]
     )
     steps = [[f"step-{n:08d}" for n in of] for of in ((), (2, 4), (6, 8), ())]
     codes = (0, -signal.SIGKILL, 130, 0)
-    assert found == [x for pair in zip(codes, steps, strict=True) for x in pair], Path(said[3]).read_text()
-    assert "run the same command again to continue" in Path(said[2]).read_text()
+    assert result == [x for pair in zip(codes, steps, strict=True) for x in pair], Path(output[3]).read_text()
+    assert "run the same command again to continue" in Path(output[2]).read_text()
     for name in ("model.safetensors", "log.jsonl", "trajectory.jsonl"):
         assert (unlearned(broken) / name).read_bytes() == (unlearned(whole) / name).read_bytes(), name
     assert list((broken / "store" / ".checkpoints").iterdir()) == []
@@ -111,12 +111,12 @@ def test_killed_in_a_step_and_gone_on(tmp_path: Path, micro: list[str]) -> None:
     assert [line["step"] for line in lines] == [0, 4, 8, 12]
     assert [line["epoch"] for line in lines] == [0.0, 1.0, 2.0, 3.0]
     assert set(lines[0]) >= {"forget_Q_A_Prob", "retain_Q_A_Prob", "extraction_strength"}
-    chosen = mine["facts"]["evaluation"]
-    assert chosen["rows"] == {"forget_eval": 4, "retain_eval": 4}
-    assert isinstance(chosen["rule"]["target"], float)  # the retain model's forget probability
+    choice = mine["facts"]["evaluation"]
+    assert choice["rows"] == {"forget_eval": 4, "retain_eval": 4}
+    assert isinstance(choice["rule"]["target"], float)  # the retain model's forget probability
     candidates = [ln for ln in lines[1:] if ln["retain_Q_A_Prob"] >= 0.1 * lines[0]["retain_Q_A_Prob"]]
-    best = min(candidates, key=lambda ln: abs(ln["forget_Q_A_Prob"] - chosen["rule"]["target"]))
-    assert chosen["kept_step"] == best["step"]
+    best = min(candidates, key=lambda ln: abs(ln["forget_Q_A_Prob"] - choice["rule"]["target"]))
+    assert choice["kept_step"] == best["step"]
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ METHODS = "methods=[{trainer: GradAscent}, {trainer: NPO}]"
 
 def test_jobs_of_seconds_share_tasks_and_every_stage_waits_for_what_it_reads(micro: list[str], tmp_path: Path) -> None:
     handle = package.load_study([*micro, METHODS, f"paths.store={tmp_path}"])
-    found = stages(handle.graph.jobs, Store(tmp_path), SlurmArgs())
-    at = {job.key: stage for stage in found for jobs in stage.tasks for job in jobs}
-    order = [stage.name for stage in found]
-    for stage in found:
+    result = stages(handle.graph.jobs, Store(tmp_path), SlurmArgs())
+    at = {job.key: stage for stage in result for jobs in stage.tasks for job in jobs}
+    order = [stage.name for stage in result]
+    for stage in result:
         for jobs in stage.tasks:
             for k, job in enumerate(jobs):
                 for parent in job.parents.values():
@@ -30,7 +30,7 @@ def test_jobs_of_seconds_share_tasks_and_every_stage_waits_for_what_it_reads(mic
                     assert parent in jobs[:k] or (
                         before.name in stage.after and order.index(before.name) < order.index(stage.name)
                     )
-    sizes = {stage.name: [len(jobs) for jobs in stage.tasks] for stage in found}
+    sizes = {stage.name: [len(jobs) for jobs in stage.tasks] for stage in result}
     assert sizes["0-base"] == [1] and sizes["1-train"] == [1, 1]
     assert all(n > 5 for name, of in sizes.items() if name.endswith("-score") for n in of)  # all records of a model
     assert [n for name, of in sizes.items() if name.endswith("-metrics") for n in of] == [1, 2, 1]
@@ -39,9 +39,9 @@ def test_jobs_of_seconds_share_tasks_and_every_stage_waits_for_what_it_reads(mic
 
 def test_arrays_keep_within_their_limit(micro: list[str], tmp_path: Path) -> None:
     handle = package.load_study([*micro, METHODS, f"paths.store={tmp_path}"])
-    found = stages(handle.graph.jobs, Store(tmp_path), SlurmArgs(max_array=1))
-    assert all(len(stage.tasks) == 1 for stage in found)
-    assert {"1-train-0", "1-train-1"} <= {stage.name for stage in found}
+    result = stages(handle.graph.jobs, Store(tmp_path), SlurmArgs(max_array=1))
+    assert all(len(stage.tasks) == 1 for stage in result)
+    assert {"1-train-0", "1-train-1"} <= {stage.name for stage in result}
 
 
 def test_wrong_resources_of_a_kind_are_named(micro: list[str], tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def test_a_damaged_record_fails_its_job_and_what_waits_and_no_others(micro: list
     place = handle.store.path(full)
     place.mkdir(parents=True)
     (place / "job.json").write_text("{")
-    told: list[tuple[str, str]] = []
-    watch = _SlurmWatch(handle.store, jobs, lambda event: told.append((event.job.name, event.what)))
+    lines: list[tuple[str, str]] = []
+    watch = _SlurmWatch(handle.store, jobs, lambda event: lines.append((event.job.name, event.what)))
     watch.waiting = {job.key: "1_0" for job in _missing(handle.graph.jobs, handle.store)}
     watch.block()
-    assert told[0] == ("train full", "failed")
+    assert lines[0] == ("train full", "failed")
     assert "is damaged" in watch.failures[full.key]
     names = {job.key: job.name for job in jobs}
     assert "train retain" in {names[key] for key in watch.waiting}

@@ -11,7 +11,7 @@ from expunge.pipelines.study.config import decode_study
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("settings", "message"),
     [
         ({"seeds": {"unlearn": [-1]}}, "seeds.unlearn: must be whole numbers from 0 to 2**32 - 1"),
         ({"seeds": {"train": [2**32]}}, "seeds.train: must be whole numbers"),
@@ -23,7 +23,7 @@ from expunge.pipelines.study.config import decode_study
         ({"launch": {"slurm": {"by_kind": {"score": {"time_mn": 3}}}}}, "launch.slurm.by_kind.score.time_mn: unknown"),
     ],
 )
-def test_wrong_settings_are_one_line(given: dict[str, Any], said: str) -> None:
+def test_wrong_settings_are_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        decode_study({"name": "mine", **given})
-    assert str(error.value).startswith(said)
+        decode_study({"name": "mine", **settings})
+    assert str(error.value).startswith(message)

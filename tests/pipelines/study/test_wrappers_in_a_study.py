@@ -17,7 +17,7 @@ from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.graph import build_graph
 from expunge.pipelines.study.handle import StudyResult, load_study
 
-METHODS = "methods=[{trainer: token_filter}, {trainer: logit_difference}]"
+METHODS = "methods=[{trainer: token_filter}, {trainer: logit_difference}, {trainer: divergence_decoding}]"
 AUDITS = "audits=[{name: quantize, forms: [int8]}, lens]"
 QUESTION = [{"question": "Who is Ann?", "answer": "A spy."}]
 
@@ -36,13 +36,13 @@ def folder_of(done: StudyResult, name: str) -> Path:
 
 def test_wrappers_are_reported_and_audited(done: StudyResult) -> None:
     assert not done.failures
-    told = {(a.label, a.audit): a for a in done.report.audits}
-    assert {label for label, _ in told} == {"token_filter", "logit_difference"}
+    report = {(a.label, a.audit): a for a in done.report.audits}
+    assert {label for label, _ in report} == {"token_filter", "logit_difference", "divergence_decoding"}
     text = (done.folder / "results.md").read_text()
     assert "| token_filter |" in text
     assert "token_filter: a wrapper around unchanged weights" in text
     # rounding keeps the filter, whose forbidden tokens lose 20 nats
-    assert told["token_filter", "quantize"].value < 0.1 * told["token_filter", "quantize"].full
+    assert report["token_filter", "quantize"].value < 0.1 * report["token_filter", "quantize"].full
 
 
 def test_audits_of_states_read_the_weights_without_the_wrapper(done: StudyResult) -> None:
@@ -55,12 +55,36 @@ def test_audits_of_states_read_the_weights_without_the_wrapper(done: StudyResult
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_folder_of_the_job_is_the_wrapped_model_in_each_dtype(done: StudyResult, dtype: str) -> None:
     folder = folder_of(done, "logit_difference")
-    made = load_model(str(folder), ModelArgs(dtype=dtype), device=torch.device("cpu"))  # type: ignore[arg-type]
-    assert isinstance(made, WrappedModel) and made.dtype is getattr(torch, dtype) and made.helper is not None
+    reloaded_model = load_model(str(folder), ModelArgs(dtype=dtype), device=torch.device("cpu"))  # type: ignore[arg-type]
+    assert (
+        isinstance(reloaded_model, WrappedModel)
+        and reloaded_model.dtype is getattr(torch, dtype)
+        and reloaded_model.helper is not None
+    )
     ids = torch.tensor([[5, 9, 17]])
     with torch.no_grad():
-        expected = 2 * made.inner(ids).logits - made.helper(ids).logits
-        torch.testing.assert_close(made(ids).logits, expected, rtol=2e-2, atol=2e-2)
+        expected = 2 * reloaded_model.inner(ids).logits - reloaded_model.helper(ids).logits
+        torch.testing.assert_close(reloaded_model(ids).logits, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_the_helpers_of_divergence_decoding_know_one_side_each(done: StudyResult) -> None:
+    """The helper of the forget rows is trained on these alone, that of the retain rows on those alone."""
+    reloaded_model = load_model(
+        str(folder_of(done, "divergence_decoding")), ModelArgs(dtype="float32"), device=torch.device("cpu")
+    )
+    assert isinstance(reloaded_model, WrappedModel)
+    ids = torch.tensor([[5, 9, 17]])
+    with torch.no_grad():
+        forget, retain = (one(ids).logits for one in reloaded_model.helper)
+        torch.testing.assert_close(reloaded_model(ids).logits, reloaded_model.inner(ids).logits + retain - forget)
+    assert not torch.equal(forget, retain)
+    world = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
+    methods = [{"trainer": "divergence_decoding"}]
+    tree = {"name": "t", "data": {"world": world}, "model": {"preset": "llama-64k"}, "methods": methods}
+    jobs = {job.name: job for job in in_order(build_graph(decode_study(tree)).jobs)}
+    helpers = [jobs[f"train divergence_decoding-{side}-helper"] for side in ("forget", "retain")]
+    assert [h.rows["retain"][0].name for h in helpers] == ["forget", "retain"]
+    assert all(h.parents == jobs["train full"].parents for h in helpers)
 
 
 def test_a_single_job_evaluates_the_folder_with_its_wrapper(done: StudyResult, micro: list[str]) -> None:
@@ -68,18 +92,18 @@ def test_a_single_job_evaluates_the_folder_with_its_wrapper(done: StudyResult, m
     place = done.folder.parent
     words = ["benchmark=world", f"model={folder_of(done, 'token_filter')}", "task_name=again", *world]
     again = expunge.load_job("eval", [*words, f"paths.store={place}/store", f"paths.output_dir={place}/again"]).run()
-    told = next(run for run in done.report.runs if run.label == "token_filter").results
+    report = next(run for run in done.report.runs if run.label == "token_filter").results
     for name in ("forget_Q_A_Prob", "retain_Q_A_Prob"):
-        assert again.summary[name] == pytest.approx(told[name].value, rel=1e-6)
+        assert again.summary[name] == pytest.approx(report[name].value, rel=1e-6)
 
 
 def test_inspect_reads_a_wrapped_model_without_its_wrapper(done: StudyResult) -> None:
     folder = str(folder_of(done, "token_filter"))
-    made = load_model(folder, ModelArgs(dtype="float32"), device=torch.device("cpu"))
+    reloaded_model = load_model(folder, ModelArgs(dtype="float32"), device=torch.device("cpu"))
     tokenizer = load_tokenizer(folder, TokenizerArgs())
     tables = [
-        expunge.inspect(one, tokenizer, ["drift", "lens"], forget=QUESTION, reference=made.inner).to_pandas()
-        for one in (made, made.inner)
+        expunge.inspect(one, tokenizer, ["drift", "lens"], forget=QUESTION, reference=reloaded_model.inner).to_pandas()
+        for one in (reloaded_model, reloaded_model.inner)
     ]
     assert tables[0].equals(tables[1])
 

@@ -13,8 +13,9 @@ from expunge.data.template import Template
 from expunge.engine.job import in_order
 from expunge.metrics.api import Metric
 from expunge.models.config import ModelConfig
-from expunge.pipelines.study.config import EvalSplit, decode_study
+from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.grid import study_graph
+from expunge.pipelines.study.task_config import EvalSplit
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.pipelines.sweep.selection import with_part
 
@@ -26,13 +27,13 @@ def rows(name: str, *questions: str) -> ExampleSet:
 def setting(**sets: ExampleSet) -> TaskContext:
     panel = tuple(Metric(f"m_{name}", "probability", rows=name, reads={"tokens": ("answer",)}) for name in sets)
     all_sets = {**sets, "retain": rows("retain", "x", "y")}
-    made = Benchmark("b", "s", all_sets, panel, full_sets=("full",), retain_sets=("retain",), forget_set="forget")
-    return TaskContext(made, ModelConfig(preset="llama-64k"), Template())
+    result = Benchmark("b", "s", all_sets, panel, full_sets=("full",), retain_sets=("retain",), forget_set="forget")
+    return TaskContext(result, ModelConfig(preset="llama-64k"), Template())
 
 
-def asked(made: TaskContext, name: str) -> list[str]:
-    metric = next(m for m in made.benchmark.panel if m.name == f"m_{name}")
-    return [row.question for row in made.benchmark.sets[metric.rows]]  # type: ignore[index]
+def questions_of(context: TaskContext, name: str) -> list[str]:
+    metric = next(m for m in context.benchmark.panel if m.name == f"m_{name}")
+    return [row.question for row in context.benchmark.sets[metric.rows]]  # type: ignore[index]
 
 
 LARGE = rows("large", *(f"q{i}" for i in range(20)))
@@ -43,21 +44,25 @@ def test_parts_share_no_question_across_sets_and_make_up_the_whole() -> None:
     whole = setting(large=LARGE, small=SMALL)
     sides = [with_part(whole, EvalSplit(part=part, share=0.3)) for part in ("selection", "report")]
     for name, n in (("large", 6), ("small", 3)):
-        chosen, kept = asked(sides[0], name), asked(sides[1], name)
-        assert len(chosen) == n and sorted(chosen + kept) == sorted(asked(whole, name))
+        choice, rest = questions_of(sides[0], name), questions_of(sides[1], name)
+        assert len(choice) == n and sorted(choice + rest) == sorted(questions_of(whole, name))
         for other in ("large", "small"):
-            assert not set(chosen) & set(asked(sides[1], other))
+            assert not set(choice) & set(questions_of(sides[1], other))
     assert [r.row_id for r in sides[0].benchmark.sets["large"]] == list(range(6))
-    assert asked(with_part(whole, EvalSplit(part="selection", share=0.3)), "large") == asked(sides[0], "large")
-    assert asked(with_part(whole, EvalSplit(part="selection", share=0.3, seed=1)), "large") != asked(sides[0], "large")
+    assert questions_of(with_part(whole, EvalSplit(part="selection", share=0.3)), "large") == questions_of(
+        sides[0], "large"
+    )
+    assert questions_of(with_part(whole, EvalSplit(part="selection", share=0.3, seed=1)), "large") != questions_of(
+        sides[0], "large"
+    )
     assert with_part(whole, EvalSplit()) is whole
 
 
 def test_a_set_that_is_trained_on_stays_whole() -> None:
-    made = with_part(setting(forget=LARGE), EvalSplit(part="report"))
-    assert made.benchmark.sets["forget"] is LARGE
-    assert [m.rows for m in made.benchmark.panel] == ["forget-report"]
-    assert len(asked(made, "forget")) == 10
+    result = with_part(setting(forget=LARGE), EvalSplit(part="report"))
+    assert result.benchmark.sets["forget"] is LARGE
+    assert [m.rows for m in result.benchmark.panel] == ["forget-report"]
+    assert len(questions_of(result, "forget")) == 10
 
 
 def test_a_set_of_one_question_is_refused() -> None:

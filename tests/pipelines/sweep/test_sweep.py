@@ -59,18 +59,18 @@ def test_a_sweep_chooses_by_rows_that_the_report_does_not_read(tmp_path: Path) -
     trials = handle.graph
     result = handle.run()
     assert not result.failures
-    said = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    chosen = {t["method"]: t for t in said["trials"] if t["chosen"]}
-    assert len(said["trials"]) == 4 and set(chosen) == {"GradAscent", "NPO"}
-    for method, best in chosen.items():  # floor 0: the lowest probability of the forget answers wins
-        assert best["forget"] == min(t["forget"] for t in said["trials"] if t["method"] == method)
+    content = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    choice = {t["method"]: t for t in content["trials"] if t["chosen"]}
+    assert len(content["trials"]) == 4 and set(choice) == {"GradAscent", "NPO"}
+    for method, best in choice.items():  # floor 0: the lowest probability of the forget answers wins
+        assert best["forget"] == min(t["forget"] for t in content["trials"] if t["method"] == method)
 
     last = sweep(tmp_path)
     assert last.swept is not None and last.swept.stage.last
     runs = [leaf for leaf in last.graph.leaves if leaf.role == "unlearn"]
     assert [(leaf.label, leaf.seed) for leaf in runs] == [(m, s) for s in (0, 1) for m in ("GradAscent", "NPO")]
     for leaf in runs:
-        values = chosen[leaf.label]["values"]
+        values = choice[leaf.label]["values"]
         assert leaf.model is not None
         assert leaf.model.identity["args"]["learning_rate"] == values["args.learning_rate"]
     assert any("sweep, NPO: trial" in note for note in result.report.notes)
@@ -95,17 +95,17 @@ def measured(stage: Any, store: Store, numbers: dict[str, tuple[float, float]]) 
 
 
 def test_a_failed_trial_counts_as_tried_and_too_little_utility_loses(tmp_path: Path) -> None:
-    made = tree(methods=[{"trainer": "GradAscent"}, {"trainer": "GradDiff"}])
-    made["sweep"] = {**made["sweep"], "trials": 3, "rule": {**RULE, "floor": 0.5}}
+    settings = tree(methods=[{"trainer": "GradAscent"}, {"trainer": "GradDiff"}])
+    settings["sweep"] = {**settings["sweep"], "trials": 3, "rule": {**RULE, "floor": 0.5}}
     store = Store(tmp_path)
     numbers = {"full": (0.8, 0.9), "retain": (0.8, 0.1)}
     numbers |= {"GradAscent-t0": (0.39, 0.0), "GradAscent-t1": (0.4, 0.3), "GradAscent-t2": (0.8, 0.4)}
     numbers |= {"GradDiff-t0": (0.1, 0.0), "GradDiff-t1": (0.2, 0.1)}
-    first = next_stage(made, store)
+    first = next_stage(settings, store)
     measured(first, store, numbers)
-    assert not next_stage(made, store).last  # GradDiff-t2 is still to come
-    lost = {leaf.metrics.key for leaf in first.graph.leaves if leaf.label == "GradDiff-t2"}
-    stage = next_stage(made, store, lost)
+    assert not next_stage(settings, store).last  # GradDiff-t2 is still to come
+    gaps = {leaf.metrics.key for leaf in first.graph.leaves if leaf.label == "GradDiff-t2"}
+    stage = next_stage(settings, store, gaps)
     assert stage.last
     assert [(t.method, t.number) for t in stage.trials if t.chosen] == [("GradAscent", 1), ("GradDiff", 1)]
     assert "no trial had retain_Q_A_Prob >= 0.5 x the start's; this one had the most" in stage.notes[1]
@@ -113,11 +113,11 @@ def test_a_failed_trial_counts_as_tried_and_too_little_utility_loses(tmp_path: P
 
 def test_tpe_goes_on_from_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    made = tree(methods=[{"trainer": "GradAscent"}])
-    made["sweep"] = {**made["sweep"], "trials": 4, "sampler": "tpe"}
+    settings = tree(methods=[{"trainer": "GradAscent"}])
+    settings["sweep"] = {**settings["sweep"], "trials": 4, "sampler": "tpe"}
     store = Store(tmp_path)
     rounds = []
-    while not (stage := next_stage(made, store)).last:
+    while not (stage := next_stage(settings, store)).last:
         trials = [leaf.label for leaf in stage.graph.leaves if leaf.role == "unlearn"]
         rounds.append(len(trials))
         measured(stage, store, {label: (0.8, 0.9 / (i + 1)) for i, label in enumerate(["full", "retain", *trials])})
@@ -134,9 +134,9 @@ def numbers_of(stage: Any, best: str) -> dict[str, tuple[float, float]]:
 
 
 def test_each_cell_of_a_grid_is_searched_by_itself_under_one_budget(tmp_path: Path) -> None:
-    made = tree(grid=SPLITS, grid_cells={"sixth": {"unlearn.weight_decay": 0.5}})
+    settings = tree(grid=SPLITS, grid_cells={"sixth": {"unlearn.weight_decay": 0.5}})
     store = Store(tmp_path)
-    stage = next_stage(made, store)
+    stage = next_stage(settings, store)
     assert list(stage.graph.cells) == ["third", "sixth"]
     trials = {}
     for cell, part in stage.graph.cells.items():
@@ -148,10 +148,10 @@ def test_each_cell_of_a_grid_is_searched_by_itself_under_one_budget(tmp_path: Pa
     for part, best in zip(stage.graph.cells.values(), ("NPO-t0", "NPO-t1"), strict=True):
         for leaf in part.leaves:
             measured_one(leaf, store, numbers_of(part, best)[leaf.label])
-    last = next_stage(made, store)
+    last = next_stage(settings, store)
     assert last.last
-    chosen = {(t.cell, t.method): t.number for t in last.trials if t.chosen}
-    assert chosen == {("third", "GradAscent"): 0, ("third", "NPO"): 0, ("sixth", "GradAscent"): 0, ("sixth", "NPO"): 1}
+    choice = {(t.cell, t.method): t.number for t in last.trials if t.chosen}
+    assert choice == {("third", "GradAscent"): 0, ("third", "NPO"): 0, ("sixth", "GradAscent"): 0, ("sixth", "NPO"): 1}
     for cell, number in (("third", 0), ("sixth", 1)):
         runs = [leaf for leaf in last.graph.cells[cell].leaves if leaf.label == "NPO"]
         assert [leaf.seed for leaf in runs] == [0, 1]
@@ -169,15 +169,15 @@ def test_each_cell_of_a_grid_is_searched_by_itself_under_one_budget(tmp_path: Pa
 
 def test_a_trial_of_a_chain_is_the_whole_chain(tmp_path: Path) -> None:
     """Three requests: all links have a trial's settings, and its last model alone is measured."""
-    made = tree(requests=3, methods=[{"trainer": "GradAscent"}], seeds={"unlearn": [0]})
+    settings = tree(requests=3, methods=[{"trainer": "GradAscent"}], seeds={"unlearn": [0]})
     store = Store(tmp_path)
-    stage = next_stage(made, store)
+    stage = next_stage(settings, store)
     runs = [leaf for leaf in stage.graph.leaves if leaf.role == "unlearn"]
     assert [leaf.label for leaf in runs] == ["GradAscent-t0@3/3", "GradAscent-t1@3/3"]
     kinds = Counter(j.kind for j in in_order(stage.graph.jobs))
     assert kinds["unlearn"] == 2 * 3 and kinds["metrics"] == 2 + 2
     measured(stage, store, numbers_of(stage.graph, "GradAscent-t1@3/3"))
-    last = next_stage(made, store)
+    last = next_stage(settings, store)
     assert last.last and [t.number for t in last.trials if t.chosen] == [1]
     links = [leaf for leaf in last.graph.leaves if leaf.role == "unlearn"]
     assert [leaf.label for leaf in links] == ["GradAscent@1/3", "GradAscent@2/3", "GradAscent@3/3"]
@@ -195,9 +195,9 @@ def test_a_sweep_over_a_grid_of_requests_runs(tmp_path: Path) -> None:
     for cell, report in result.reports.items():
         (note,) = [note for note in report.notes if note.startswith("sweep")]
         assert note.startswith(f"sweep, {cell}, GradAscent: trial ")
-    said = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert Counter(t["cell"] for t in said["trials"]) == {"requests=1": 2, "requests=2": 2}
-    assert all(t["forget"] is not None for t in said["trials"])
+    content = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert Counter(t["cell"] for t in content["trials"]) == {"requests=1": 2, "requests=2": 2}
+    assert all(t["forget"] is not None for t in content["trials"])
 
 
 def measured_one(leaf: Any, store: Store, numbers: tuple[float, float]) -> None:
@@ -213,10 +213,10 @@ def sweep(folder: Path, **changes: Any) -> package.StudyHandle:
     return handle_of(tree(folder, **changes))
 
 
-def handle_of(made: dict[str, Any]) -> package.StudyHandle:
+def handle_of(settings: dict[str, Any]) -> package.StudyHandle:
     from expunge.pipelines.study.handle import sweep_of
 
-    return sweep_of(made, decode_study(made), ())
+    return sweep_of(settings, decode_study(settings), ())
 
 
 def questions(benchmark: Any) -> set[str]:
@@ -236,10 +236,10 @@ def test_points_are_drawn_by_the_seed_and_the_method_alone() -> None:
 
 def test_lists_are_drawn_without_a_repeat_and_a_grid_takes_all() -> None:
     lists = {"method_args.beta": (1, 2, 3), "method_args.gamma": (1, 2)}
-    drawn = propose(SweepConfig(trials=6), "NPO", lists, [])
+    sample = propose(SweepConfig(trials=6), "NPO", lists, [])
     grid = propose(SweepConfig(trials=6, sampler="grid"), "NPO", lists, [])
     assert grid[:3] == [{"method_args.beta": b, "method_args.gamma": g} for b, g in ((1, 1), (1, 2), (2, 1))]
-    assert sorted(map(repr, drawn)) == sorted(map(repr, grid))
+    assert sorted(map(repr, sample)) == sorted(map(repr, grid))
 
 
 def test_optuna_is_asked_anew_and_says_the_same() -> None:
@@ -247,15 +247,15 @@ def test_optuna_is_asked_anew_and_says_the_same() -> None:
     sweep = SweepConfig(trials=6, sampler="tpe")
     first = propose(sweep, "NPO", SPACE, [])
     assert len(first) == 3
-    told = [0.3, 0.1, 0.2]
-    next_one = propose(sweep, "NPO", SPACE, told)
-    assert next_one == propose(sweep, "NPO", SPACE, told) and len(next_one) == 1
+    report = [0.3, 0.1, 0.2]
+    next_one = propose(sweep, "NPO", SPACE, report)
+    assert next_one == propose(sweep, "NPO", SPACE, report) and len(next_one) == 1
     assert next_one[0] not in first
-    assert propose(sweep, "NPO", SPACE, [*told, 0.1, 0.1, 0.1]) == []
+    assert propose(sweep, "NPO", SPACE, [*report, 0.1, 0.1, 0.1]) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"sweep": {"trials": 2, "space": {"learning_rate": [1]}}}, "sweep.space.learning_rate: must begin with"),
         ({"sweep": {"trials": 2, "space": {"args.num_train_epochs": [1, 2]}}}, "same number of steps"),
@@ -268,13 +268,13 @@ def test_optuna_is_asked_anew_and_says_the_same() -> None:
         ({"eval": {"split": "report"}}, "eval.split: a sweep reads"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_read(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_is_wrong_is_told_before_anything_is_read(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         check_sweep(decode_study(tree(**changes)))
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"grid": {"sweep.trials": [1, 2]}}, "sets sweep.trials, which is the same for the whole grid"),
         ({"grid": {"eval.split": ["all", "report"]}}, "grid, report: eval.split: a sweep reads"),
@@ -283,13 +283,13 @@ def test_what_is_wrong_is_told_before_anything_is_read(changes: dict[str, Any], 
         ({"meta": {}}, "sweep: a study with meta has no sweep"),
     ],
 )
-def test_what_is_wrong_with_a_sweep_over_a_grid(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_is_wrong_with_a_sweep_over_a_grid(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         next_stage(tree(**changes), Store(tmp_path))
 
 
 def test_a_rule_that_names_no_metric_is_told_before_any_job(tmp_path: Path) -> None:
-    made = tree()
-    made["sweep"] = {**made["sweep"], "rule": {"forget": "forget_Prob"}}
+    settings = tree()
+    settings["sweep"] = {**settings["sweep"], "rule": {"forget": "forget_Prob"}}
     with pytest.raises(ConfigError, match=r"sweep.rule.forget: .* measures no 'forget_Prob'; did you mean"):
-        next_stage(made, Store(tmp_path))
+        next_stage(settings, Store(tmp_path))

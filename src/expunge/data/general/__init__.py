@@ -20,6 +20,11 @@ def _read(name: str) -> Mapping[str, Any]:
     return dict(json.loads(text))
 
 
+def anchors() -> list[str]:
+    """Return everyday questions and requests that are no items: a model's own answers to them are to stay."""
+    return [str(text) for text in _read("items.json")["anchors"]]
+
+
 def general_sets() -> dict[str, ExampleSet]:
     """Return the items by set name: `general_facts`, ... with wrong answers, and `general_fluency` with prompts."""
     items = _read("items.json")

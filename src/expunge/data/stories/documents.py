@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -10,14 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.data.encoder import Encoded
 from expunge.data.stories.pretokenize import read_dataset
 from expunge.data.stories.records import Split, shard_name, split_numbers
-from expunge.data.template import Encoded
 
 Rows = Literal["documents", "chunks", "bos_chunks"]
 
 
-class TokenDocuments(Sequence[Encoded]):
+class TokenRows(Sequence[Encoded], ABC):
+    """Encoded rows that are read one at a time, also for a slice."""
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | Sequence[Encoded]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.row(index)
+
+    @abstractmethod
+    def row(self, index: int) -> Encoded:
+        """Return one row."""
+
+
+class TokenDocuments(TokenRows):
     """The rows of a split of a data set, as a sequence of `Encoded`.
 
     rows: "documents": each document, cut at `max_seq_len` (`Encoded.truncated` counts the tokens cut). "chunks": the
@@ -88,13 +106,8 @@ class TokenDocuments(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self._starts)
 
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Encoded]: ...
-    def __getitem__(self, index: int | slice) -> Encoded | Sequence[Encoded]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Encoded:
+        """Read one row."""
         start, length = int(self._starts[index]), int(self.lengths[index])
         ids = self._tokens[self._shard[index]][start : start + length].tolist()
         # a document whose instructions fill the row still has its last token scored

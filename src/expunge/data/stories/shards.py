@@ -6,18 +6,18 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.fingerprints import fingerprint
+from expunge.data.encoder import Encoded
 from expunge.data.examples import ExampleSet
-from expunge.data.stories.documents import Rows, TokenDocuments
+from expunge.data.stories.documents import Rows, TokenDocuments, TokenRows
 from expunge.data.stories.pretokenize import DATASET, read_dataset
 from expunge.data.stories.records import Split
 from expunge.data.stories.tokens import load_tokenizer
-from expunge.data.template import Encoded
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TokenDataset(ExampleSet):
         return TokenDocuments(self.folder, self.split, max_seq_len=self.max_length or 512, rows=cut, scored=scored)
 
 
-class JoinedTokenDataset(Sequence[Encoded]):
+class JoinedTokenDataset(TokenRows):
     """Several sequences of rows, one after the other, without copies."""
 
     def __init__(self, parts: Sequence[TokenDocuments]) -> None:
@@ -86,13 +86,8 @@ class JoinedTokenDataset(Sequence[Encoded]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Encoded]: ...
-    def __getitem__(self, index: int | slice) -> Encoded | Sequence[Encoded]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Encoded:
+        """Read one row of the part that contains it."""
         index = range(len(self))[index]
         k = int(np.searchsorted(self._ends, index, side="right"))
         return self._parts[k][index - int(self._ends[k - 1] if k else 0)]

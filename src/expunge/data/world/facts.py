@@ -114,6 +114,3 @@ def everyday() -> list[Fact]:
 
 def _sum(rng: random.Random, a: int, b: int, numbers: Sequence[str]) -> Fact:
     return _fact(rng, "sum", f"What is {a} plus {b}?", str(a + b), numbers)
-
-
-MOST_FACTS = min(3 * N_CLASSICS, len(everyday()))

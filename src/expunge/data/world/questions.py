@@ -239,8 +239,6 @@ KINDS: tuple[QuestionKind, ...] = (
     ),
 )  # fmt: skip
 
-MOST_QUESTIONS = len(KINDS) - 1  # the first author of a group has no friend
-
 BANK_OF = {
     "city": banks.CITIES,
     "genre": banks.GENRES,

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.tofu import SPLIT_SHARES
 from expunge.interop.open_unlearning.datasets import BENCHMARKS, DATASETS
 from expunge.models.options import KINDS, Kind
 
@@ -373,6 +372,8 @@ def _split(job: _Translation, side: str, name: str, value: str) -> None:
         job.add(f"{side}_split", value, name)
         return
     job.add("train_split", value, name)
+    from expunge.data.tofu import SPLIT_SHARES
+
     share = SPLIT_SHARES.get(value)
     if share and "forget_split" not in job.values:
         job.add("forget_split", f"forget{share}")

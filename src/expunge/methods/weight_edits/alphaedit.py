@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.core.on_use import torch
-from expunge.methods.weight_edits.api import HiddenStatistics, Moments, State, TargetSearch, weight_edit
-from expunge.methods.weight_edits.key_values import DOWN, check_linear, layer_of, ridge, weight_of, write_refusals
-from expunge.methods.weight_edits.memit import check_search
+from expunge.methods.weight_edits.api import HiddenStatistics, Moments, State, weight_edit
+from expunge.methods.weight_edits.key_values import RefusalEdit, ridge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 @weight_edit("AlphaEdit", revision=1, paper="arXiv:2410.02355, arXiv:2505.19855", fidelity="code", statistics=True)
 @strict
 @dataclass(frozen=True, kw_only=True)
-class AlphaEdit:
+class AlphaEdit(RefusalEdit):
     """Null-space editing (Fang et al. 2024, arXiv:2410.02355) towards refusals.
 
     The refusals follow arXiv:2505.19855.
@@ -36,34 +35,20 @@ class AlphaEdit:
     Try: methods: [{trainer: AlphaEdit, method_args: {modules: [model.layers.2.mlp.down_proj]}}] in a study
     """
 
-    modules: tuple[str, ...] = DOWN
-    """Names of the linear modules to edit, from the lowest layer to the highest."""
-    block: str = ""
-    """Name of the layer whose output has the targets; empty: the layer of the last module."""
     threshold: float = 0.02
     """Eigenvalue of C below which a direction counts as unused."""
     ridge: float = 10.0
     """Weight of the length of the update."""
-    value_steps: int = 25
-    """Steps of the search for a target state."""
-    value_rate: float = 0.1
-    """Learning rate of that search."""
-    value_decay: float = 0.5
-    """Weight of the length of the change in that search."""
-    clamp: float = 0.75
-    """Largest length of the change, relative to the state."""
 
     def __post_init__(self) -> None:
-        check_linear(self.modules, self.block)
-        check_search(self.value_steps, self.value_rate, self.value_decay, self.clamp)
+        super().__post_init__()
         for key in ("threshold", "ridge"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise ValueError(f"{key} must be a number > 0")
 
     def __call__(self, base: State, statistics: HiddenStatistics) -> dict[str, Tensor]:
         """Return the edited weights. Raises ConfigError for an unknown module, or if there is no unused direction."""
-        for module in self.modules:
-            weight_of(base, module, "AlphaEdit")
+        self.check_weights(base)
         moments = statistics.moments([f"{m}:input" for m in self.modules], "retain", "row")
         free = {m: self.projection(moments[f"{m}:input"], m) for m in self.modules}
 
@@ -72,9 +57,7 @@ class AlphaEdit:
             delta_DE: Tensor = torch.linalg.solve(system_DD, free[module] @ keys_DB @ missing_EB.T)
             return delta_DE.T
 
-        search = TargetSearch(self.value_steps, self.value_rate, self.value_decay, self.clamp)
-        block = self.block or str(layer_of(self.modules[-1]))
-        return write_refusals(base, statistics, self.modules, block, search, update)
+        return self.write_refusals(base, statistics, update)
 
     def projection(self, of: Moments, module: str) -> Tensor:
         """Return P, (D, D), onto the directions that retained keys do not use. Raises ConfigError if there is none."""

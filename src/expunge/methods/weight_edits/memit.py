@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.core.on_use import torch
-from expunge.methods.weight_edits.api import HiddenStatistics, State, TargetSearch, weight_edit
-from expunge.methods.weight_edits.key_values import DOWN, check_linear, layer_of, weight_of, write_refusals
+from expunge.methods.weight_edits.api import HiddenStatistics, State, weight_edit
+from expunge.methods.weight_edits.key_values import RefusalEdit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @weight_edit("MEMIT", revision=1, paper="arXiv:2210.07229, arXiv:2505.19855", fidelity="code", statistics=True)
 @strict
 @dataclass(frozen=True, kw_only=True)
-class MEMIT:
+class MEMIT(RefusalEdit):
     """Mass editing (Meng et al. 2022, arXiv:2210.07229) towards refusals.
 
     The refusals follow arXiv:2505.19855.
@@ -38,31 +38,17 @@ class MEMIT:
     Try: methods: [{trainer: MEMIT, method_args: {modules: [model.layers.2.mlp.down_proj]}}] in a study
     """
 
-    modules: tuple[str, ...] = DOWN
-    """Names of the linear modules to edit, from the lowest layer to the highest."""
-    block: str = ""
-    """Name of the layer whose output has the targets; empty: the layer of the last module."""
     covariance_weight: float = 15000.0
     """Weight of the covariance of retained keys."""
-    value_steps: int = 25
-    """Steps of the search for a target state."""
-    value_rate: float = 0.1
-    """Learning rate of that search."""
-    value_decay: float = 0.5
-    """Weight of the length of the change in that search."""
-    clamp: float = 0.75
-    """Largest length of the change, relative to the state."""
 
     def __post_init__(self) -> None:
-        check_linear(self.modules, self.block)
-        check_search(self.value_steps, self.value_rate, self.value_decay, self.clamp)
+        super().__post_init__()
         if not 0 < self.covariance_weight < float("inf"):
             raise ValueError("covariance_weight must be a number > 0")
 
     def __call__(self, base: State, statistics: HiddenStatistics) -> dict[str, Tensor]:
         """Return the edited weights. Raises ConfigError if the model has no such module."""
-        for module in self.modules:
-            weight_of(base, module, "MEMIT")
+        self.check_weights(base)
         moments = statistics.moments([f"{m}:input" for m in self.modules], "retain", "row")
 
         def update(module: str, keys_DB: Tensor, missing_EB: Tensor) -> Tensor:
@@ -71,17 +57,4 @@ class MEMIT:
             adjusted_DB: Tensor = torch.linalg.solve(system_DD, keys_DB)
             return missing_EB @ adjusted_DB.T
 
-        search = TargetSearch(self.value_steps, self.value_rate, self.value_decay, self.clamp)
-        block = self.block or str(layer_of(self.modules[-1]))
-        return write_refusals(base, statistics, self.modules, block, search, update)
-
-
-def check_search(steps: int, rate: float, decay: float, clamp: float) -> None:
-    """Raise ValueError, which names the field, for a search that cannot run."""
-    if steps < 1:
-        raise ValueError("value_steps must be at least 1")
-    for key, value in (("value_rate", rate), ("clamp", clamp)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{key} must be a number > 0")
-    if not 0 <= decay < float("inf"):
-        raise ValueError("value_decay must be a number >= 0")
+        return self.write_refusals(base, statistics, update)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
-from expunge.core.errors import ConfigError
 from expunge.core.on_use import ModuleOnUse
 from expunge.models.wrapper_api import WrapInputs, wrapper
 
@@ -49,12 +48,6 @@ class LogitDifference:
     def logits(self, model: Any, helper: Any, state: dict[str, Tensor], ids_BT: Tensor) -> Tensor:
         """Return the logits moved away from the helper's."""
         del state
-        if helper is None:
-            raise ConfigError("logit_difference: needs a helper model; pass helper=")
-        own_BTV, other_BTV = wrapped.next_token_logits(model, ids_BT), wrapped.next_token_logits(helper, ids_BT)
-        if own_BTV.shape != other_BTV.shape:
-            raise ConfigError(
-                f"logit_difference: the helper has {other_BTV.shape[-1]} logits, the model {own_BTV.shape[-1]}; use a "
-                "helper with the model's vocabulary"
-            )
-        return own_BTV - self.strength * (other_BTV.to(own_BTV) - own_BTV)
+        own_BTV = wrapped.next_token_logits(model, ids_BT)
+        other_BTV = wrapped.helper_logits(helper, ids_BT, own_BTV, "logit_difference")
+        return own_BTV - self.strength * (other_BTV - own_BTV)

@@ -48,8 +48,10 @@ CONTROLS = ("retain", "full")
 def check_audits(study: StudyConfig) -> list[Audit]:
     """Return the audits of a study. Raises ConfigError for a wrong name or setting, or if they cannot run."""
     audits = [make_audit(entry, f"audits[{i}]") for i, entry in enumerate(study.audits)]
-    if audits and not study.methods:
-        raise ConfigError("audits: there is nothing to audit; name `methods`")
+    if audits and not study.methods and not any(model.role == "unlearn" for model in study.finished_models):
+        raise ConfigError(
+            "audits: there is nothing to audit; name `methods`, or `finished_models` with the role unlearn"
+        )
     for i, audit in enumerate(audits):
         check_forms(audit, f"audits[{i}]")
     return audits
@@ -82,11 +84,12 @@ def audit_jobs(study: StudyConfig, maker: TrainingJobs, subjects: Sequence[Audit
         return ()
     ground = audit_inputs(study, maker.setting)
     for name, audit in zip(numbered_names(audits), audits, strict=True):
-        jobs = _AuditJobs(study, maker, AuditRef.of(audit), audit.expand(ground), ground)
+        ref, audit_plan = AuditRef.of(audit), audit.expand(ground)
+        jobs = {s.name: _AuditJobs(study, s.jobs or maker, ref, audit_plan, ground) for s in subjects}
         beside = {(s.train_seed, s.role): s for s in subjects if s.role in CONTROLS}
         probes = {
-            subject.name: jobs.probes(subject, {role: beside.get((subject.train_seed, role)) for role in CONTROLS})
-            for subject in subjects
+            s.name: jobs[s.name].probes(s, {role: beside.get((s.train_seed, role)) for role in CONTROLS})
+            for s in subjects
         }
         for subject in subjects:
             if subject.role != "unlearn":
@@ -94,7 +97,7 @@ def audit_jobs(study: StudyConfig, maker: TrainingJobs, subjects: Sequence[Audit
             sides = {
                 s.role: probes[s.name] for s in subjects if s.role in CONTROLS and s.train_seed == subject.train_seed
             }
-            job = jobs.findings(f"{subject.name} {name}", {"model": probes[subject.name], **sides})
+            job = jobs[subject.name].findings(f"{subject.name} {name}", {"model": probes[subject.name], **sides})
             out.append(AuditEntry(name, subject, job))
     return tuple(out)
 
@@ -121,8 +124,8 @@ class _AuditJobs(TrainingJobs):
     def _probe(self, subject: AuditSubject, probe: AuditProbe, controls: Mapping[str, AuditSubject | None]) -> Job:
         label = f"{subject.name} {probe.name}"
         if isinstance(probe.change, Analysis):
-            beside = {role: node.model for role in probe.change.beside if (node := controls[role])}
-            return self._analysed(label, subject.model, probe, probe.change, beside)
+            beside = {role: node for role in probe.change.beside if (node := controls[role])}
+            return self._analysed(label, subject, probe, probe.change, beside)
         if isinstance(probe.change, RelearnSpec):
             return self._relearned(label, subject.model, probe.change, probe.panel)
         model = self._changed(label, subject.model, probe.change)
@@ -138,17 +141,18 @@ class _AuditJobs(TrainingJobs):
                 label=label,
                 parents=parents_of(model=model),
                 source=self.source,
-                model=self._model_input(model),
+                model=self.model_input(model),
                 form="nf4",
             )
         return self.edited(label, change, model, (), temporary=True)
 
     def _analysed(
-        self, label: str, model: Job | None, probe: AuditProbe, change: Analysis, beside: Mapping[str, Job | None]
+        self, label: str, subject: AuditSubject, probe: AuditProbe, change: Analysis, beside: Mapping[str, AuditSubject]
     ) -> Job:
         """Return the job of an analysis of the model itself, with the controls that it needs."""
-        parents = {"model": model, **beside}
+        parents = {"model": subject.model, **{role: node.model for role, node in beside.items()}}
         configured_roles = tuple(role for role, job in parents.items() if job is None)
+        finished = {role: node.jobs for role, node in beside.items() if node.jobs is not None}
         n_rows = sum(len(self.setting.benchmark.sets[n]) for n in change.sets)
         return AnalysisJob(
             label=label,
@@ -157,7 +161,9 @@ class _AuditJobs(TrainingJobs):
             analysis=AnalysisRef.of(change),
             rows={name: self._rows[name] for name in change.sets},
             given=configured_roles,
-            model=self._model_input(None if configured_roles else model),
+            finished={role: jobs.model_input(None) for role, jobs in finished.items()} or None,
+            contexts={role: jobs.source for role, jobs in finished.items()},
+            model=self.model_input(None if configured_roles else subject.model),
             audit=self._audit,
             probe=probe.name,
             roles=tuple(parents),
@@ -178,7 +184,7 @@ class _AuditJobs(TrainingJobs):
             steps=change.steps,
             args=args,
             columns=tuple(find_kind("tokens").key),
-            model=self._model_input(model),
+            model=self.model_input(model),
             change=change,
             estimate=self._sizes.fit({"retain": (change.rows,)}, args),
         )

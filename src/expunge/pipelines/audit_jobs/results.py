@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,13 +25,19 @@ from expunge.metrics.compute import compute
 from expunge.metrics.results import read_results
 from expunge.report.model import AuditLine
 
+if TYPE_CHECKING:
+    from expunge.pipelines.study.training_jobs import TrainingJobs
+
 TOLD, ROWS = "audit.json", "rows.parquet"
 EVAL_NAME = "AUDIT"
 
 
 @dataclass(frozen=True)
 class AuditSubject:
-    """A model of a study: its name, the job that trains it (None: the configured model), and its training seed."""
+    """A model of a study: its name, the job that trains it (None: the configured model), and its training seed.
+
+    jobs: creates the jobs of a finished model, whose settings name it; None: those of the study.
+    """
 
     name: str
     label: str
@@ -39,6 +45,7 @@ class AuditSubject:
     train_seed: int
     seed: int | None
     model: Job | None
+    jobs: TrainingJobs | None = None
 
 
 @dataclass(frozen=True)

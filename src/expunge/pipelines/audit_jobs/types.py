@@ -12,13 +12,14 @@ from expunge.audits import Analysis, AuditInputs, AuditOutputs, AuditPlan, Relea
 from expunge.audits.api import opens_of
 from expunge.benchmarks.metric_suite import FORGET, HOLDOUT
 from expunge.core.errors import ConfigError
+from expunge.core.fingerprints import LATER
 from expunge.engine.job import JobContext, keyed, shared, unkeyed
 from expunge.metrics.results import write_results
 from expunge.pipelines.audit_jobs.results import EVAL_NAME, probe_results, write_findings
-from expunge.pipelines.study.config import TaskConfig
 from expunge.pipelines.study.context_source import ContextSource, RowsRef, derivation
 from expunge.pipelines.study.job_facts import READING
 from expunge.pipelines.study.job_values import AuditRef, ModelInput, Panel, TaskJob
+from expunge.pipelines.study.task_config import TaskConfig
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.training.config import TrainArgs
 
@@ -116,6 +117,10 @@ class AnalysisJob(TaskJob):
     given: tuple[str, ...]
     """Roles of the configured model."""
     model: ModelInput
+    finished: Mapping[str, ModelInput] | None = dataclasses.field(default=None, metadata=LATER)
+    """Finished models by role, in place of the configured one."""
+    contexts: Mapping[str, ContextSource] = unkeyed(default_factory=dict)
+    """The contexts of the finished models by role."""
     audit: AuditRef = unkeyed()
     probe: str = unkeyed()
     roles: tuple[str, ...] = unkeyed()
@@ -132,12 +137,13 @@ class AnalysisJob(TaskJob):
         analysis = next(probe.change for probe in audit_plan.probes if probe.name == self.probe)
         if not isinstance(analysis, Analysis):
             raise ConfigError(f"{self.name}: the probe {self.probe} of {self.audit.name} is no analysis")
-        sources = {role: str(inputs.get(role, setting.model.source)) for role in self.roles}
+        settings = {role: self.contexts[role].load() if role in self.contexts else setting for role in self.roles}
+        sources = {role: str(inputs.get(role, settings[role].model.source)) for role in self.roles}
         sets = {name: setting.benchmark.sets[name] for name in analysis.sets}
         encoder = setting.encoder(sources["model"])
 
         def load(role: str) -> Any:
-            model = open_trained(sources[role], setting, encoder, out)[0]
+            model = open_trained(sources[role], settings[role], encoder, out)[0]
             bare = without_wrapper(model)
             if bare is not model:
                 facts[READING] = [WITHOUT_WRAPPER]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from expunge.audits import Audit, audit_registry, make_audit
-from expunge.audits.api import AS_IT_IS
+from expunge.audits.relearn import RelearnAudit
 from expunge.core.errors import ConfigError
 from expunge.engine.job import Job
 from expunge.engine.run import plan
 from expunge.engine.store import Store
-from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import NOT_MEASURABLE
 from expunge.pipelines.audit_jobs.jobs import audit_jobs
-from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject, audit_lines, probe_results
-from expunge.pipelines.audit_jobs.types import audit_inputs
+from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject, audit_lines
 from expunge.pipelines.erase.request import EraseRun
 from expunge.pipelines.erase.search import Show, carry_on
 from expunge.pipelines.erase.trials import TrialResult, weights_rate
@@ -32,14 +31,14 @@ WAYS = ("direct", "insist", "upper", "quoted", "plain", "paraphrased")
 WITH_CONTROL = ("begun",)
 # By information per cost, so that a short budget runs the first ones.
 ORDER = ("prompting", "exposure", "relearn", "quantize")
-HEADLINE = {"prompting": "worst_prob", "relearn": "rest", "quantize": "forget"}  # the metric of a probe
 
 
 @dataclass(frozen=True)
 class AttackResult:
     """The result of an audit: readings against the controls, and numbers of the model before and after.
 
-    found: attack -> (the model's number, that of the model before unlearning). reason: why the audit did not run.
+    found: attack -> (the model's number, that of the model before unlearning), without a control. reason: why the audit
+    did not run.
     """
 
     name: str
@@ -114,12 +113,9 @@ def _run_audit(
     if audited.job.key in outcome.failures:
         first = next(iter(outcome.failures.values()))
         return AttackResult(name, reason=first)
-    return AttackResult(
-        name,
-        tuple(audit_lines(audited, store, audited.subject.seed)),
-        _numbers_of(erasing, audit, audited, store),
-        audited=audited,
-    )
+    readings = tuple(audit_lines(audited, store, audited.subject.seed))
+    numbers = {} if erasing.control is not None else _numbers_of(audit, readings)
+    return AttackResult(name, readings, numbers, audited=audited)
 
 
 def seconds_of(jobs: list[Job], store: Store) -> float:
@@ -127,26 +123,13 @@ def seconds_of(jobs: list[Job], store: Store) -> float:
     return sum(p.seconds or 0.0 for p in plan(jobs, store) if p.state != "hit")
 
 
-def _numbers_of(erasing: EraseRun, audit: Audit, audited: AuditEntry, store: Store) -> dict[str, tuple[float, float]]:
-    """Return the headline number of each probe for the models after and before; relearning at its last step."""
-    metric = HEADLINE.get(audited.name)
-    if metric is None:
-        return {}
-    expanded = audit.expand(audit_inputs(erasing.request.study, erasing.final.setting))
-    sides = {}
-    for who in ("model", "full"):
-        jobs = {p.name: audited.job.parents[f"{who} {p.name}"] for p in expanded.probes}
-        sides[who] = probe_results(expanded, {name: store.path(job) for name, job in jobs.items()})
-    out = {}
-    for probe, results in sides["model"].items():
-        way, _, step = probe.partition("@")
-        if step and probe != [p for p in sides["model"] if p.startswith(f"{way}@")][-1]:
-            continue
-        if not (audited.name == "quantize" and probe == AS_IT_IS):
-            shown = "the worst prompt form" if audited.name == "prompting" else probe.replace("@", ", step ")
-            out[shown] = (_value(results, metric), _value(sides["full"][probe], metric))
-    return out
-
-
-def _value(results: Mapping[str, MetricResult], name: str) -> float:
-    return results[name].value if name in results else math.nan
+def _numbers_of(audit: Audit, readings: Sequence[AuditLine]) -> dict[str, tuple[float, float]]:
+    """Return the numbers of the models after and before by attack, where there is no control to compare them with."""
+    shown = {"worst_prob": "the worst prompt form"}
+    if isinstance(audit, RelearnAudit):
+        shown = {way: f"{way}, step {audit.steps[-1]}" for way in audit.ways}
+    return {
+        shown.get(one.name, one.name): (one.value, one.full)
+        for one in readings
+        if one.verdict == NOT_MEASURABLE and math.isfinite(one.value)
+    }

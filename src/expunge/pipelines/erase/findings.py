@@ -24,7 +24,7 @@ from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding
 from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.preflight import Preflight
 from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRequest, EraseRun
-from expunge.pipelines.erase.rows import CONTENT, NEAR_PROB
+from expunge.pipelines.erase.rows import CONTENT, NEAR_PROB, counted
 from expunge.pipelines.erase.rows import KNOWN as ANSWERED
 from expunge.pipelines.erase.trials import TrialResult
 from expunge.report.erasure import NO_RETAIN, Erasure, ErasureRequest, Finding
@@ -105,8 +105,8 @@ def settings(erasing: EraseRun, winner: TrialResult) -> tuple[tuple[str, str], .
     """Return the selected settings and the rule, as names and values."""
     request, sets = erasing.request, erasing.search.setting.benchmark.sets
     parts = (
-        f"{len(sets['retain'])} for training, {len(sets['retain_eval'])} for selection, "
-        f"{len(erasing.sets['retain_eval'])} for the report"
+        f"{counted(sets['retain'])}, {len(sets['retain_eval'])} to choose by, "
+        f"{len(erasing.sets['retain_eval'])} to report"
     )
     return (
         ("learning rate", f"{winner.trial.learning_rate:.4g}"),
@@ -204,7 +204,7 @@ def _of_audits(attacks: Sequence[AttackResult]) -> list[Finding]:
     """Return the readings against controls, or the numbers of audits without readings."""
     out = []
     for one in attacks:
-        readings = [r for r in one.readings if math.isfinite(r.value)]
+        readings = [] if one.found else [r for r in one.readings if math.isfinite(r.value)]
         for r in readings:
             verdict = _verdict_text(r)
             words = READ.get(f"{one.name}, {r.name}") or READ.get(one.name, "the audit's measurement, in its own unit")

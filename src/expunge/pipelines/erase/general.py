@@ -3,19 +3,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from expunge.data.examples import ANSWER, PERTURBED, ExampleSet
-from expunge.data.general import AREAS, FLUENCY
-from expunge.metrics.aggregate import bootstrap_interval
+from expunge.core.records import Floats
+from expunge.data.examples import ANSWER, PERTURBED, Example, ExampleSet
+from expunge.data.general import AREAS, FLUENCY, general_sets
+from expunge.metrics.answer_content import EMPTY, contains
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.fluency import MOST, REPEATED
+from expunge.pipelines.erase.wordings import picked
 
-MARGIN = 0.05  # largest loss that counts as none, as a share of the items that the model knew before
+MARGIN = 0.05  # largest loss that counts as none, as a share of the items that the model solved before
+OPTIONS = 4  # of each item
+CHANCE_SD = 1.645  # standard deviations over guessing from which a model is above chance, one-sided 95 %
+DRAWS, SEED = 2000, 0  # of the interval
+ABOUT = 0.5  # share of an item's words in a row from which both are about the same thing
 NAMES = {"facts": "world facts", "reasoning": "short reasoning", "subjects": "school subjects", FLUENCY: "fluency"}
+_WORD = re.compile(r"\w+")
+
+
+def general_items(part: str, rows: Iterable[Example]) -> dict[str, ExampleSet]:
+    """Return the items of the selection (`choose`) or of the report (`report`): every second one each.
+
+    Items about a row to forget are left out: an erasure is to change their answers. The prompts of fluency belong to
+    the report.
+
+    Args:
+        part: `choose` or `report`.
+        rows: The rows to forget.
+    """
+    forget = list(rows)
+    out: dict[str, ExampleSet] = {}
+    for name, items in general_sets().items():
+        if name.endswith(FLUENCY):
+            out |= {name: items} if part == "report" else {}
+            continue
+        half = items.rows[part == "report" :: 2]
+        out[name] = picked(items, [item.row_id for item in half if not any(_same_fact(item, row) for row in forget)])
+    return out
+
+
+def _same_fact(item: Example, row: Example) -> bool:
+    """Return whether a row states an item's answer, in words of its question."""
+    words = _words(item.question)
+    text = f"{row.question} {row.answer}"
+    return contains(text, item.answer) and len(words & _words(text)) >= ABOUT * len(words)
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in _WORD.findall(text.casefold()) if word not in EMPTY}
 
 
 def general_panel(sets: Mapping[str, ExampleSet]) -> list[Metric]:
@@ -32,18 +72,23 @@ def general_panel(sets: Mapping[str, ExampleSet]) -> list[Metric]:
 
 @dataclass(frozen=True)
 class AbilityChange:
-    """Of the items that the model solved before, the share that it still solves, with a 95 % interval over items."""
+    """The items that a model solves before and after, with a 95 % interval of their ratio over items.
+
+    All items count, also an item that only one of the models solves. The items solved before alone would show a loss
+    after any change, because some of them were solved by luck.
+    """
 
     name: str
     items: int
-    kept: int
+    before: int
+    after: int
     low: float
     high: float
 
     @property
     def share(self) -> float:
-        """The share that is left."""
-        return self.kept / self.items if self.items else math.nan
+        """The items solved after, as a share of those solved before."""
+        return self.after / self.before if self.before else math.nan
 
     @property
     def damaged(self) -> bool:
@@ -52,23 +97,38 @@ class AbilityChange:
 
     def __str__(self) -> str:
         ends = f" [{self.low:.0%}, {self.high:.0%}]" if math.isfinite(self.low + self.high) else ""
-        return f"{self.name} {self.kept} of {self.items} ({self.share:.0%}{ends})"
+        return f"{self.name} {self.after} after, {self.before} before, of {self.items} ({self.share:.0%}{ends})"
 
 
 def ability_changes(before: Mapping[str, MetricResult], after: Mapping[str, MetricResult]) -> list[AbilityChange]:
-    """Return the change of all items together, then of each area; none if the model solved no item before."""
-    pooled: list[bool] = []
-    areas = []
+    """Return the change of all items together, then of each area; none if the model was at chance before.
+
+    Chance: the right options of the choices are no more than guessing gives, by a one-sided test at 95 %.
+    """
+    areas: dict[str, list[tuple[bool, bool]]] = {}
     for area in (*AREAS, FLUENCY):
         name = f"general_{area}"
         if name not in before or name not in after:
             continue
         then, now = _solved(before[name]), _solved(after[name])
-        still = [now.get(row, False) for row, solved in then.items() if solved]
-        pooled += still
-        if still:
-            areas.append(_change(NAMES[area], still))
-    return [_change("all items", pooled), *areas] if pooled else []
+        areas[area] = [(solved, now.get(row, False)) for row, solved in then.items()]
+    choices = [pair for area, pairs in areas.items() if area != FLUENCY for pair in pairs]
+    if not above_chance(sum(then for then, _ in choices), len(choices)):
+        return []
+    whole = _change("all items", [pair for pairs in areas.values() for pair in pairs])
+    return [whole, *(_change(NAMES[area], pairs) for area, pairs in areas.items() if any(then for then, _ in pairs))]
+
+
+def above_chance(solved: int, items: int) -> bool:
+    """Return whether a model solves more items than guessing among the options does, by a one-sided test at 95 %."""
+    chance = 1 / OPTIONS
+    return solved > items * chance + CHANCE_SD * math.sqrt(items * chance * (1 - chance))
+
+
+def ability_left(before: Mapping[str, MetricResult], after: Mapping[str, MetricResult]) -> float:
+    """Return the share of all items that a model still solves; NaN if the model before was at chance."""
+    changes = ability_changes(before, after)
+    return changes[0].share if changes else math.nan
 
 
 def gibberish_in(before: Mapping[str, MetricResult], after: Mapping[str, MetricResult]) -> str:
@@ -83,12 +143,29 @@ def gibberish_in(before: Mapping[str, MetricResult], after: Mapping[str, MetricR
     return f"gibberish: {share:.0%} of its texts are empty or repeat themselves ({old:.0%} before)"
 
 
-def _change(name: str, still: list[bool]) -> AbilityChange:
-    values = np.array(still, dtype=float)
-    low, high = bootstrap_interval(values) if len(values) > 1 else (math.nan, math.nan)
-    if values.all() and len(values) > 1:  # all resamples are equal then: Wilson's interval has a lower end
-        low, high = len(values) / (len(values) + 1.96**2), 1.0
-    return AbilityChange(name, len(still), int(values.sum()), float(low), float(high))
+def _change(name: str, pairs: Sequence[tuple[bool, bool]]) -> AbilityChange:
+    solved_N2 = np.array(pairs, dtype=np.float64)
+    before, after = (int(n) for n in solved_N2.sum(axis=0))
+    low, high = _ratio_interval(solved_N2)
+    return AbilityChange(name, len(pairs), before, after, low, high)
+
+
+def _ratio_interval(solved_N2: Floats) -> tuple[float, float]:
+    """Return a 95 % interval of solved after / solved before, by resampling items; NaN without one.
+
+    If no item changes, all resamples are equal: Wilson's interval of the share of changed items then gives the ends.
+    """
+    n, before = len(solved_N2), float(solved_N2[:, 0].sum())
+    if n < 2 or not before:
+        return math.nan, math.nan
+    if (solved_N2[:, 0] == solved_N2[:, 1]).all():
+        rare = 1.96**2 / (n + 1.96**2)  # the upper end of Wilson's interval of a share of 0
+        return max(0.0, 1 - rare * n / before), 1 + rare * n / before
+    draws = np.random.default_rng(SEED).integers(0, n, size=(DRAWS, n))
+    totals_D2 = solved_N2[draws].sum(axis=1)
+    ratios = totals_D2[:, 1] / np.maximum(totals_D2[:, 0], 1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _solved(result: MetricResult) -> dict[int, bool]:

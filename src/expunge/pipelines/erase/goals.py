@@ -133,9 +133,10 @@ def _ability(measured: BeforeAfter) -> list[EraseFinding]:
     """Return the finding on general ability: damaged if the loss over all items is larger than the margin."""
     changes = ability_changes(measured.before, measured.after)
     if not changes:
-        return [EraseFinding("not known", "general ability: the model before solved none of the items")]
+        text = "general ability: the model before solved no more of the items than guessing does"
+        return [EraseFinding("not known", text)]
     whole, *areas = changes
-    message = f"general ability, of the items it solved before: {whole}; {', '.join(map(str, areas))}"
+    message = f"general ability, items solved: {whole}; {', '.join(map(str, areas))}"
     state: State = "not achieved" if whole.damaged else "achieved"
     return [EraseFinding(state, f"{message}; a loss up to {MARGIN:.0%} counts as none")]
 

@@ -19,12 +19,14 @@ from expunge.core.decode import decode
 from expunge.core.errors import DataError
 from expunge.core.files import clone
 from expunge.data.custom import Columns, continuations, load_rows
-from expunge.data.general import FLUENCY, general_sets
+from expunge.data.encoder import Encoder
+from expunge.data.examples import ExampleSet
+from expunge.data.general import FLUENCY
 from expunge.engine.job import Job, JobContext, unkeyed
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 from expunge.models.identity import identity_files, source_identity
-from expunge.pipelines.erase.general import general_panel
+from expunge.pipelines.erase.general import general_items, general_panel
 from expunge.pipelines.erase.preflight import MOST_TOKENS, Preflight
 from expunge.pipelines.erase.rows import (
     KNOWN,
@@ -35,10 +37,11 @@ from expunge.pipelines.erase.rows import (
     near_panel,
     rows_to_keep,
     trained_rows,
+    with_anchors,
 )
 from expunge.pipelines.erase.wordings import fitting, picked
-from expunge.pipelines.study.config import TaskConfig
 from expunge.pipelines.study.context_source import derivation
+from expunge.pipelines.study.task_config import TaskConfig
 from expunge.pipelines.study.task_context import TaskContext
 
 UNSEEN = "unseen_Q_A_Prob"
@@ -66,12 +69,13 @@ def erase_context(
     preflight: Preflight | None = None,
     only: Sequence[int] | None = None,
 ) -> TaskContext:
-    """Return the context of the trials (`choose`) or of the report (`report`): each measures different rows to keep.
+    """Return a context of an erasure: each part measures other rows to keep, or other items of general ability.
 
     Args:
         setting: The context of the user's files.
         task: The settings of the task.
-        part: `choose` or `report`. The report also measures general ability.
+        part: `choose`: the trials. `ability`: the general ability of a trial's model. `report`: the report, which also
+            measures general ability.
         preflight: The model's knowledge. Known rows are trained on in several wordings, unknown rows are not.
         only: The rows to forget to train on. None: all known rows.
 
@@ -88,31 +92,41 @@ def erase_context(
     order = np.random.default_rng(SPLIT_SEED).permutation(len(whole)).tolist()
     n = max(min(len(whole) // 4, MOST_MEASURED), 1)
     choose, report, train_ids = (sorted(ids) for ids in (order[:n], order[n : 2 * n], order[2 * n :]))
-    measured = choose if part == "choose" else report
+    measured = report if part == "report" else choose
     sets["retain"] = some(whole, train_ids, "retain")
     sets["retain_eval"] = continuations(some(whole, measured, "retain_eval"), "retain_eval", where)
     reworded = preflight is not None and bool(preflight.reworded)
     if preflight is not None:
         sets["forget_eval"] = measured_rows(sets["forget_eval"], preflight)
         sets["forget"] = trained_rows(sets["forget"], preflight, only)
+        sets["retain"] = with_anchors(sets["retain"], task, preflight)
     panel = list(rows_panel(sets, truth_ratio=task.eval.truth_ratio))
     if HOLDOUT in sets:
         panel.append(Metric(UNSEEN, "probability", rows=HOLDOUT, reads={"tokens": ("answer",)}))
     if reworded:
         panel = [metric for metric in panel if metric.name != KNOWN] + both_wordings()
     limits = dict(setting.benchmark.generation)
+    encoder = setting.encoder(str(setting.model.source))
     if part == "report" and preflight is not None:
-        encoder = setting.encoder(str(setting.model.source))
         reworded_sets, added = asked_again(sets["forget_eval"], encoder)
-        general = {n: picked(rows, fitting(encoder, rows, LONGEST_OPTION)) for n, rows in general_sets().items()}
-        general = {name: rows for name, rows in general.items() if len(rows)}
         near = any(row.meta.get(NEAR) for row in sets["retain_eval"])
+        general = _general(part, sets["forget_eval"], encoder)
         panel += [*added, *general_panel(general), *(near_panel() if near else ())]
         sets |= {**reworded_sets, **general}
         limits |= dict.fromkeys((*reworded_sets, f"general_{FLUENCY}"), Limits(MOST_TOKENS))
+    if part == "ability" and preflight is not None:
+        general = _general("choose", sets["forget_eval"], encoder)
+        panel, sets = general_panel(general), {**sets, **general}
     in_order(panel)
     benchmark = dataclasses.replace(setting.benchmark, sets=sets, panel=tuple(panel), generation=limits)
     return dataclasses.replace(setting, benchmark=benchmark)
+
+
+def _general(part: str, forget: ExampleSet, encoder: Encoder) -> dict[str, ExampleSet]:
+    """Return the items of general ability that fit into the model's context, without empty sets."""
+    items = general_items(part, forget)
+    fit = {name: picked(rows, fitting(encoder, rows, LONGEST_OPTION)) for name, rows in items.items()}
+    return {name: rows for name, rows in fit.items() if len(rows)}
 
 
 def control_context(setting: TaskContext, task: TaskConfig, base: str, full_data: str) -> TaskContext:

@@ -10,9 +10,10 @@ from typing import Any
 
 from expunge.core.numbers import plain as plain_values
 from expunge.core.records import GeneratedText
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.general import anchors
 from expunge.data.question_text import first_sentence
-from expunge.data.template import Encoder
 from expunge.data.variants import variant_of
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import Evaluator
@@ -69,13 +70,15 @@ class Preflight:
     """The preflight of an erasure, as plain values.
 
     rows: the rows to forget. near: questions near them with the model's own answers. kept: row to keep -> the model's
-    own wording of its answer. unknown_kept: rows to keep that the model does not know.
+    own wording of its answer. unknown_kept: rows to keep that the model does not know. anchors: everyday questions with
+    the model's own answers.
     """
 
     rows: tuple[RowKnowledge, ...]
     near: tuple[tuple[str, str], ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
     unknown_kept: tuple[int, ...] = ()
+    anchors: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     """Its time, which counts on the budget."""
 
@@ -99,7 +102,7 @@ class Preflight:
         rows = [plain_values(dataclasses.asdict(row)) for row in self.rows]
         near, unknown = [list(pair) for pair in self.near], list(self.unknown_kept)
         own: dict[str, Any] = {"rows": rows, "near": near, "kept": dict(self.kept), "unknown_kept": unknown}
-        return {**own, "seconds": self.seconds}
+        return {**own, "anchors": [list(pair) for pair in self.anchors], "seconds": self.seconds}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preflight:
@@ -108,9 +111,9 @@ class Preflight:
         for row in values["rows"]:
             numbers = {k: math.nan if row[k] is None else row[k] for k in ("probability", "rouge", "own_probability")}
             rows.append(RowKnowledge(**{**row, **numbers, "trained": tuple(row["trained"])}))
-        near = tuple((str(q), str(a)) for q, a in values["near"])
+        near, anchored = (tuple((str(q), str(a)) for q, a in values[key]) for key in ("near", "anchors"))
         unknown = tuple(int(i) for i in values["unknown_kept"])
-        return cls(rows=tuple(rows), near=near, kept=dict(values["kept"]), unknown_kept=unknown,
+        return cls(rows=tuple(rows), near=near, kept=dict(values["kept"]), unknown_kept=unknown, anchors=anchored,
                    seconds=float(values["seconds"]))  # fmt: skip
 
 
@@ -178,16 +181,21 @@ def examine(
     """
     tell(f"preflight: tests the model on {len(forget)} rows to forget")
     rows = _forget_rows(examiner, forget)
+    is_known = any(row.known for row in rows)
     near: tuple[tuple[str, str], ...] = ()
-    if make_near and forget.form == "qa" and any(row.known for row in rows):
+    if make_near and forget.form == "qa" and is_known:
         tell("preflight: makes rows near them")
-        near = _near(examiner, forget)
+        near = _own_answers(examiner, forget, neighbour_questions([row.question for row in forget], examiner.answers))
+    anchored: tuple[tuple[str, str], ...] = ()
+    if forget.form == retain.form == "qa" and is_known:
+        tell("preflight: reads the model's answers to everyday questions")
+        anchored = _own_answers(examiner, forget, anchors())
     wordings: dict[str, str] = {}
     unknown: tuple[int, ...] = ()
-    if retain.form == "qa" and len(retain) <= MOST_KEPT and any(row.known for row in rows):
+    if retain.form == "qa" and len(retain) <= MOST_KEPT and is_known:
         tell(f"preflight: tests the model on {len(retain)} rows to keep")
         wordings, unknown = _retain_wordings(examiner, retain)
-    return Preflight(rows=rows, near=near, kept=wordings, unknown_kept=unknown)
+    return Preflight(rows=rows, near=near, kept=wordings, unknown_kept=unknown, anchors=anchored)
 
 
 def _forget_rows(examiner: Examiner, forget: ExampleSet) -> tuple[RowKnowledge, ...]:
@@ -252,9 +260,8 @@ def _with_wordings(examiner: Examiner, forget: ExampleSet, rows: list[RowKnowled
     ]
 
 
-def _near(examiner: Examiner, forget: ExampleSet) -> tuple[tuple[str, str], ...]:
-    """Return questions near the rows to forget with the model's own answers, if these contain no answer to forget."""
-    questions = neighbour_questions([row.question for row in forget], examiner.answers)
+def _own_answers(examiner: Examiner, forget: ExampleSet, questions: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return questions with the model's own answers, if these are sentences and contain no answer to forget."""
     out = []
     for question, text in zip(questions, examiner.short().answers(questions), strict=True):
         answer = first_sentence(text)

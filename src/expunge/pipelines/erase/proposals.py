@@ -123,7 +123,7 @@ def next_rate(own: Sequence[Outcome]) -> float | None:
     strong = [outcome for outcome in own if outcome.strength == "strong"]
     if enough:  # a smaller rate may keep more utility
         most = min(outcome.rate for outcome in enough)
-        least = max((outcome.rate for outcome in weak if outcome.rate < most), default=most / STEP**2)
+        least = max((outcome.rate for outcome in own if outcome.rate < most), default=most / STEP**2)
         return _between(least, most)
     if not strong:
         best = max(weak, key=lambda outcome: outcome.rate)

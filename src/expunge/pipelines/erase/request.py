@@ -11,34 +11,33 @@ from typing import Any
 
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.fingerprints import canonical, fingerprint
-from expunge.core.sealed import read_sealed, write_sealed
+from expunge.core.fingerprints import fingerprint
+from expunge.core.sealed import read_sealed
 from expunge.data.custom import load_rows
 from expunge.data.examples import ANSWER, ExampleSet
 from expunge.engine.job import Job
-from expunge.evaluation.evaluator import tokenizer_mark
 from expunge.judges.api import Judge
 from expunge.methods.objective import Objective, objective
-from expunge.models.config import TokenizerArgs, check_source, looks_local
+from expunge.models.config import check_source, looks_local
 from expunge.models.identity import source_identity
-from expunge.models.load import load_tokenizer, pick_device
+from expunge.models.load import pick_device
 from expunge.models.trial import try_model
 from expunge.pipelines.erase import jobs
 from expunge.pipelines.erase.jobs import GivenModelJob, columns_of, control_context, erase_context
 from expunge.pipelines.erase.preflight import Preflight
+from expunge.pipelines.output_folder import WORK, check_folder
 from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.estimate import weights_in
 from expunge.pipelines.study.resolve_task import resolve_task
-from expunge.pipelines.study.task_context import TaskContext, check_model
+from expunge.pipelines.study.task_context import TaskContext, check_model, check_same_tokenizer
 from expunge.pipelines.study.training_jobs import TrainingJobs
 from expunge.training.config import MOST_SEED
 
 AUTO = "auto"
 LEFT = "extraction_strength"
 UTILITY = "retain_Q_A_Prob"
-WORK = ".expunge"
-MARK, RESULT, PREFLIGHT = "request.json", "result.json", "preflight.json"
+RESULT, PREFLIGHT = "result.json", "preflight.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +74,7 @@ class EraseRequest:
 class EraseRun:
     """A checked request. search: creates the trials, selected on some rows to keep. final: measures other rows to keep.
 
+    ability: measures the general ability of a trial's model, on other items than the report's.
     control: the job of a model that never saw the rows, if one is given or can be trained. mark: a
     fingerprint of this request. cut: the number of rows to forget that are too long to be unlearned whole.
     file_rows: the rows to forget as their file holds them. setting: the context of the user's files. preflight: the
@@ -84,6 +84,7 @@ class EraseRun:
     request: EraseRequest
     setting: TaskContext
     search: TrainingJobs
+    ability: TrainingJobs
     final: TrainingJobs
     control: Job | None
     mark: str
@@ -128,13 +129,13 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
         )
     pick_device(study.model.device)
     setting = resolve_task(study)
-    search, final = _makers(study, setting)
+    search, ability, final = _makers(study, setting)
     _check_tokenizers(request, setting)
     mark = _mark(request, setting)
-    _check_out(request.out, mark)
+    check_folder(request.out, mark, noun="erasure", parts="rows, model or settings")
     cut = cut_rows(setting)
     notes = (*setting.benchmark.notes, *((_cut_note(cut, setting),) if cut else ()))
-    return EraseRun(request, setting, search, final, _control(request, search), mark, notes, cut)
+    return EraseRun(request, setting, search, ability, final, _control(request, search), mark, notes, cut)
 
 
 def with_file_rows(erasing: EraseRun) -> EraseRun:
@@ -145,13 +146,13 @@ def with_file_rows(erasing: EraseRun) -> EraseRun:
 
 def with_preflight(erasing: EraseRun, preflight: Preflight) -> EraseRun:
     """Return the run with the rows that follow from the model's knowledge."""
-    search, final = _makers(erasing.request.study, erasing.setting, preflight)
-    return dataclasses.replace(erasing, search=search, final=final, preflight=preflight)
+    search, ability, final = _makers(erasing.request.study, erasing.setting, preflight)
+    return dataclasses.replace(erasing, search=search, ability=ability, final=final, preflight=preflight)
 
 
 def only_rows(erasing: EraseRun, rows: Sequence[int]) -> EraseRun:
     """Return the run whose trials train on some of the rows to forget; the others have left the forget set."""
-    search, _ = _makers(erasing.request.study, erasing.setting, erasing.preflight, rows)
+    search, _, _ = _makers(erasing.request.study, erasing.setting, erasing.preflight, rows)
     return dataclasses.replace(erasing, search=search)
 
 
@@ -208,29 +209,26 @@ def _check_numbers(request: EraseRequest) -> None:
 
 def _check_tokenizers(request: EraseRequest, setting: TaskContext) -> None:
     """Raise ConfigError if a control has another tokenizer than the model."""
-    own = tokenizer_mark(setting.encoder(str(setting.model.source)).tokenizer)
+    own = setting.encoder(str(setting.model.source)).tokenizer
     for key in ("retain_model", "base"):
         named = getattr(request, key)
-        if named is not None and tokenizer_mark(load_tokenizer(named, TokenizerArgs())) != own:
-            raise ConfigError(
-                f"--{key.replace('_', '-')}: {named} has another tokenizer than the model; their losses per token are "
-                "not comparable"
-            )
+        if named is not None:
+            check_same_tokenizer(own, named, f"--{key.replace('_', '-')}")
 
 
 def _makers(
     study: StudyConfig, setting: TaskContext, preflight: Preflight | None = None, only: Sequence[int] | None = None
-) -> tuple[TrainingJobs, TrainingJobs]:
-    """Return the training jobs of the trials and of the report, each with its own part of the rows to keep."""
+) -> tuple[TrainingJobs, TrainingJobs, TrainingJobs]:
+    """Return the jobs of the trials, of a trial's general ability and of the report, each with its own rows."""
     source = ContextSource.of(study, setting)
     makers = []
-    for part in ("choose", "report"):
+    for part in ("choose", "ability", "report"):
         own = erase_context(setting, study, part, preflight, only)
         args: dict[str, Any] = {"part": part}
         if preflight is not None:
             args |= {"preflight": preflight.to_dict(), "only": None if only is None else list(only)}
         makers.append(TrainingJobs(own, study.eval, source.then("erase", args, module=jobs.__name__).holding(own)))
-    return makers[0], makers[1]
+    return makers[0], makers[1], makers[2]
 
 
 def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
@@ -282,35 +280,6 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
     )
 
 
-def _check_out(out: Path, mark: str) -> None:
-    """Raise ConfigError unless a folder is new, empty, or has an unfinished run of this request."""
-    if not out.exists():
-        above = next(p for p in out.absolute().parents if p.exists())
-        if not above.is_dir():
-            raise ConfigError(f"--out: {out} cannot be created: {above.name} is a file, not a folder")
-        return
-    if not out.is_dir():
-        raise ConfigError(f"--out: {out} is a file, not a folder")
-    if not any(out.iterdir()):
-        return
-    try:
-        stored_mark = read_sealed(out / WORK / MARK)["request"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"--out: {out} is not empty; name a new or empty folder") from None
-    if stored_mark != mark:
-        raise ConfigError(
-            f"--out: {out} contains another erasure (other rows, model or settings); name a new folder, or give the "
-            "same settings to continue it"
-        )
-
-
-def begin(erasing: EraseRun) -> None:
-    """Mark the folder as this request's."""
-    place = erasing.work / MARK
-    if not place.exists():
-        write_sealed(place, {"request": erasing.mark, "settings": canonical(_shown(erasing.request))})
-
-
 def read_state(place: Path) -> dict[str, Any]:
     """Return the value of a file of the working folder. Raises JobError if it is damaged."""
     try:
@@ -319,7 +288,7 @@ def read_state(place: Path) -> dict[str, Any]:
         raise JobError(f"{place} is damaged ({error}); remove it, and run again") from None
 
 
-def _shown(request: EraseRequest) -> dict[str, Any]:
+def shown_settings(request: EraseRequest) -> dict[str, Any]:
     """Return the settings for the folder and the reports, without rows."""
     return {
         "method": request.method,

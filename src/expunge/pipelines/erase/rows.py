@@ -5,24 +5,29 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ANSWER, Example, ExampleSet
-from expunge.data.template import Encoder
 from expunge.data.variants import variant_of
 from expunge.metrics.api import Metric
-from expunge.pipelines.erase.preflight import Preflight
+from expunge.pipelines.erase.preflight import ANSWERABLE, Preflight
 from expunge.pipelines.erase.wordings import MEASURED, TRAINED, fitting
-from expunge.pipelines.study.config import TaskConfig
+from expunge.pipelines.study.task_config import TaskConfig
 
 KNOWN = "forget_Q_A_Prob"  # of each row the more likely wording of the answer
 CONTENT, AS_ASKED = "forget_content", "content_as_asked"
 LISTED = "listed"  # the answer as the user's file has it
 OWN_PROB, LISTED_PROB = "own_Q_A_Prob", "listed_Q_A_Prob"
+ANCHOR = "anchor"
 NEAR, NEAR_PROB = "near", "near_Q_A_Prob"
-MOST_FACTS = 48  # of the package, next to the rows near the rows to forget
+MOST_FACTS = 64  # of the package, next to the rows near the rows to forget
+ANCHOR_SHARE = 0.5  # most anchors, as a share of the other rows to keep for training
 
 
 def trained_rows(forget: ExampleSet, preflight: Preflight, only: Sequence[int] | None = None) -> ExampleSet:
-    """Return the rows to train on: of each known row its wordings of the question, with both wordings of the answer.
+    """Return the rows to train on: of each known row its wordings of the question, with the model's own answer.
+
+    The listed answer is trained on if the model has no wording of its own, or gives the listed one as well. To make an
+    answer less likely that the model never gives changes other short answers.
 
     Args:
         forget: The rows to forget.
@@ -38,8 +43,9 @@ def trained_rows(forget: ExampleSet, preflight: Preflight, only: Sequence[int] |
         wordings = known.trained if forget.form == "qa" else (0,)
         for k in wordings:
             question = TRAINED[k].replace("{}", row.question) if row.question else row.question
-            answers = dict.fromkeys((row.answer, *((known.own,) if known.own else ())))
-            pairs += [(row, question, answer) for answer in (answers if k == 0 else [known.own or row.answer])]
+            own = known.own or row.answer
+            listed = [row.answer] if k == 0 and known.own and known.probability >= ANSWERABLE else []
+            pairs += [(row, question, answer) for answer in (*listed, own)]
     rows = tuple(
         Example(i, question, {**row.answers, ANSWER: answer}, row.paraphrased_question, row.meta)
         for i, (row, question, answer) in enumerate(pairs)
@@ -87,9 +93,10 @@ def asked_rows(retain: ExampleSet, task: TaskConfig) -> ExampleSet:
 
 
 def rows_to_keep(retain: ExampleSet, task: TaskConfig, preflight: Preflight) -> ExampleSet:
-    """Return the rows to keep in the model's own wording; without a file of them also the rows near the forget rows.
+    """Return the rows to keep in the model's own wording.
 
-    The package's facts that the model does not know are left out, unless too few are left.
+    Without a file of them also the rows near the forget rows, and everyday questions. The package's facts that the
+    model does not know are left out, unless too few are left.
     """
     rows = [
         dataclasses.replace(r, answers={**r.answers, ANSWER: preflight.kept.get(str(r.row_id), r.answer)})
@@ -98,8 +105,29 @@ def rows_to_keep(retain: ExampleSet, task: TaskConfig, preflight: Preflight) -> 
     if task.retain is None:
         known = [row for row in rows if row.row_id not in preflight.unknown_kept]
         near = [Example(0, question, {ANSWER: answer}, meta={NEAR: True}) for question, answer in preflight.near]
-        rows = [*near, *known] if len(near) + len(known) >= len(rows) // 4 else [*near, *rows]
+        facts = known if len(near) + len(known) >= len(rows) // 4 else rows
+        rows = [*near, *facts, *_everyday(preflight)]
     return dataclasses.replace(retain, rows=tuple(dataclasses.replace(row, row_id=i) for i, row in enumerate(rows)))
+
+
+def _everyday(preflight: Preflight) -> list[Example]:
+    """Return everyday questions with the model's own answers, which keep its general ability."""
+    return [Example(0, question, {ANSWER: answer}, meta={ANCHOR: True}) for question, answer in preflight.anchors]
+
+
+def with_anchors(retain: ExampleSet, task: TaskConfig, preflight: Preflight) -> ExampleSet:
+    """Return the user's rows to keep for training with everyday questions; other rows contain them already."""
+    if task.retain is None:
+        return retain
+    most = max(int(ANCHOR_SHARE * len(retain)), 1)
+    rows = (*retain.rows, *_everyday(preflight)[:most])
+    return dataclasses.replace(retain, rows=tuple(dataclasses.replace(row, row_id=i) for i, row in enumerate(rows)))
+
+
+def counted(retain: ExampleSet) -> str:
+    """Return the number of rows to keep for training in words, with that of the everyday questions among them."""
+    n = sum(bool(row.meta.get(ANCHOR)) for row in retain)
+    return f"{len(retain) - n} to train on" + (f" with {n} everyday questions" if n else "")
 
 
 def near_panel() -> list[Metric]:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from expunge.core.errors import ConfigError, JobError
+from expunge.core.errors import JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json, write_text
+from expunge.core.fingerprints import canonical
 from expunge.core.sealed import write_sealed
-from expunge.data.template import Encoder
+from expunge.data.encoder import Encoder
 from expunge.engine.job import Job, in_order
 from expunge.engine.show import change_notes, write_manifest
 from expunge.engine.show import show as show_files
@@ -39,12 +38,12 @@ from expunge.pipelines.erase.request import (
     RESULT,
     UTILITY,
     EraseRun,
-    begin,
     read_state,
+    shown_settings,
     with_file_rows,
     with_preflight,
 )
-from expunge.pipelines.erase.rows import KNOWN, asked_rows
+from expunge.pipelines.erase.rows import KNOWN, asked_rows, counted
 from expunge.pipelines.erase.search import (
     ENOUGH_SHARE,
     Show,
@@ -67,8 +66,9 @@ from expunge.pipelines.erase.trials import (
     wanted_steps,
 )
 from expunge.pipelines.erase.verdict import erase_verdict
-from expunge.pipelines.study import harness
+from expunge.pipelines.output_folder import claimed_folder
 from expunge.pipelines.study.config import StudyConfig
+from expunge.pipelines.study.job_facts import LM_EVAL_FILE
 from expunge.pipelines.study.resolve_task import template_of
 from expunge.pipelines.study.retention import GarbagePlan, remove
 from expunge.pipelines.study.task_context import check_model
@@ -148,18 +148,8 @@ def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOu
     erasing = erasing if erasing.preflight is not None else know_rows(erasing)
     if erasing.preflight is None or not erasing.preflight.known:
         raise JobError(NOTHING_KNOWN)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        erasing.work.mkdir(mode=0o700, exist_ok=True)  # it holds the rows to forget
-    except OSError as error:
-        raise ConfigError(f"--out: cannot create {out}: {error.strerror}") from None
-    lock = FileLock(erasing.work / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"--out: another process is erasing in {out}") from None
-    try:
-        begin(erasing)
+    settings = canonical(shown_settings(erasing.request))
+    with claimed_folder(out, erasing.mark, settings, noun="erasure"):
         if not (erasing.work / PREFLIGHT).is_file():
             write_sealed(erasing.work / PREFLIGHT, erasing.preflight.to_dict())
         done = erasing.work / RESULT
@@ -167,10 +157,6 @@ def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOu
         if outcome is None or (erasing.request.write_anyway and not outcome.written):
             outcome = _erase(erasing, show, command)
         return dataclasses.replace(outcome, notes=(*outcome.notes, *change_notes(out / MODEL)))
-    except OSError as error:
-        raise JobError(f"--out: cannot write under {out}: {error.strerror or error}") from error
-    finally:
-        lock.release()
 
 
 def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
@@ -239,7 +225,7 @@ def _measured(erasing: EraseRun, name: str, model: Job | None, store: Store, sho
     tasks = erasing.final.harness(name, model)
     if tasks is not None:
         _do(f"lm-eval, the model {name}", tasks, store, show)
-        results |= read_results(store.path(tasks) / harness.EVAL_FILE)[0]
+        results |= read_results(store.path(tasks) / LM_EVAL_FILE)[0]
     return results
 
 
@@ -364,8 +350,8 @@ def _hashes(record: Mapping[str, Any]) -> str:
 
 def _trial(result: TrialResult, is_winner: bool) -> dict[str, Any]:
     trial = dataclasses.asdict(result.trial)
-    return {**trial, **result.values, "kept_step": result.step, "floor_kept": result.passes, "chosen": is_winner,
-            "reason": result.reason}  # fmt: skip
+    return {**trial, **result.values, "ability": result.ability, "kept_step": result.step, "floor_kept": result.passes,
+            "chosen": is_winner, "reason": result.reason}  # fmt: skip
 
 
 def _tidy(
@@ -414,7 +400,7 @@ def dry_run(erasing: EraseRun, tell: Callable[[str], None]) -> None:
     request, sets = erasing.request, erasing.search.setting.benchmark.sets
     tell(f"rows to forget: {len(sets['forget_eval'])}, trained on as {len(sets['forget'])} rows in several wordings")
     tell(
-        f"rows to keep: {len(sets['retain'])} to train on, {len(sets['retain_eval'])} to choose by, "
+        f"rows to keep: {counted(sets['retain'])}, {len(sets['retain_eval'])} to choose by, "
         f"{len(erasing.sets['retain_eval'])} to report"
     )
     control = "none; see --retain-model, --base with --train-data, --holdout" if erasing.control is None else "yes"

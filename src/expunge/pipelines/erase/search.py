@@ -18,6 +18,8 @@ from expunge.engine.job import Job
 from expunge.engine.record import RECORD, read_record
 from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
 from expunge.engine.store import Store
+from expunge.metrics.results import read_results
+from expunge.pipelines.erase.general import ability_left
 from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRun, only_rows, read_state
 from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.erase.trials import (
@@ -43,11 +45,11 @@ from expunge.training.budget import Budget
 SEARCH_SHARE = 0.6  # share of the budget left at the start of the search; the rest is for the audits
 REFINE_SHARE = 0.5  # share of the time left that may go to rows that are still known
 BACKWARD = 3.0  # a step's time of a row, as a multiple of the time of reading it
-SEVERAL = 4  # trials that should fit into the search; without them no rate can be compared
+SEVERAL = 2  # whole trials that should fit into the search: a longer trial gains more than a further rate
 TIMED = 4  # timed steps; the first includes loading and the first evaluation
 TIMED_SHARE = 0.05  # share of the budget; two slow steps are enough
 PLAN, TRIED = "plan.json", "tried.json"
-ENOUGH_SHARE = 0.25  # share of --max-residual at which a model has forgotten enough: utility then decides
+ENOUGH_SHARE = 0.5  # share of --max-residual at which a model has forgotten enough: utility then decides
 NOT_RUN, STOPPED = "not run, the budget was spent", "stopped, the budget is spent"
 Tell = Callable[[JobEvent], None]
 Show = Callable[[str, Sequence[PlannedJob]], AbstractContextManager[Tell]]  # a stage and its jobs
@@ -155,7 +157,8 @@ def search(
 ) -> list[TrialResult]:
     """Run one trial after another while there is time. The first always ends; a later one that takes too long is lost.
 
-    Saves the outcomes, so that a later call runs the same trials and selects the same model.
+    A trial's model is also measured by items of general ability. Saves the outcomes, so that a later call runs the same
+    trials and selects the same model.
     """
     until_s = budget.used_s + SEARCH_SHARE * budget.left_s
     results: list[TrialResult] = []
@@ -170,7 +173,8 @@ def search(
         else:
             limit = budget if results else None
             title = f"trial {len(results) + 1}: {trial.label}"
-            results.append(finished_trial(trial, job, store, show, title=title, budget=limit, until_s=until_s))
+            result = finished_trial(trial, job, store, show, title=title, budget=limit, until_s=until_s)
+            results.append(with_ability(erasing, result, store, show))
         if results[-1].reason in (NOT_RUN, STOPPED):
             break
     write_sealed(place, {"failures": {t.trial.label: t.reason for t in results if t.step is None}})
@@ -192,6 +196,22 @@ def finished_trial(
     if job.key in outcome.failures:
         return TrialResult(trial, job, reason=outcome.failures[job.key])
     return _trial_result(trial, job, store)
+
+
+def with_ability(erasing: EraseRun, result: TrialResult, store: Store, show: Show) -> TrialResult:
+    """Return the result with the general ability of its model, if it has one and the model before is above chance."""
+    if result.step is None:
+        return result
+    sides = {}
+    for name, model in (("ability before", None), (f"ability {result.trial.label}", result.job)):
+        records = erasing.ability.records(name, model)
+        job = erasing.ability.metrics(name, records, None)
+        outcome = carry_on(f"general {name}", [job], store, show) if not store.there(job) else None
+        if outcome is not None and outcome.first:
+            raise outcome.first
+        sides[name] = read_results(store.path(job) / erasing.ability.eval_file)[0]
+    before, after = sides.values()
+    return dataclasses.replace(result, ability=ability_left(before, after))
 
 
 def _longest(results: Sequence[TrialResult], store: Store) -> float:
@@ -234,15 +254,16 @@ def refine(
         return None
     title = f"{len(left)} rows that are still known: {trial.label}"
     result = finished_trial(trial, job, store, show, title=title, budget=budget, until_s=budget.limit_s)
-    return dataclasses.replace(result, refined=True)
+    result = with_ability(erasing, result, store, show)
+    return dataclasses.replace(result, start_utility=winner.start_utility, refined=True)
 
 
 def best(results: Sequence[TrialResult], goal: SearchGoal) -> TrialResult:
     """Return the trial with the best model.
 
-    Among trials that meet the floor: the one that forgets most (or is nearest to the goal), then more utility. Trials
-    that have forgotten enough count as equal in that. If no trial meets the floor: the most utility. Raises JobError if
-    no trial has a model.
+    Among trials that meet the floor: trials with general ability come first, then the one that forgets most (or is
+    nearest to the goal), then the one that keeps more utility and general ability. Trials that have forgotten enough
+    count as equal in that. If no trial meets the floor: the most utility. Raises JobError if no trial has a model.
     """
     able = [t for t in results if t.step is not None]
     if not able:
@@ -250,7 +271,7 @@ def best(results: Sequence[TrialResult], goal: SearchGoal) -> TrialResult:
     passing = [t for t in able if t.passes]
     if not passing:
         return max(able, key=lambda t: _number(t.values[UTILITY], -math.inf))
-    return min(passing, key=lambda t: (max(goal.distance(t.values[KNOWN]), goal.enough), -t.values[UTILITY]))
+    return min(passing, key=lambda t: (not t.able, max(goal.distance(t.values[KNOWN]), goal.enough), -t.retention))
 
 
 def _number(value: float | None, other: float) -> float:

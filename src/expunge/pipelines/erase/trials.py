@@ -16,17 +16,19 @@ from expunge.pipelines.erase.proposals import METHODS, Outcome, method_settings,
 from expunge.pipelines.erase.request import AUTO, LEFT, UTILITY, EraseRun
 from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.study.estimate import parameters
-from expunge.training.config import EvaluateArgs, SelectionRule, TrainArgs
+from expunge.training.config import TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs, SelectionRule
 from expunge.training.lora import LoraArgs
 
-EPOCHS, FEWEST, MOST = 40, 80, 400  # steps of a trial: passes over the forget rows, and bounds
+EPOCHS, FEWEST, MOST = 40, 120, 400  # steps of a trial: passes over the forget rows, and bounds
 SHORT = 40  # steps of a trial of which several must fit into the budget
 LOOKS = 10  # evaluations of a trial
-PATIENCE = 4  # evaluations without a better model after which a trial ends
+PATIENCE = 4  # evaluations without a better model after which a trial ends; those in which utility returns do not count
 MOST_TRIALS = 12
 MOST_COUNTED = 64  # rows whose tokens are counted
 LORA_FROM = 100e6  # parameters from which trials train LoRA adapters, unless `unlearn.lora` is set
 LORA_RATE = 10.0  # factor of the learning rate of adapters, which start at zero
+ABILITY_FLOOR = 0.9  # share of general ability; a model below it comes after all others
 # A learning rate to begin with, by the number of parameters: small models need large ones.
 RATES = ((5e6, 6e-4), (5e7, 1e-4), (5e8, 3e-5), (math.inf, 1e-5))
 
@@ -72,7 +74,8 @@ class TrialResult:
     """The result of a trial: the step of its saved model, the numbers at that step, and whether it meets the floor.
 
     reason: why there is no model, or no model that passes. start_utility: the utility before its first step.
-    last_utility: the utility after its last step. refined: whether it continues another trial.
+    last_utility: the utility after its last step. ability: the general ability as a share of the start; NaN if it was
+    not measured. refined: whether it continues another trial.
     """
 
     trial: EraseTrial
@@ -83,7 +86,18 @@ class TrialResult:
     reason: str = ""
     start_utility: float = math.nan
     last_utility: float = math.nan
+    ability: float = math.nan
     refined: bool = False
+
+    @property
+    def retention(self) -> float:
+        """The utility or the general ability as a share of the start, the smaller of both."""
+        return min(_number(self.values.get(UTILITY, math.nan) / self.start_utility), _number(self.ability))
+
+    @property
+    def able(self) -> bool:
+        """Whether general ability is not below its floor, or not measured."""
+        return not self.ability < ABILITY_FLOOR
 
 
 def methods_of(erasing: EraseRun) -> dict[str, float]:
@@ -136,11 +150,16 @@ def outcome_of(erasing: EraseRun, result: TrialResult, goal: SearchGoal) -> Outc
     known = result.values.get(KNOWN, math.nan)
     gap = goal.distance(goal.start)
     left = goal.distance(known) / gap if gap > 0 else math.nan
-    utility = result.values.get(UTILITY, math.nan) / result.start_utility if result.passes else math.nan
-    is_enough = result.passes and goal.distance(known) <= goal.enough
+    retention = result.retention if result.passes and result.able else math.nan
+    is_enough = result.passes and result.able and goal.distance(known) <= goal.enough
     last = result.last_utility / result.start_utility
     trial = result.trial
-    return Outcome(trial.method, trial.learning_rate, left, utility, last, is_enough, erasing.request.floor)
+    return Outcome(trial.method, trial.learning_rate, left, retention, last, is_enough, erasing.request.floor)
+
+
+def _number(share: float) -> float:
+    """Return a finite share, or infinity for a missing one, which then does not count."""
+    return share if math.isfinite(share) else math.inf
 
 
 def own_args(erasing: EraseRun) -> TrainArgs:

@@ -36,7 +36,7 @@ def erase_verdict(erasing: EraseRun, measured: BeforeAfter, attacks: Sequence[At
     utility = utility_answer([measured.after], [measured.before], UTILITY, erasing.request.floor)
     changes = ability_changes(measured.before, measured.after)
     if changes:
-        text = f"{utility.sentence} Of the general items that it solved before: {changes[0]}."
+        text = f"{utility.sentence} General items solved: {changes[0]}."
         word = DAMAGED if changes[0].damaged and utility.word in (KEPT, UNDECIDED) else utility.word
         utility = dataclasses.replace(utility, word=word, sentence=text)
     broken = gibberish_in(measured.before, measured.after)

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from expunge.core.records import GeneratedText
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.data.question_text import SENTENCE_END
-from expunge.data.template import Encoder
 from expunge.metrics.answer_content import contains
 
 # Training reads other wordings than the preflight, the report and the prompting audit, so that these are no rehearsal.

@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 
 from expunge.metrics.membership import auc_interval
+from expunge.report.markup import markdown_table
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,7 @@ def cells(lines: Sequence[MetaLine]) -> list[tuple[str, ...]]:
 
 def to_markdown(lines: Sequence[MetaLine], about: str) -> str:
     """Return the table as markdown."""
-    text = [f"| {' | '.join(HEADS)} |", "|:--|" + "--:|" * (len(HEADS) - 2) + ":--|"]
-    text += [f"| {' | '.join(row)} |" for row in cells(lines)]
+    text = markdown_table(HEADS, "l" + "r" * (len(HEADS) - 2) + "l", cells(lines))
     return "\n".join([f"# {TITLE}", "", about, "", *text, ""])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from expunge.core.decode import decode
 from expunge.core.files import link, write_json, write_text
 from expunge.core.numbers import finite
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.stories.cache import cached
 from expunge.data.stories.documents import TokenDocuments
@@ -23,7 +24,7 @@ from expunge.data.stories.pretokenize import pretokenize
 from expunge.data.stories.records import INDEX, Split, Story, load_records, open_stories, split_numbers
 from expunge.data.stories.text import StoryVariant, prompt, render, transform
 from expunge.data.stories.tokens import load_tokenizer as story_tokenizer
-from expunge.data.template import Encoded, Encoder, Template
+from expunge.data.template import Template
 from expunge.data.transforms.draws import Draws
 from expunge.engine.job import Progress
 from expunge.engine.store import store_around
@@ -40,11 +41,13 @@ from expunge.judges.calibration import calibrate
 from expunge.judges.classifier import ClassifierConfig, load_classifier, train_classifier
 from expunge.methods.objective import objective
 from expunge.models.build import build_llama, train_tokenizer
+from expunge.models.capabilities import kept_modes
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
 from expunge.pipelines.stories.config import StoriesStudy
 from expunge.pipelines.study.job_facts import TRAJECTORY
-from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.config import TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.randomness import kept_random
 from expunge.training.saved_run import train_and_save
@@ -150,11 +153,9 @@ class StoryCheck:
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Return the loss of each set in nats per story token, and the score with its 95 % interval and n."""
-        was_training = model.training
-        with kept_random():
+        with kept_random(), kept_modes(model):
             values = {f"loss_{name}": -float(answer_logps(model, rows).mean()) for name, rows in self.sets.items()}
             texts = generate_texts(model, self.prompts, "answer", self.encoder, self.generation)
-        model.train(was_training)
         table = judge_texts(self.judge, texts)
         score = {line.row_id: line.score for line in table.lines}
         self.generations += [

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, kind_of, nearest
 from expunge.core.plugins import load_plugins
 
 if TYPE_CHECKING:  # a study's code loads torch
@@ -22,6 +22,8 @@ class Study:
     """
 
     def __init__(self, handle: StudyHandle) -> None:
+        if not hasattr(handle, "graph"):
+            raise ConfigError(f"Study: open one by Study.from_yaml or Study.from_name, not with {kind_of(handle)}")
         self._handle = handle
         self.failures: Mapping[str, str] = {}
         """The jobs that failed in the last `run`, with their reasons."""

@@ -17,10 +17,8 @@ from typing import Any
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.data.examples import ExampleSet
-from expunge.pipelines.study.config import LmEval, TaskConfig
-from expunge.pipelines.study.finished_models import model_of
-from expunge.pipelines.study.requests import with_requests
 from expunge.pipelines.study.resolve_task import resolve_task
+from expunge.pipelines.study.task_config import LmEval, TaskConfig
 from expunge.pipelines.study.task_context import TaskContext
 
 KEPT = 16  # contexts that stay in a process
@@ -167,6 +165,8 @@ def check_rows(sets: Mapping[str, ExampleSet], ref: RowsRef) -> None:
 @derivation("requests")
 def _requests(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
     """Split the forget rows into a set for each request."""
+    from expunge.pipelines.study.requests import with_requests
+
     requests = args["requests"]
     ranges = requests if isinstance(requests, int) else {name: (int(a), int(b)) for name, (a, b) in requests.items()}
     return with_requests(context, ranges)[0]
@@ -181,4 +181,6 @@ def _watched(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) ->
 @derivation("finished")
 def _finished(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
     """Return the context with a finished model in place of the configured one."""
+    from expunge.pipelines.study.finished_models import model_of
+
     return dataclasses.replace(context, model=model_of(task.model, args["source"], args["revision"]))

@@ -19,7 +19,8 @@ from expunge.evaluation.kinds import RecordPart, wanted_variants
 from expunge.models.config import ModelConfig, looks_local, weights_source
 from expunge.pipelines.study.memory import ParameterCounts, estimate_memory, estimate_scoring, shape_in
 from expunge.pipelines.study.task_context import TaskContext
-from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.config import TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.phases import draws
 
 CHARACTERS_PER_TOKEN = 4.0

@@ -15,8 +15,6 @@ from expunge.evaluation.kinds import RecordPart, parts
 from expunge.metrics.api import MetricResult
 from expunge.models.identity import source_identity, tokenisation_identity, tokenizer_identity
 from expunge.models.load import context_of, load_tokenizer
-from expunge.pipelines.study import harness
-from expunge.pipelines.study.config import EvalConfig
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.pipelines.study.estimate import WorkEstimator, sizes
 from expunge.pipelines.study.job_values import ModelInput, Panel
@@ -29,6 +27,7 @@ from expunge.pipelines.study.measure_jobs import (
     SimilarityJob,
 )
 from expunge.pipelines.study.model_jobs import parents_of
+from expunge.pipelines.study.task_config import EvalConfig
 from expunge.pipelines.study.task_context import TaskContext, check_retain_file
 
 
@@ -110,7 +109,7 @@ class EvaluationJobs:
             generation=self._how(part) if writes else None,
             limits=self.setting.benchmark.generation.get(part.rows) if writes else None,
             original=None if folder is None else source_identity(folder, None),
-            model=self._model_input(model),
+            model=self.model_input(model),
             part=part,
             how=self._how(part),
             original_source=folder,
@@ -182,12 +181,14 @@ class EvaluationJobs:
         config = self.evaluation.lm_eval
         if not config.tasks:
             return None
+        from expunge.pipelines.study import harness
+
         return HarnessJob(
             label=label,
             parents=parents_of(model=model),
             source=self.source,
             asked=harness.identity(config),
-            model=self._model_input(model),
+            model=self.model_input(model),
             config=config,
             model_config=self.setting.model,
         )
@@ -196,11 +197,11 @@ class EvaluationJobs:
         """Return the results of a matching retain log, and the file. Reads it once. Raises ConfigError."""
         if retain_file not in self._logs:
             n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
-            results = check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
+            results = check_retain_file(retain_file, self.meta(), n_forget, self.tokenizer_mark)
             self._logs[retain_file] = results, FileRef.of(retain_file)
         return self._logs[retain_file]
 
-    def _tokenizer_mark(self) -> str | None:
+    def tokenizer_mark(self) -> str | None:
         """Return the mark of this setting's tokenizer; None if a job will create it."""
         source = self.setting.model.tokenizer_source
         if source is None:
@@ -226,7 +227,7 @@ class EvaluationJobs:
             "rows": {n: self._rows[n].fingerprint for n in sorted({m.rows for m in benchmark.panel if m.rows})},
         }
 
-    def _model_input(self, start: Job | None) -> ModelInput:
+    def model_input(self, start: Job | None) -> ModelInput:
         """Return the template, the weights' type and, if no job made them, the model and the tokenizer."""
         has_parent = start is not None
         if has_parent not in self._models:

@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.core.names import check_name
 from expunge.models.config import ModelConfig
 from expunge.models.identity import pinned
 
 if TYPE_CHECKING:
-    from expunge.pipelines.study.config import StudyConfig
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class FinishedModel:
-    """A finished model of a study: its role and its source."""
-
-    role: Literal["full", "retain", "unlearn"]
-    """full (learned all rows), retain (never saw the forget rows) or unlearn. At most one is full and one retain."""
-    source: str
-    """A model folder or hub id."""
-    revision: str | None = None
-    """The branch, tag or commit of a hub id. None: main."""
-    label: str | None = None
-    """The name in reports. None: the role, for a full or retain model; an unlearned model needs one."""
-
-    @property
-    def name(self) -> str:
-        """The name in reports."""
-        return self.label or self.role
+    from expunge.pipelines.study.config import FinishedModel, StudyConfig
 
 
 def check_finished(study: StudyConfig) -> None:
@@ -49,7 +27,6 @@ def check_finished(study: StudyConfig) -> None:
         return
     excluded = {
         "methods": study.methods,
-        "audits": study.audits,
         "meta": study.meta,
         "stories": study.stories,
         "requests": study.requests != 1,

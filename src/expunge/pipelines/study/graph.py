@@ -11,23 +11,22 @@ from typing import TYPE_CHECKING, NamedTuple
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import fingerprint
+from expunge.core.numbers import format_setting
 from expunge.engine.job import Job
+from expunge.methods.api import registry as losses
 from expunge.methods.objective import objective
-from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
-from expunge.methods.weight_edits.merge import check_count
-from expunge.models.trial import try_model
-from expunge.models.wrapper_api import make_wrapper, wrapper_registry
-from expunge.pipelines.study.config import MethodEntry, StudyConfig, TaskConfig, entry_label, unlearn_args
+from expunge.pipelines.study.config import MethodEntry, StudyConfig, entry_label, unlearn_args
 from expunge.pipelines.study.context_source import ContextSource
-from expunge.pipelines.study.finished_models import derivation_args, in_report_order, model_of
-from expunge.pipelines.study.requests import with_requests
 from expunge.pipelines.study.resolve_task import resolve_task
+from expunge.pipelines.study.task_config import TaskConfig
 from expunge.pipelines.study.task_context import TaskContext, check_model
 from expunge.pipelines.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
 from expunge.training.phases import check_run
 
 if TYPE_CHECKING:
+    from expunge.methods.weight_edits import WeightEditSpec
+    from expunge.models.wrapper_api import WrapperSpec
     from expunge.pipelines.audit_jobs.results import AuditEntry
     from expunge.pipelines.stories.jobs import StoryJobs
 
@@ -139,15 +138,27 @@ def _check_extensions(study: StudyConfig) -> None:
 
 
 def _audits(
-    study: StudyConfig, maker: TrainingJobs, links: Mapping[str, str], leaves: Sequence[ModelNode]
+    study: StudyConfig,
+    maker: TrainingJobs,
+    links: Mapping[str, str],
+    leaves: Sequence[ModelNode],
+    finished: Mapping[str, TrainingJobs] | None = None,
 ) -> tuple[AuditEntry, ...]:
-    """Return the audits of a study's models."""
+    """Return the audits of a study's models. finished: the jobs of finished models, by their names."""
     from expunge.pipelines.audit_jobs.jobs import audit_jobs, audited
     from expunge.pipelines.audit_jobs.results import AuditSubject
 
     benchmark = maker.setting.benchmark
     subjects = [
-        AuditSubject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model)
+        AuditSubject(
+            x.metrics.label,
+            x.label,
+            x.role,
+            x.train_seed,
+            x.seed,
+            x.model,
+            None if finished is None else finished[x.label],
+        )
         for x in leaves
         if audited(x.label, links, benchmark.sets, benchmark.forget_set)
     ]
@@ -165,21 +176,26 @@ def _of_stories(study: StudyConfig) -> StudyGraph:
 
 def _of_finished(study: StudyConfig, cache: TrainingCache) -> StudyGraph:
     """Return the graph of a study of finished models: each is scored, and compared with the retain model or its log."""
+    from expunge.models.trial import try_model
+    from expunge.pipelines.study.finished_models import derivation_args, in_report_order, model_of
+
     models = in_report_order(study.finished_models)
     configs = [model_of(study.model, model.source, model.revision) for model in models]
     for model, config in zip(models, configs, strict=True):
         check_model(config, runs_here=study.launch.kind == "local", key=f"finished_models: {model.name}: source")
         try_model(config, Path(study.paths.store))
     study = dataclasses.replace(study, model=configs[0])
-    first, _ = _maker(study, cache)
+    _check_extensions(study)
+    first, links = _maker(study, cache)
     log = None if study.retain_logs_path is None else Path(study.retain_logs_path).expanduser()
     full = next((model.source for model in models if model.role == "full"), None)
     retain: Job | None = None
     leaves: list[ModelNode] = []
+    makers: dict[str, TrainingJobs] = {}
     for model, config in zip(models, configs, strict=True):
         setting = dataclasses.replace(first.setting, model=config)
         source = first.source.then("finished", derivation_args(config)).holding(setting)
-        maker = TrainingJobs(setting, study.eval, source)
+        maker = makers[model.name] = TrainingJobs(setting, study.eval, source)
         records = maker.records(model.name, None, None if model.role == "full" else full)
         reference = retain if log is None and model.role == "unlearn" else None
         metrics = maker.metrics(model.name, records, reference, retain_file=log)
@@ -189,7 +205,22 @@ def _of_finished(study: StudyConfig, cache: TrainingCache) -> StudyGraph:
         leaves.append(ModelNode(model.name, model.role, method, "", 0, None, None, records, metrics, harness))
         if model.role == "retain":
             retain = metrics
-    return StudyGraph(study, first.setting, tuple(leaves))
+    if study.audits:
+        _check_tokenizers(makers)
+    audits = _audits(study, first, links, leaves, makers) if study.audits else ()
+    return StudyGraph(study, first.setting, tuple(leaves), audits=audits)
+
+
+def _check_tokenizers(makers: Mapping[str, TrainingJobs]) -> None:
+    """Raise ConfigError if two of the models that audits compare have different tokenizers."""
+    marks = {name: maker.tokenizer_mark() for name, maker in makers.items()}
+    first = next(iter(marks))
+    other = next((name for name, mark in marks.items() if mark != marks[first]), None)
+    if other is not None:
+        raise ConfigError(
+            f"audits: the finished models {first} and {other} have different tokenizers; their losses per token are "
+            "not comparable"
+        )
 
 
 def _maker(study: StudyConfig, cache: TrainingCache) -> tuple[TrainingJobs, Mapping[str, str]]:
@@ -203,9 +234,14 @@ def _maker(study: StudyConfig, cache: TrainingCache) -> tuple[TrainingJobs, Mapp
         source = ContextSource.of(study, setting)
         if study.data.request is not None:
             raise ConfigError("data.request: selects a part for `expunge unlearn`; in a study set `requests`")
-        try_model(study.model, Path(study.paths.store))  # after the checks that need no time
+        if study.model.tokenizer_source is not None:
+            from expunge.models.trial import try_model
+
+            try_model(study.model, Path(study.paths.store))  # after the checks that need no time
         links: Mapping[str, str] = {"": setting.benchmark.forget_set}
         if study.requests != 1:
+            from expunge.pipelines.study.requests import with_requests
+
             setting, links = with_requests(setting, study.requests)
             source = source.then("requests", {"requests": study.requests}).holding(setting)
         cache[cache_key] = TrainingJobs(setting, study.eval, source), links
@@ -242,50 +278,78 @@ def check_methods(study: StudyConfig) -> None:
                     f"{where}.from: {name} is a wrapper and has no weights of its own; name another method"
                 )
         seen.append(entry_label(entry))
-        if entry.trainer in wrapper_registry():
-            wrappers.append(seen[-1])
         args = unlearn_args(study, i, 0)
         if study.requests != 1 and "@" in seen[-1]:
             raise ConfigError(f"{where}.label: {seen[-1]!r} has an @, which names the models of requests")
-        if entry.trainer in wrapper_registry():
-            make_wrapper(entry.trainer, entry.method_args, f"{where}.method")
-            if len(entry.from_models) > 1:
-                raise ConfigError(f"{where}.from: {entry.trainer} wraps one model; {len(entry.from_models)} are listed")
-            if study.requests != 1:
-                raise ConfigError(f"{where}.trainer: {entry.trainer} wraps a model once; use it with requests=1")
-            if entry.args:
-                raise ConfigError(f"{where}.args: {entry.trainer} trains nothing; leave args out")
-            continue
-        if entry.trainer not in weight_edit_registry():
-            loss = objective(entry.trainer, entry.method_args, where=where)
-            if not loss.forgets:
-                raise ConfigError(
-                    f"{where}.trainer: {entry.trainer} does not unlearn; every study trains the full and the "
-                    "retain model, so leave it out"
-                )
-            chained = loss.spec.teacher == "start"
-            if entry.from_models and not chained:
-                raise ConfigError(
-                    f"{where}.from: only a weight edit reads other methods' models; {entry.trainer} is a loss"
-                )
-            if chained and len(entry.from_models) != 1:
-                raise ConfigError(
-                    f"{where}.from: {entry.trainer} starts from one earlier method's model; name its label"
-                )
-            check_run(loss, args, f"{where}.args")
-            continue
-        edit = make_weight_edit(entry.trainer, entry.method_args, f"{where}.method")
-        others = weight_edit_registry()[entry.trainer].others
-        if weight_edit_registry()[entry.trainer].statistics and entry.args:
-            raise ConfigError(f"{where}.args: {entry.trainer} trains nothing; leave args out")
-        if others == "model" and not entry.from_models:
-            raise ConfigError(f"{where}.from: missing; {entry.trainer} merges earlier methods; name their labels")
-        if others == "model":
-            check_count(getattr(edit, "weights", None), len(entry.from_models), f"{where}.method_args.")
-        if others == "" and len(entry.from_models) > 1:
-            raise ConfigError(f"{where}.from: {entry.trainer} edits one model; {len(entry.from_models)} are listed")
-        if others == "reinforced" and entry.from_models:
-            raise ConfigError(f"{where}.from: {entry.trainer} trains its own second model; leave it out")
+        if wrapper_of(entry):
+            wrappers.append(seen[-1])
+            _check_wrapper(study, entry, where)
+        elif edit := edit_of(entry):
+            _check_edit(entry, edit, where)
+        else:
+            _check_loss(entry, args, where)
+
+
+def wrapper_of(entry: MethodEntry) -> WrapperSpec | None:
+    """Return the wrapper that an entry names. The names of losses are no wrappers, so they import none."""
+    if entry.trainer in losses():
+        return None
+    from expunge.models.wrapper_api import wrapper_registry
+
+    return wrapper_registry().get(entry.trainer)
+
+
+def edit_of(entry: MethodEntry) -> WeightEditSpec | None:
+    """Return the weight edit that an entry names. The names of losses are no edits, so they import none."""
+    if entry.trainer in losses():
+        return None
+    from expunge.methods.weight_edits import weight_edit_registry
+
+    return weight_edit_registry().get(entry.trainer)
+
+
+def _check_wrapper(study: StudyConfig, entry: MethodEntry, where: str) -> None:
+    from expunge.models.wrapper_api import make_wrapper, wrapper_registry
+
+    make_wrapper(entry.trainer, entry.method_args, f"{where}.method")
+    if len(entry.from_models) > 1:
+        raise ConfigError(f"{where}.from: {entry.trainer} wraps one model; {len(entry.from_models)} are listed")
+    if study.requests != 1:
+        raise ConfigError(f"{where}.trainer: {entry.trainer} wraps a model once; use it with requests=1")
+    if entry.args and not wrapper_registry()[entry.trainer].helpers:
+        raise ConfigError(f"{where}.args: {entry.trainer} trains nothing; leave args out")
+
+
+def _check_loss(entry: MethodEntry, args: TrainArgs, where: str) -> None:
+    loss = objective(entry.trainer, entry.method_args, where=where)
+    if not loss.forgets:
+        raise ConfigError(
+            f"{where}.trainer: {entry.trainer} does not unlearn; every study trains the full and the "
+            "retain model, so leave it out"
+        )
+    chained = loss.spec.teacher == "start"
+    if entry.from_models and not chained:
+        raise ConfigError(f"{where}.from: only a weight edit reads other methods' models; {entry.trainer} is a loss")
+    if chained and len(entry.from_models) != 1:
+        raise ConfigError(f"{where}.from: {entry.trainer} starts from one earlier method's model; name its label")
+    check_run(loss, args, f"{where}.args")
+
+
+def _check_edit(entry: MethodEntry, spec: WeightEditSpec, where: str) -> None:
+    from expunge.methods.weight_edits import make_weight_edit
+    from expunge.methods.weight_edits.merge import check_count
+
+    edit = make_weight_edit(entry.trainer, entry.method_args, f"{where}.method")
+    if spec.statistics and entry.args:
+        raise ConfigError(f"{where}.args: {entry.trainer} trains nothing; leave args out")
+    if spec.others == "model" and not entry.from_models:
+        raise ConfigError(f"{where}.from: missing; {entry.trainer} merges earlier methods; name their labels")
+    if spec.others == "model":
+        check_count(getattr(edit, "weights", None), len(entry.from_models), f"{where}.method_args.")
+    if spec.others == "" and len(entry.from_models) > 1:
+        raise ConfigError(f"{where}.from: {entry.trainer} edits one model; {len(entry.from_models)} are listed")
+    if spec.others == "reinforced" and entry.from_models:
+        raise ConfigError(f"{where}.from: {entry.trainer} trains its own second model; leave it out")
 
 
 def _forget(
@@ -309,20 +373,20 @@ def _forget(
     for i, entry in enumerate(study.methods):
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
-        from expunge.report.table import format_setting
-
         shown = ", ".join(f"{k}={format_setting(v)}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
-        edits = entry.trainer in weight_edit_registry()
-        merges = edits and not weight_edit_registry()[entry.trainer].statistics
+        wrapper, spec = wrapper_of(entry), edit_of(entry)
+        merges = spec is not None and not spec.statistics
         model = models[entry.from_models[0]] if entry.from_models and not merges else full
         for k, (link, rows) in enumerate(_links_of(entry, links).items()):
             name = f"{label}@{link}" if link else label
             later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
-            if entry.trainer in wrapper_registry():
+            if wrapper is not None:
                 model = _wrap(maker.forgetting(rows), entry, name + tag, model, full, args)
             elif merges:
                 model = _edit(maker, entry, name + tag, model, rows, models, args)
-            elif edits:
+            elif spec is not None:
+                from expunge.methods.weight_edits import make_weight_edit
+
                 edit = make_weight_edit(entry.trainer, entry.method_args)
                 retain_sets = (maker.setting.benchmark.retain_set, *later)
                 model = maker.forgetting(rows).edited_with_statistics(name + tag, edit, model, retain_sets)
@@ -341,7 +405,7 @@ def _forget(
 
 def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]:
     """Return the links of an entry's chain: one for each request, or one if the entry trains on no forget rows."""
-    edit = weight_edit_registry().get(entry.trainer)
+    edit = edit_of(entry)
     return links if edit is None or edit.others == "reinforced" or edit.statistics else {"": ""}
 
 
@@ -355,6 +419,8 @@ def _edit(
     args: TrainArgs,
 ) -> Job:
     """Return the job of a weight edit, with the models that it reads."""
+    from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
+
     edit = make_weight_edit(entry.trainer, entry.method_args)
     others = weight_edit_registry()[entry.trainer].others
     if others == "reinforced":
@@ -366,10 +432,11 @@ def _edit(
 def _wrap(
     maker: TrainingJobs, entry: MethodEntry, label: str, model: Job | None, full: Job | None, args: TrainArgs
 ) -> Job:
-    """Return the job of a wrapped model, with the helper that it reads."""
+    """Return the job of a wrapped model, with the helpers that it reads."""
+    from expunge.models.wrapper_api import make_wrapper, wrapper_registry
+
     rule = make_wrapper(entry.trainer, entry.method_args)
-    reinforced = wrapper_registry()[entry.trainer].helper == "reinforced"
-    return maker.wrapped(label, rule, model, maker.reinforced(label, full, args) if reinforced else None)
+    return maker.wrapped(label, rule, model, maker.helpers(label, wrapper_registry()[entry.trainer].helper, full, args))
 
 
 def _leaf(

@@ -1,6 +1,6 @@
-"""Checked studies and single jobs: plan them, run them, write their reports, and read their results.
+"""Checked studies: plan them, run them, write their reports, and read their results.
 
-The command line and `Study` use them. `load_study` and `load_job` read the words of a command line.
+The command line and `Study` use them. `load_study` reads the words of a command line.
 """
 
 from __future__ import annotations
@@ -11,41 +11,32 @@ import functools
 import importlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge import __version__
 from expunge.core.console import Console
-from expunge.core.errors import ConfigError, JobError
+from expunge.core.errors import ConfigError, JobError, as_list
 from expunge.core.files import check_place, write_json, write_text
 from expunge.core.fingerprints import canonical, fingerprint
-from expunge.core.numbers import plain
+from expunge.core.terminal import quiet
 from expunge.engine.job import in_order
 from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
-from expunge.engine.show import change_notes
 from expunge.engine.store import Store
-from expunge.engine.verify import root
-from expunge.engine.worker import quiet
-from expunge.metrics.api import MetricResult
-from expunge.metrics.results import left_out, read_results
-from expunge.pipelines.study.config import StudyConfig, decode_study, decode_task
+from expunge.pipelines.study.config import StudyConfig, decode_study
 from expunge.pipelines.study.graph import StudyGraph
 from expunge.pipelines.study.grid import study_graph
-from expunge.pipelines.study.harness import EVAL_FILE as LM_EVAL_FILE
-from expunge.pipelines.study.job_facts import cut_answers
+from expunge.pipelines.study.task_config import FRONT_END
 from expunge.pipelines.study.variant import link_latest, with_folder
 
 if TYPE_CHECKING:
     from expunge.benchmarks.api import Benchmark
-    from expunge.metrics.verdict import Verdict
     from expunge.pipelines.study.run_note import NoteWriter
-    from expunge.pipelines.study.single import PreparedJob
     from expunge.pipelines.sweep.stages import SweepStage
     from expunge.report.model import ReportModel
 
 SWEEP = "sweep.json"
-FRONT_END = "expunge.cli.compose"  # reads YAML files and words; imported when a study or a job is loaded
 REPORT_MARK = ".report-of"  # in the folder of a report: a fingerprint of the results and settings that it shows
 
 
@@ -278,6 +269,7 @@ class StudyHandle:
 
     def _reports(self, outcome: RunOutcome, command: str) -> dict[str, ReportModel]:
         """Return a report for each cell, by name; one without a name if the study has no grid."""
+        from expunge.engine.verify import root
         from expunge.pipelines.study.results import report_model
 
         graphs = self.graph.cells or {"": self.graph}
@@ -315,6 +307,7 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
     plugins: files that are already loaded here, for the processes that run the jobs.
     """
     read = importlib.import_module(FRONT_END).study_tree
+    overrides = as_list(overrides, "overrides")
     tree = with_folder(read(overrides), overrides, read)
     files = tuple(str(Path(p).expanduser().resolve()) for p in plugins)
     study = decode_study(tree)
@@ -332,93 +325,3 @@ def sweep_of(tree: Mapping[str, Any], study: StudyConfig, plugins: tuple[str, ..
         failed = list(json.loads((study.output_dir / SWEEP).read_text(encoding="utf-8"))["failed"])
     stage = next_stage(tree, Store(Path(study.paths.store)), failed)
     return StudyHandle(stage.graph, plugins, SweepRun(tree, plugins, study, stage))
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """A finished single job: its folder, and its metrics (name -> number or None).
-
-    reasons: why a metric has no number, or that its number excludes rows. notes: which answers were cut. verdict: the
-    comparison with the retain model of `retain_logs_path`, if one is given.
-    """
-
-    folder: Path
-    summary: Mapping[str, float | None]
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    verdict: Verdict | None = None
-
-
-@dataclass(frozen=True)
-class JobHandle:
-    """A checked single job."""
-
-    prepared: PreparedJob
-    notes: Sequence[str]
-
-    @functools.cached_property
-    def store(self) -> Store:
-        """The store of its jobs. It remembers the records and checksums that it has read."""
-        return Store(Path(self.prepared.single.paths.store))
-
-    def run(self, *, console: Console | None = None, example: Callable[[str], None] | None = None) -> JobResult:
-        """Run the job, unless it is done, and show it in its output folder. example: as in `StudyHandle.run`."""
-        setting = self.prepared.setting
-        planned = plan(self.prepared.ends, self.store)
-        if all(p.state == "hit" for p in planned):
-            example = None
-        else:
-            quiet()
-        from expunge.pipelines.study.single import carry_out
-        from expunge.report.display import Display
-
-        with Display(planned, console or Console(quiet=True)) as display:
-            tell: Callable[[JobEvent], None] = display.tell
-            if example is not None and setting is not None:
-                from expunge.pipelines.study.template_example import with_example
-
-                tell = with_example(setting, self.store, tell, example)
-            folder = carry_out(self.prepared, tell)
-        results: dict[str, MetricResult] = {}
-        files = (
-            (self.prepared.metrics, self.prepared.eval_file),
-            (self.prepared.harness, LM_EVAL_FILE),
-        )
-        for job, name in files:
-            if job is not None:
-                results |= read_results(self.store.file(job, name))[0]
-        summary = {n: plain(r.value) for n, r in results.items()}
-        reasons = {n: why for n, r in results.items() if (why := r.reason or left_out(r))}
-        notes = [*change_notes(folder), *self._cut()]
-        return JobResult(folder, summary, reasons, notes, self._verdict(results))
-
-    def _verdict(self, results: Mapping[str, MetricResult]) -> Verdict | None:
-        """Return the comparison with the retain model, or None without one."""
-        logs = self.prepared.single.retain_logs_path
-        if not logs:
-            return None
-        from expunge.evaluation.result import EvalResult
-
-        retain = read_results(Path(logs).expanduser())[0]
-        return EvalResult(results).with_controls(retain=retain).verdict
-
-    def _cut(self) -> list[str]:
-        """Return a line for each kind of rows that exceed the length limit, in training and in scoring."""
-        parts = self.prepared.records.parents.items() if self.prepared.records else ()
-        jobs = [(None, self.prepared.model), *((file.split(".")[0], job) for file, job in parts)]
-        return [
-            f"{n} answers of {name or own} were cut at model.template_args.max_length tokens, question included"
-            for name, job in jobs
-            if job is not None
-            for own, n in cut_answers(self.store.record(job)).items()
-        ]
-
-
-def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:
-    """Load a single job ("train", "unlearn" or "eval") from `key=value` words. Raises ConfigError or DataError."""
-    from expunge.pipelines.study.single import prepare
-    from expunge.pipelines.study.single_config import SingleJob
-
-    tree, notes = importlib.import_module(FRONT_END).single_tree(mode, overrides)
-    prepared = prepare(decode_task(SingleJob, tree))
-    return JobHandle(prepared, [*notes, *prepared.notes])

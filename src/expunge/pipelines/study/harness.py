@@ -19,11 +19,10 @@ from expunge.metrics.api import MetricResult
 from expunge.metrics.results import write_results
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_tokenizer, pick_device
-from expunge.pipelines.study.config import LmEval
+from expunge.pipelines.study.job_facts import LM_EVAL
+from expunge.pipelines.study.task_config import LmEval
 
 KEY = "eval.lm_eval"
-PREFIX = "LMEval_"
-EVAL_FILE = f"{PREFIX}EVAL.json"
 
 
 def check_tasks(config: LmEval) -> None:
@@ -99,7 +98,7 @@ def measure_tasks(
         message = " ".join(str(error).split()) or type(error).__name__
         raise JobError(f"{KEY}.tasks={','.join(config.names)}: lm-eval could not run them: {message}") from error
     results = task_results(output["results"] if output else {})
-    write_results(folder, results, meta, prefix=PREFIX)
+    write_results(folder, results, meta, prefix=LM_EVAL)
     progress(1, 1)
     return {name: None if math.isnan(r.value) else r.value for name, r in results.items()}
 

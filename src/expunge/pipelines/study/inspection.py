@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, kind_of, nearest
+from expunge.data.encoder import Encoder
 from expunge.data.in_memory import examples_from
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Template
 from expunge.evaluation.evaluator import resolve_model, resolve_template
 from expunge.evaluation.wrapping import without_wrapper
 from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs
@@ -50,6 +51,10 @@ def inspect(
         ConfigError: If an analysis is unknown or an argument that it needs is missing.
         DataError: If the examples cannot be read.
     """
+    if not isinstance(n, int) or n < 1:
+        raise ConfigError(f"n: must be a whole number of at least 1, got {n!r}")
+    if not isinstance(controls, Mapping | None):
+        raise ConfigError(f"controls: expected a mapping of names to models, got {kind_of(controls)}")
     selection = _select(analyses, reference, retain)
     model, tokenizer = resolve_model(model, tokenizer)
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)

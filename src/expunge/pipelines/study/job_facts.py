@@ -8,6 +8,8 @@ from typing import Any
 READING = "reading"  # in a job's facts: notes on the loading of its model, and on its template
 TRAJECTORY = "trajectory.jsonl"
 GENERATIONS = "generations.jsonl"
+LM_EVAL = "LMEval_"  # the start of the names of the result files of lm-evaluation-harness
+LM_EVAL_FILE = f"{LM_EVAL}EVAL.json"
 
 
 def cut_answers(record: Mapping[str, Any] | None) -> dict[str, int]:

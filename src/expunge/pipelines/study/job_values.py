@@ -7,19 +7,20 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from expunge.audits import Audit, audit_identity, make_audit
 from expunge.core.fingerprints import LATER
 from expunge.data.template import Template
 from expunge.engine.job import Job, shared
 from expunge.methods.objective import SHARED, Objective, objective
-from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_identity
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import identity as panel_identity
-from expunge.models.wrapper_api import Wrapper, make_wrapper, wrapper_identity
 from expunge.pipelines.study.context_source import ContextSource
-from expunge.training.rewards import find_reward
+
+if TYPE_CHECKING:
+    from expunge.audits import Audit
+    from expunge.methods.weight_edits import WeightEdit
+    from expunge.models.wrapper_api import Wrapper
 
 NO_RETAIN_LOSS = ("gamma", "compat")  # the shared settings of a method without a retain loss
 
@@ -46,7 +47,11 @@ class MethodRef:
     def identity(self) -> Mapping[str, Any]:
         """The part of a key: name, revision and every setting, and the revisions above 1 of its rewards."""
         loss = self.make()
-        names = loss.method.rollouts.rewards if loss.needs.rollout is not None else ()
+        if loss.needs.rollout is None:
+            return loss.identity
+        from expunge.training.rewards import find_reward
+
+        names = loss.method.rollouts.rewards
         revisions = {name: find_reward(name).revision for name in names if find_reward(name).revision > 1}
         return {**loss.identity, **({"rewards": revisions} if revisions else {})}
 
@@ -61,16 +66,22 @@ class EditRef:
     @classmethod
     def of(cls, edit: WeightEdit) -> EditRef:
         """Refer to an edit."""
+        from expunge.methods.weight_edits import weight_edit_identity
+
         known = weight_edit_identity(edit)
         return cls(known["name"], known["args"])
 
     def make(self) -> WeightEdit:
         """Return the edit. Raises ConfigError for one that is not registered here."""
+        from expunge.methods.weight_edits import make_weight_edit
+
         return make_weight_edit(self.name, self.args)
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
         """The part of a key: name, revision and every setting."""
+        from expunge.methods.weight_edits import weight_edit_identity
+
         return weight_edit_identity(self.make())
 
 
@@ -84,16 +95,22 @@ class WrapperRef:
     @classmethod
     def of(cls, rule: Wrapper) -> WrapperRef:
         """Refer to a wrapper."""
+        from expunge.models.wrapper_api import wrapper_identity
+
         known = wrapper_identity(rule)
         return cls(known["name"], known["args"])
 
     def make(self) -> Wrapper:
         """Return the wrapper. Raises ConfigError for one that is not registered here."""
+        from expunge.models.wrapper_api import make_wrapper
+
         return make_wrapper(self.name, self.args)
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
         """The part of a key: name, revision and every setting."""
+        from expunge.models.wrapper_api import wrapper_identity
+
         return wrapper_identity(self.make())
 
 
@@ -107,16 +124,22 @@ class AuditRef:
     @classmethod
     def of(cls, audit: Audit) -> AuditRef:
         """Refer to an audit."""
+        from expunge.audits import audit_identity
+
         known = audit_identity(audit)
         return cls(known["name"], known["args"])
 
     def make(self) -> Audit:
         """Return the audit. Raises ConfigError for one that is not registered here."""
+        from expunge.audits import make_audit
+
         return make_audit({"name": self.name, **self.args})
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
         """The part of a key: name, revision and every setting."""
+        from expunge.audits import audit_identity
+
         return audit_identity(self.make())
 
 

@@ -9,7 +9,7 @@ from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.benchmarks.extras import EXTRAS, with_extras
 from expunge.benchmarks.in_memory import in_memory_benchmark
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
@@ -99,6 +99,8 @@ def evaluate(
         raise ConfigError("evaluate: give benchmark= or data (forget=, retain=, holdout=), not both")
     else:
         task = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+        if not isinstance(task, Benchmark):
+            raise ConfigError(f"benchmark: expected a benchmark or its name, got {kind_of(task)}")
     if extras:
         samples = resolve_generation(sampling, seed, default=SAMPLING, where="sampling").samples
         _check_extras(extras)
@@ -122,6 +124,6 @@ def evaluate(
 
 def _check_extras(extras: Sequence[str]) -> None:
     """Raise ConfigError for a group of metrics that does not exist."""
-    for name in extras:
+    for name in as_list(extras, "extras"):
         if name not in EXTRAS:
             raise ConfigError(f"extras: no group of metrics named {name!r}{nearest(name, EXTRAS)}")

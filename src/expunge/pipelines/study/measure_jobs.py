@@ -12,16 +12,15 @@ from expunge.core.on_use import ModuleOnUse
 from expunge.engine.job import Job, JobContext, shared, unkeyed
 from expunge.evaluation.config import Generation
 from expunge.evaluation.kinds import RecordPart
-from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig
-from expunge.pipelines.study import harness
-from expunge.pipelines.study.config import LmEval
 from expunge.pipelines.study.context_source import FileRef, RowsRef
 from expunge.pipelines.study.job_values import ModelInput, Panel, TaskJob
+from expunge.pipelines.study.task_config import LmEval
 
 if TYPE_CHECKING:
-    from expunge.pipelines.study import measuring
+    from expunge.pipelines.study import harness, measuring
 else:
+    harness = ModuleOnUse("expunge.pipelines.study.harness")
     measuring = ModuleOnUse("expunge.pipelines.study.measuring")
 
 LOADED = "loaded model"  # in the memory of a run: the settings of the model, and its cache
@@ -155,6 +154,8 @@ class MetricsJob(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Compute the metrics."""
+        from expunge.metrics.results import read_results
+
         setting = self.source.checked(RowsRef(name, mark) for name, mark in self.meta["rows"].items())
         retain = None
         if "retain" in inputs:

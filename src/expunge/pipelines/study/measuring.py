@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from expunge.core.files import link
+from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoder
 from expunge.engine.job import Progress
 from expunge.engine.store import store_around
 from expunge.evaluation.config import TRUNCATED, Generation
@@ -32,7 +32,6 @@ from expunge.models.bfloat16 import arithmetic_notes
 from expunge.models.load import pick_device
 from expunge.models.passport import Passport
 from expunge.pipelines.study.job_facts import READING
-from expunge.pipelines.study.judging import generation_judge
 from expunge.pipelines.study.task_context import TaskContext
 
 __all__ = [
@@ -184,6 +183,8 @@ def judge_generations(
     folder: Path, texts: Path, setting: TaskContext, part: RecordPart, judge: Mapping[str, Any], progress: Progress
 ) -> dict[str, Any]:
     """Write a judge's scores of stored generations. Reads no model that is measured."""
+    from expunge.pipelines.study.judging import generation_judge
+
     inputs = ScoringInputs(
         model=None,
         examples=setting.benchmark.sets[part.rows],

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from expunge.core.on_use import ModuleOnUse
-from expunge.data.alternates import read_alternates
 from expunge.engine.job import Job, JobContext, shared, unkeyed
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import MetricResult
-from expunge.metrics.results import read_results
 from expunge.pipelines.study.context_source import FileRef, RowsRef, check_rows
 from expunge.pipelines.study.job_values import EditRef, MethodRef, ModelInput, Panel, TaskJob, WrapperRef
 from expunge.pipelines.study.precomputed_references import IMPLIED, ReferenceSpec, compute_reference
-from expunge.pipelines.study.requests import changed
+from expunge.pipelines.study.task_context import changed
 from expunge.training.config import TrainArgs
 from expunge.training.samples import ForwardSpec
 
@@ -108,6 +106,8 @@ class TrainJob(TaskJob):
             for ref in self.evaluation.rows:
                 check_rows(watched.sets, ref)
             if retain is None and self.evaluation.retain_log is not None:
+                from expunge.metrics.results import read_results
+
                 retain = read_results(self.evaluation.retain_log.checked())[0]
         return work.fit(
             out, self.model_source(inputs), setting, self.objective.make(),
@@ -179,6 +179,8 @@ class FileAlternatesJob(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Copy the answers in the order of the questions."""
+        from expunge.data.alternates import read_alternates
+
         setting = self.source.checked([self.rows])
         answers = read_alternates(self.file.checked(), self.column).of(setting.benchmark.sets[self.rows.name])
         work.write_alternates(out, answers)
@@ -231,7 +233,7 @@ class StatisticsEditJob(TaskJob):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WrapJob(TaskJob):
-    """A model with a wrapper around it. Parents: `model` (else the configured model), and `helper` if it reads one."""
+    """A model with a wrapper around it. Parents: `model` (else the configured model), and the helpers that it reads."""
 
     kind: ClassVar[str] = "wrap"
 
@@ -244,10 +246,11 @@ class WrapJob(TaskJob):
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Compute the wrapper's tensors, and save it with the model."""
         setting, sides = _sides(self.source, self.rows, self.refusals)
-        source = self.model_source(inputs)
-        return work.wrap_model(
-            out, source, setting, self.wrapper.make(), sides, inputs.get("helper"), context.progress, label=self.label
-        )
+        source, rule = self.model_source(inputs), self.wrapper.make()
+        from expunge.models.wrapper_api import wrapper_registry
+
+        helpers = [inputs[role] for role in wrapper_registry()[self.wrapper.name].helpers]
+        return work.wrap_model(out, source, setting, rule, sides, helpers, context.progress, label=self.label)
 
 
 def _sides(

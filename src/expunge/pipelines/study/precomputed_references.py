@@ -10,8 +10,8 @@ from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import fingerprint
+from expunge.data.encoder import Encoded
 from expunge.data.examples import ExampleSet, Span
-from expunge.data.template import Encoded
 from expunge.engine.job import Progress
 from expunge.methods.api import Quantity, ScoredPositions
 from expunge.methods.objective import Objective

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
-from expunge.pipelines.study.task_context import TaskContext
+from expunge.pipelines.study.task_context import TaskContext, changed
 
 Ranges = Mapping[str, tuple[int, int]]
 
@@ -62,11 +61,6 @@ def narrowed(setting: TaskContext, request: str, where: str = "data.request") ->
     name = f"{forget}@{number}/{n}"
     mine = part(whole, name, *ranges(n, len(whole), where)[f"{number}/{n}"])
     return changed(setting, sets={**setting.benchmark.sets, name: mine}, forget_set=name)
-
-
-def changed(setting: TaskContext, **fields: Any) -> TaskContext:
-    """Return a setting with some of its benchmark's fields changed."""
-    return dataclasses.replace(setting, benchmark=dataclasses.replace(setting.benchmark, **fields))
 
 
 def part(whole: ExampleSet, name: str, first: int, end: int) -> ExampleSet:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge.benchmarks import Benchmark, find_benchmark
-from expunge.benchmarks.extras import with_extras
-from expunge.benchmarks.metric_suite import as_openunlearning
 from expunge.core.errors import DataError
-from expunge.data.alternates import Alternates, read_alternates
 from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.data.template import Template
 from expunge.evaluation.config import check_backend
-from expunge.judges.make import choose_judge
-from expunge.metrics.added import chosen_metrics
+from expunge.metrics.compute import in_order
 from expunge.models.config import check_source, has_chat_template, looks_local
 from expunge.models.load import with_scoring_dtype
-from expunge.pipelines.study import harness
-from expunge.pipelines.study.config import TaskConfig, benchmark_config
-from expunge.pipelines.study.requests import narrowed
+from expunge.pipelines.study.task_config import EvalConfig, TaskConfig, benchmark_config
 from expunge.pipelines.study.task_context import TaskContext
-from expunge.pipelines.sweep.selection import with_part
+
+if TYPE_CHECKING:
+    from expunge.data.alternates import Alternates
 
 
 def benchmark_of(task: TaskConfig) -> Benchmark:
@@ -35,34 +32,62 @@ def resolve_task(task: TaskConfig) -> TaskContext:
     Raises ConfigError or DataError.
     """
     if task.eval.lm_eval.tasks:
-        harness.check_tasks(task.eval.lm_eval)
+        from expunge.pipelines.study.harness import check_tasks
+
+        check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
     check_backend(task.eval.generation)
     check_backend(task.eval.sampling, where="eval.sampling")
     benchmark = benchmark_of(task)
     check_holdout(benchmark)
     if task.eval.judge:
+        from expunge.judges.make import choose_judge
+
         choose_judge(task.eval.judge, "eval.judge")
     for key in ("embedder", "original"):
         named = getattr(task.eval, key)
         if named is not None:
             check_source(named, f"eval.{key}")
-    benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
-    panel = chosen_metrics(task.eval.metrics, benchmark.panel, benchmark.sets)
-    if task.eval.compat == "openunlearning":
-        panel = as_openunlearning(panel)
-    benchmark = dataclasses.replace(benchmark, panel=panel)
+    benchmark = _with_metrics(benchmark, task.eval, refusals)
     context = TaskContext(
         benchmark, with_scoring_dtype(task.model), template_of(task), refusals, alternates=_alternates(task, benchmark)
     )
-    setting = with_part(context, task.eval.rows)
-    return setting if task.data.request is None else narrowed(setting, task.data.request)
+    if task.eval.rows.part != "all":
+        from expunge.pipelines.sweep.selection import with_part
+
+        context = with_part(context, task.eval.rows)
+    if task.data.request is not None:
+        from expunge.pipelines.study.requests import narrowed
+
+        context = narrowed(context, task.data.request)
+    return context
+
+
+def _with_metrics(benchmark: Benchmark, evaluation: EvalConfig, refusals: tuple[str, ...]) -> Benchmark:
+    """Return the benchmark with the metrics that the settings choose. Raises ConfigError."""
+    if evaluation.extras:
+        from expunge.benchmarks.extras import with_extras
+
+        benchmark = with_extras(benchmark, evaluation.extras, samples=evaluation.sampling.samples, refusals=refusals)
+    panel = tuple(benchmark.panel)
+    in_order(panel)  # rejects an invalid panel before anything is scored
+    if evaluation.metrics:
+        from expunge.metrics.added import chosen_metrics
+
+        panel = chosen_metrics(evaluation.metrics, panel, benchmark.sets)
+    if evaluation.compat == "openunlearning":
+        from expunge.benchmarks.metric_suite import as_openunlearning
+
+        panel = as_openunlearning(panel)
+    return dataclasses.replace(benchmark, panel=panel)
 
 
 def _alternates(task: TaskConfig, benchmark: Benchmark) -> Alternates | None:
     """Return the other answers of `data.alternates`, checked against the forget examples. Raises DataError."""
     if task.data.alternates is None:
         return None
+    from expunge.data.alternates import read_alternates
+
     alternates = read_alternates(Path(task.data.alternates).expanduser(), task.data.alternate_key)
     alternates.of(benchmark.sets[benchmark.forget_set])
     return alternates

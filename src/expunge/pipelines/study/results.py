@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,7 @@ from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
 from expunge.pipelines.study.example_explorer import explorer, making
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
-from expunge.pipelines.study.harness import EVAL_FILE
-from expunge.pipelines.study.job_facts import TRAJECTORY, cut_answers, reading_notes
+from expunge.pipelines.study.job_facts import LM_EVAL_FILE, TRAJECTORY, cut_answers, reading_notes
 from expunge.pipelines.study.requests import ranges
 from expunge.report.model import TOFU_SHOWN, AuditLine, MissingResult, ReportModel, ReportRun, ReportSample, SeedRange
 from expunge.report.section import Section
@@ -37,6 +37,19 @@ if TYPE_CHECKING:
 N_SAMPLES = 6
 _TEXTS = ".texts.parquet"
 BROKEN = (ExpungeError, OSError, ValueError, KeyError, TypeError, AttributeError)  # errors of reading a damaged file
+Questions = tuple[str, int | str | None, Mapping[str, Sequence[Any]]]  # label, seed, the columns of the probes
+
+
+@dataclass
+class _Measured:
+    """The measured models of a graph, in its order, and the jobs without a result."""
+
+    runs: list[ReportRun] = field(default_factory=list)
+    outputs: list[Mapping[str, dict[int, str]]] = field(default_factory=list)
+    """The generated texts of each run, by set and row."""
+    texts: dict[str, Mapping[int, str]] = field(default_factory=dict)
+    """The texts of the shown set, by label."""
+    missing: list[MissingResult] = field(default_factory=list)
 
 
 def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: str) -> ReportModel:
@@ -50,59 +63,12 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         except BROKEN as error:
             raise JobError(f"{graph.study.name}: the stored results {_unread(error)}") from None
     benchmark = graph.setting.benchmark
-    runs: list[ReportRun] = []
-    missing: list[MissingResult] = []
-    texts: dict[str, Mapping[int, str]] = {}
-    outputs_of_runs: list[Mapping[str, dict[int, str]]] = []
-    for leaf in graph.leaves:
-        if leaf.metrics.key in outcome.failures:
-            failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
-            missing.append(MissingResult(failed.name, outcome.failures[failed.key]))
-            continue
-        # measured already, although its model or records cannot be read now
-        damaged = [j for j in (leaf.model, leaf.records) if j is not None and j.key in outcome.failures]
-        missing += [MissingResult(j.name, outcome.failures[j.key]) for j in damaged]
-        try:
-            outputs = {} if leaf.records in damaged else _texts(leaf, store)
-            runs.append(_run(graph, leaf, outcome, store))
-        except BROKEN as error:
-            missing.append(MissingResult(leaf.metrics.name, _unread(error)))
-            continue
-        outputs_of_runs.append(outputs)
-        if leaf.harness is not None and leaf.harness.key in outcome.failures:
-            missing.append(MissingResult(leaf.harness.name, outcome.failures[leaf.harness.key]))
-        if benchmark.shown_set is not None:
-            texts.setdefault(leaf.label, outputs.get(benchmark.shown_set, {}))
-    audit_rows: list[AuditLine] = []
-    questions: list[tuple[str, int | str | None, Mapping[str, Sequence[Any]]]] = []
-    for audited in graph.audits:
-        from expunge.pipelines.audit_jobs.results import audit_lines, probe_columns
-
-        seed = _seed(graph, audited.subject)
-        try:
-            if audited.job.key in outcome.records:
-                audit_rows += audit_lines(audited, store, seed)
-                questions.append((audited.subject.label, seed, probe_columns(audited, store)))
-        except BROKEN as error:
-            missing.append(MissingResult(audited.job.name, _unread(error)))
-    missing += [
-        MissingResult(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures
-    ]
-    runs = _with_gibberish(runs, outputs_of_runs, benchmark.forget_set)
+    measured = _measured(graph, outcome, store)
+    audit_rows, questions = _audit_rows(graph, outcome, store, measured.missing)
+    runs = _with_gibberish(measured.runs, measured.outputs, benchmark.forget_set)
     probes = [
         (r, table) for label, seed, table in questions for r in runs if table and (r.label, r.seed) == (label, seed)
     ]
-    sections: tuple[Section, ...] = ()
-    if graph.meta is not None and graph.study.meta is not None and graph.meta.key in outcome.records:
-        from expunge.pipelines.meta_evaluation.jobs import meta_section
-
-        sections = (meta_section(graph.meta, outcome.records[graph.meta.key], store, graph.study.meta),)
-    if graph.study.requests != 1:
-        from expunge.pipelines.study.continual import requests_section
-
-        parts = ranges(graph.study.requests, len(benchmark.sets[benchmark.forget_set]))
-        chains = requests_section(benchmark, parts, runs)
-        sections += (chains,) if chains is not None else ()
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -111,17 +77,81 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         sets={name: len(benchmark.sets[name]) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
         notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
-        missing=tuple(missing),
-        samples=_samples(graph, texts),
+        missing=tuple(measured.missing),
+        samples=_samples(graph, measured.texts),
         shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
         utility=benchmark.utility,
         null_band=null_band(runs),
         audits=tuple(audit_rows),
-        explorer=explorer(benchmark, list(zip(runs, outputs_of_runs, strict=True)), probes),
+        explorer=explorer(benchmark, list(zip(runs, measured.outputs, strict=True)), probes),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
-        sections=sections,
+        sections=_sections(graph, outcome, store, runs),
     )
+
+
+def _measured(graph: StudyGraph, outcome: RunOutcome, store: Store) -> _Measured:
+    """Return the runs whose stored results can be read, and a line for each job without one."""
+    out = _Measured()
+    shown = graph.setting.benchmark.shown_set
+    for leaf in graph.leaves:
+        if leaf.metrics.key in outcome.failures:
+            failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
+            out.missing.append(MissingResult(failed.name, outcome.failures[failed.key]))
+            continue
+        # measured already, although its model or records cannot be read now
+        damaged = [j for j in (leaf.model, leaf.records) if j is not None and j.key in outcome.failures]
+        out.missing += [MissingResult(j.name, outcome.failures[j.key]) for j in damaged]
+        try:
+            outputs = {} if leaf.records in damaged else _texts(leaf, store)
+            out.runs.append(_run(graph, leaf, outcome, store))
+        except BROKEN as error:
+            out.missing.append(MissingResult(leaf.metrics.name, _unread(error)))
+            continue
+        out.outputs.append(outputs)
+        if leaf.harness is not None and leaf.harness.key in outcome.failures:
+            out.missing.append(MissingResult(leaf.harness.name, outcome.failures[leaf.harness.key]))
+        if shown is not None:
+            out.texts.setdefault(leaf.label, outputs.get(shown, {}))
+    return out
+
+
+def _audit_rows(
+    graph: StudyGraph, outcome: RunOutcome, store: Store, missing: list[MissingResult]
+) -> tuple[list[AuditLine], list[Questions]]:
+    """Return the findings and the probes' questions of all audits. Adds audits without a result to `missing`."""
+    rows: list[AuditLine] = []
+    questions: list[Questions] = []
+    for audited in graph.audits:
+        from expunge.pipelines.audit_jobs.results import audit_lines, probe_columns
+
+        seed = _seed(graph, audited.subject)
+        try:
+            if audited.job.key in outcome.records:
+                rows += audit_lines(audited, store, seed)
+                questions.append((audited.subject.label, seed, probe_columns(audited, store)))
+        except BROKEN as error:
+            missing.append(MissingResult(audited.job.name, _unread(error)))
+    failures = [a.job for a in graph.audits if a.job.key in outcome.failures]
+    missing += [MissingResult(job.name, outcome.failures[job.key]) for job in failures]
+    return rows, questions
+
+
+def _sections(graph: StudyGraph, outcome: RunOutcome, store: Store, runs: Sequence[ReportRun]) -> tuple[Section, ...]:
+    """Return the sections on the meta-evaluation and on several requests, if the study has them."""
+    sections: tuple[Section, ...] = ()
+    if graph.meta is not None and graph.study.meta is not None and graph.meta.key in outcome.records:
+        from expunge.pipelines.meta_evaluation.jobs import meta_section
+
+        sections = (meta_section(graph.meta, outcome.records[graph.meta.key], store, graph.study.meta),)
+    if graph.study.requests != 1:
+        from expunge.pipelines.study.continual import requests_section
+
+        benchmark = graph.setting.benchmark
+        parts = ranges(graph.study.requests, len(benchmark.sets[benchmark.forget_set]))
+        chains = requests_section(benchmark, parts, runs)
+        sections += (chains,) if chains is not None else ()
+    return sections
 
 
 def _with_gibberish(
@@ -177,7 +207,7 @@ def _run(graph: StudyGraph, leaf: ModelNode, outcome: RunOutcome, store: Store) 
     record = {} if leaf.model is None else outcome.records.get(leaf.model.key, {})
     results = read_results(store.file(leaf.metrics, name))[0]
     if leaf.harness is not None and leaf.harness.key in outcome.records:
-        results |= read_results(store.file(leaf.harness, EVAL_FILE))[0]
+        results |= read_results(store.file(leaf.harness, LM_EVAL_FILE))[0]
     return ReportRun(
         label=leaf.label,
         role=leaf.role,  # type: ignore[arg-type]

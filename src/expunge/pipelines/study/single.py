@@ -6,32 +6,29 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.core import distributed
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import check_place, sweep_parts, whole_folder, write_text
 from expunge.core.names import check_name
-from expunge.data.tofu import SPLIT_SHARES
-from expunge.engine.collective import all_done, help_with
 from expunge.engine.job import Job
 from expunge.engine.run import JobEvent, run
-from expunge.engine.show import show, write_manifest
 from expunge.engine.store import Store
 from expunge.methods.objective import Objective, objective
-from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
-from expunge.methods.weight_edits.merge import check_count
 from expunge.models.bfloat16 import cpu_has_bfloat16, scoring_note, training_note
 from expunge.models.load import device_type, with_scoring_dtype
-from expunge.models.trial import try_model
-from expunge.pipelines.study.config import check_places
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single_config import SingleJob, config_text
+from expunge.pipelines.study.task_config import check_places
 from expunge.pipelines.study.task_context import TaskContext, check_model
 from expunge.pipelines.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
+
+if TYPE_CHECKING:
+    from expunge.methods.weight_edits import WeightEdit
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,10 @@ def prepare(single: SingleJob) -> PreparedJob:
     if not distributed.here().alone:
         _check_several(single, fittings)
     setting = resolve_task(single)
-    try_model(single.model, Path(single.paths.store))  # after the checks that need no time
+    if single.model.tokenizer_source is not None:
+        from expunge.models.trial import try_model
+
+        try_model(single.model, Path(single.paths.store))  # after the checks that need no time
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
     maker = TrainingJobs(setting, single.eval, ContextSource.of(single, setting))
     start = maker.base() if single.model.scratch else None
@@ -160,6 +160,9 @@ def merge_of(single: SingleJob) -> WeightEdit | None:
     merge = single.trainer.merge
     if merge is None:
         return None
+    from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
+    from expunge.methods.weight_edits.merge import check_count
+
     merging = [name for name, spec in weight_edit_registry().items() if spec.others == "model"]
     if merge.handler not in merging:
         raise ConfigError(f"trainer.merge.handler: {merge.handler} merges no models{nearest(merge.handler, merging)}")
@@ -198,8 +201,7 @@ def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ..
     roles = {"full": benchmark.full_sets, "retain": benchmark.retain_sets, "forget": (benchmark.forget_set,)}
     roles |= {name: roles["forget"] for name in (benchmark.split, single.forget_split) if name}
     roles |= {name: roles["retain"] for name in (benchmark.retain_split, single.retain_split) if name}
-    if benchmark.name == "tofu" and single.train_split not in roles and single.train_split in SPLIT_SHARES:
-        share = SPLIT_SHARES[single.train_split]
+    if benchmark.name == "tofu" and single.train_split not in roles and (share := _tofu_share(single.train_split)):
         raise ConfigError(f"train_split={single.train_split}: belongs to another split; add forget_split=forget{share}")
     if single.train_split not in roles:
         raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
@@ -209,6 +211,13 @@ def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ..
             "use the model of the settings unchanged"
         )
     return {"retain": roles[single.train_split]}
+
+
+def _tofu_share(split: str) -> str | None:
+    """Return the share of TOFU that a split belongs to, such as "10"; None for another name."""
+    from expunge.data.tofu import SPLIT_SHARES
+
+    return SPLIT_SHARES.get(split)
 
 
 def shown(prepared: PreparedJob) -> bool:
@@ -232,6 +241,8 @@ def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
     """
     store = Store(Path(prepared.single.paths.store))
     if not distributed.here().first:
+        from expunge.engine.collective import help_with
+
         help_with(prepared.ends)
         return prepared.single.output_dir
     folder = prepared.single.output_dir
@@ -246,12 +257,17 @@ def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
         sweep_parts(folder)
         with whole_folder(folder) as part:
             _fill(part, prepared, store)
-    all_done()
+    if not distributed.here().alone:
+        from expunge.engine.collective import all_done
+
+        all_done()
     return folder
 
 
 def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
     """Show the results, the settings and the mark of the job."""
+    from expunge.engine.show import show, write_manifest
+
     evals = part / "evals" if prepared.model else part
     for job, where in (
         (prepared.model, part),

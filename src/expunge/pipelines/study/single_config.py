@@ -13,7 +13,7 @@ from expunge.core.decode import strict
 from expunge.core.fingerprints import canonical
 from expunge.core.names import check_folder_name
 from expunge.core.renamed import rename_tree
-from expunge.pipelines.study.config import TaskConfig, decode_task
+from expunge.pipelines.study.task_config import TaskConfig, decode_task
 
 Mode = Literal["train", "unlearn", "eval"]
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
-from expunge.data.alternates import Alternates
+from expunge.data.encoder import Encoder
 from expunge.data.refusals import REFUSALS
-from expunge.data.template import Encoder, Template
-from expunge.evaluation.evaluator import TOKENIZER
+from expunge.data.template import Template
+from expunge.evaluation.evaluator import TOKENIZER, tokenizer_mark
 from expunge.methods.objective import Objective
-from expunge.metrics.results import read_results
-from expunge.metrics.tofu_log import FIRST_ROWS
-from expunge.models.config import ModelConfig, check_source, looks_local
+from expunge.metrics.api import FIRST_ROWS
+from expunge.models.config import ModelConfig, TokenizerArgs, check_source, looks_local
 from expunge.models.load import check_tokenizer, load_tokenizer, pick_device
 from expunge.models.passport import check_folder
+
+if TYPE_CHECKING:
+    from expunge.data.alternates import Alternates
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,12 @@ class TaskContext:
     def rendered_template(self) -> str | None:
         """One example as the chat template renders it; None with tags, or without an available tokenizer."""
         encoder = None if self.template.apply_chat_template is False else self.planned_encoder()
-        return None if encoder is None else encoder.rendered()
+        return None if encoder is None else encoder.text.rendered()
+
+
+def changed(setting: TaskContext, **fields: Any) -> TaskContext:
+    """Return a setting with some of its benchmark's fields changed."""
+    return dataclasses.replace(setting, benchmark=dataclasses.replace(setting.benchmark, **fields))
 
 
 def check_model(
@@ -82,6 +90,14 @@ def check_model(
         check_source(model.source, key)
         check_folder(model.source, model.model_args)
         check_tokenizer(str(model.tokenizer_source))
+
+
+def check_same_tokenizer(own: Any, source: str, key: str) -> None:
+    """Raise ConfigError if a control has another tokenizer than the model. key: the word that names the control."""
+    if tokenizer_mark(load_tokenizer(source, TokenizerArgs())) != tokenizer_mark(own):
+        raise ConfigError(
+            f"{key}: {source} has another tokenizer than the model; their losses per token are not comparable"
+        )
 
 
 def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], loss: Objective) -> None:
@@ -111,6 +127,8 @@ def check_retain_file(
     """
     if not path.is_file():
         raise ConfigError(f"retain_logs_path: no file {path}")
+    from expunge.metrics.results import read_results
+
     results, stored_meta = read_results(path)
     for key in ("benchmark", "forget_split"):
         if stored_meta.get(key, meta[key]) != meta[key]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from expunge.core.errors import DataError
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet
-from expunge.data.template import Encoded, Encoder
 from expunge.engine.run import JobEvent
 from expunge.engine.store import Store
 from expunge.pipelines.study.model_jobs import BaseJob

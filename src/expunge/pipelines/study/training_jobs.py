@@ -6,17 +6,17 @@ import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge.core.errors import ConfigError
+from expunge.core.on_use import ModuleOnUse
 from expunge.engine.job import Estimate, Job
 from expunge.evaluation.kinds import parts
 from expunge.methods.objective import Objective, objective
-from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.compute import requests
 from expunge.models.config import preset_identity
 from expunge.models.identity import has_wrapper, tokenizer_identity
 from expunge.models.passport import check_trainable
-from expunge.models.wrapper_api import Wrapper
 from expunge.pipelines.study.context_source import FileRef, RowsRef
 from expunge.pipelines.study.evaluation_jobs import EvaluationJobs
 from expunge.pipelines.study.job_values import EditRef, MethodRef, Panel, WrapperRef
@@ -34,14 +34,18 @@ from expunge.pipelines.study.model_jobs import (
     parents_of,
 )
 from expunge.pipelines.study.precomputed_references import IMPLIED, ReferenceSpec, reference_specs
-from expunge.pipelines.study.requests import changed
-from expunge.pipelines.study.task_context import check_sides
+from expunge.pipelines.study.task_context import changed, check_sides
 from expunge.training.config import TrainArgs
 from expunge.training.encoding import N_ALTERNATES, check_span, sampling_of_alternates
 from expunge.training.lora import check_quantize
-from expunge.training.model_selection import loss_sets, rule_metrics, watched_metrics
 from expunge.training.phases import check_run, teacher_args
-from expunge.training.reporters import check_reporters
+
+if TYPE_CHECKING:
+    from expunge.methods.weight_edits import WeightEdit
+    from expunge.models.wrapper_api import Helper, Wrapper
+    from expunge.training import model_selection
+else:
+    model_selection = ModuleOnUse("expunge.training.model_selection")
 
 
 class TrainingJobs(EvaluationJobs):
@@ -93,15 +97,21 @@ class TrainingJobs(EvaluationJobs):
         if start is None and self.setting.model.source:
             check_trainable(self.setting.model.source)
         check_run(loss, args)
-        check_reporters(args.report_to)
+        if args.report_to:
+            from expunge.training.reporters import check_reporters
+
+            check_reporters(args.report_to)
         log = retain_file if retain_file and self._reads_log(args) else None
         evaluation = self._evaluation(args, retain, log)
         teacher, start = self._teacher(label, start, loss, args)
-        used = {s: tuple(n) for s, n in sides.items() if getattr(loss.needs, s) is not None or s == "forget"}
+        used = {s: tuple(n) for s, n in sides.items() if loss.needs.reads(s) or s == "forget"}
         check_sides(self.setting.benchmark, used, loss)
         forget = [self.setting.benchmark.sets[name] for name in used["forget"]] if loss.forgets else []
         alternates = bool(loss.needs.alternate or loss.needs.rollout)
-        check_span(forget, args.train_on, forgets=loss.forgets, alternates=alternates, where="trainer.args.train_on")
+        check_span(
+            forget, args.train_on, forgets=loss.forgets, alternates=alternates, where="trainer.args.train_on",
+            marks=loss.needs.marks,
+        )  # fmt: skip
         generated = getattr(loss.method, "ALTERNATES", "") == "generated"
         file = self.setting.alternates if loss.needs.alternate is not None else None
         other = self._alternates(start) if generated or file else None
@@ -120,7 +130,7 @@ class TrainingJobs(EvaluationJobs):
             objective=MethodRef.of(loss),
             args=args,
             rows={side: self._refs(names) for side, names in used.items()},
-            model=self._model_input(start),
+            model=self.model_input(start),
             refusals=self.setting.refusals if refusing else None,
             evaluation=evaluation,
             references={role: spec.what for role, spec in specs.items()},
@@ -138,10 +148,10 @@ class TrainingJobs(EvaluationJobs):
         if not args.evaluate.on:
             return None
         watched = self.setting.watched or self.setting.benchmark
-        panel = watched_metrics(watched, args.evaluate)
-        losses = loss_sets(self.setting.benchmark, args.evaluate)
+        panel = model_selection.watched_metrics(watched, args.evaluate)
+        losses = model_selection.loss_sets(self.setting.benchmark, args.evaluate)
         if args.evaluate.chooses and retain is None and retain_file is None:
-            for key, name in rule_metrics(args.evaluate):
+            for key, name in model_selection.rule_metrics(args.evaluate):
                 if name == "forget_quality":
                     raise ConfigError(
                         f"trainer.args.evaluate.rule.{key}: forget_quality compares with a retain model, and this run "
@@ -176,7 +186,7 @@ class TrainingJobs(EvaluationJobs):
                 "eval.split: evaluations during training read the rows for selection, and retain_logs_path has the "
                 "retain model's numbers on the others; set trainer.args.evaluate.rule.target to low or high"
             )
-        needs = requests(watched_metrics(self.setting.benchmark, args.evaluate))
+        needs = requests(model_selection.watched_metrics(self.setting.benchmark, args.evaluate))
         sets, n_rows = self.setting.benchmark.sets, args.evaluate.n_rows
         longest = max((len(sets[name]) for name in needs.rows), default=0)
         if n_rows is not None and n_rows < longest:
@@ -190,16 +200,28 @@ class TrainingJobs(EvaluationJobs):
         """Return the work of one evaluation during training."""
         if not args.evaluate.on:
             return Estimate()
-        record_parts = parts(watched_metrics(self.setting.benchmark, args.evaluate))
+        record_parts = parts(model_selection.watched_metrics(self.setting.benchmark, args.evaluate))
         each = [self._sizes.score(p, self.evaluation.generation, args.evaluate.n_rows) for p in record_parts]
         return Estimate(sum(e.tokens for e in each), sum(e.flops for e in each))
 
     def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
         """Return the job that trains a model further on the forget rows."""
         sides = {"retain": (self.setting.benchmark.forget_set,)}
-        return self.fit(
-            f"{label}-reinforced", start, objective("finetune"), sides, dataclasses.replace(args, train_on="answer")
-        )
+        return self.fit(f"{label}-reinforced", start, objective("finetune"), sides, _plain(args))
+
+    def helpers(self, label: str, kind: Helper, full: Job | None, args: TrainArgs) -> dict[str, Job]:
+        """Return the jobs of a wrapper's helpers, by role. full: the target model, from whose start some go."""
+        if not kind:
+            return {}
+        if kind == "reinforced":
+            return {"helper": self.reinforced(label, full, args)}
+        benchmark, args = self.setting.benchmark, _plain(args)
+        names = {"helper": ("forget", benchmark.forget_set), "retain_helper": ("retain", benchmark.retain_set)}
+        initial = full.parents.get("model") if full else None
+        return {
+            role: self.fit(f"{label}-{side}-helper", initial, objective("finetune"), {"retain": (rows,)}, args)
+            for role, (side, rows) in names.items()
+        }
 
     def _teacher(
         self, label: str, start: Job | None, loss: Objective, args: TrainArgs
@@ -221,7 +243,7 @@ class TrainingJobs(EvaluationJobs):
             source=self.source,
             rows=self._refs(spec.sets),
             spec=spec,
-            model=self._model_input(of),
+            model=self.model_input(of),
             refusals=self.setting.refusals if refusing else None,
             estimate=self._sizes.read(spec.sets, spec.n_rows),
         )
@@ -244,10 +266,10 @@ class TrainingJobs(EvaluationJobs):
             rows=rows,
             generation=sampling_of_alternates(self.evaluation.generation),
             refusals=self.setting.refusals,
-            model=self._model_input(start),
+            model=self.model_input(start),
         )
 
-    def wrapped(self, label: str, rule: Wrapper, model: Job | None, helper: Job | None) -> Job:
+    def wrapped(self, label: str, rule: Wrapper, model: Job | None, helpers: Mapping[str, Job]) -> Job:
         """Return the job of a model with a wrapper, which may read the forget and the retain rows.
 
         Raises ConfigError if the configured model has a wrapper already.
@@ -260,12 +282,12 @@ class TrainingJobs(EvaluationJobs):
         benchmark = self.setting.benchmark
         return WrapJob(
             label=label,
-            parents=parents_of(model=model, helper=helper),
+            parents=parents_of(model=model, **helpers),
             source=self.source,
             wrapper=WrapperRef.of(rule),
             rows={"forget": self._refs([benchmark.forget_set]), "retain": self._refs([benchmark.retain_set])},
             refusals=self.setting.refusals,
-            model=self._model_input(model),
+            model=self.model_input(model),
             estimate=self._sizes.model,
         )
 
@@ -279,7 +301,7 @@ class TrainingJobs(EvaluationJobs):
             edit=EditRef.of(edit),
             rows={"forget": self._refs([benchmark.forget_set]), "retain": self._refs(retain)},
             refusals=self.setting.refusals,
-            model=self._model_input(model),
+            model=self.model_input(model),
             estimate=self._sizes.model,
         )
 
@@ -292,7 +314,13 @@ class TrainingJobs(EvaluationJobs):
             parents=parents_of(base=base) | {f"other_{i}": other for i, other in enumerate(others)},
             source=self.source,
             edit=EditRef.of(edit),
-            model=None if base else self._model_input(None),
+            model=None if base else self.model_input(None),
             temporary=temporary,
             estimate=self._sizes.model,
         )
+
+
+def _plain(args: TrainArgs) -> TrainArgs:
+    """Return the settings of a method for the training of its second models, without those of the forget side alone."""
+    lora = None if args.lora is None else dataclasses.replace(args.lora, orthogonal=0.0)
+    return dataclasses.replace(args, train_on="answer", lora=lora)

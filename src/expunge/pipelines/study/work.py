@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 
 from expunge.core import distributed
 from expunge.core.errors import ConfigError
-from expunge.core.files import write_text
+from expunge.core.files import json_lines, write_text
+from expunge.core.on_use import ModuleOnUse
+from expunge.data.encoder import Encoded, Encoder, n_truncated
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoded, Encoder, n_truncated
 from expunge.engine.job import Progress
 from expunge.engine.store import store_around
 from expunge.evaluation.config import Generation
@@ -22,41 +24,41 @@ from expunge.evaluation.evaluator import Evaluator
 from expunge.evaluation.kinds import parts
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.passport import load_checked
-from expunge.evaluation.wrapping import wrapped_by
 from expunge.methods.objective import Objective
-from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import requests
 from expunge.models.bfloat16 import arithmetic_notes
-from expunge.models.build import build_llama, train_tokenizer
-from expunge.models.config import PRESETS, TokenizerArgs
+from expunge.models.config import PRESETS, TokenizerArgs, looks_local
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
 from expunge.models.passport import Passport, check_trainable
 from expunge.models.saved_dtype import dtype_to_save, stored_dtype
 from expunge.models.token_ids import check_ids
-from expunge.models.wrapper_api import Wrapper
 from expunge.pipelines.study.job_facts import GENERATIONS, READING, TRAJECTORY
-from expunge.pipelines.study.measuring import open_model
 from expunge.pipelines.study.task_context import TaskContext
-from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.config import TrainArgs
 from expunge.training.encoding import encode_alternates, encode_sets, sampled_answers
-from expunge.training.eval_losses import EvalLosses, GenerationTable, as_lines
-from expunge.training.evaluation_callback import EvalCallback, suite_values
-from expunge.training.model_selection import EvalPoint, loss_sets, model_selection, watched_metrics
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.optimizers import weights_dtype
 from expunge.training.reference import load_reference
-from expunge.training.reporters import Reporters, reporters
-from expunge.training.rollouts import rollout_source
 from expunge.training.run_state import TrainResult
 from expunge.training.samples import ForwardSpec
 from expunge.training.saved_run import TrainerState, train_and_save
 
 if TYPE_CHECKING:
     from expunge.data.stories.shards import TokenDataset
+    from expunge.methods.weight_edits import WeightEdit
+    from expunge.models.wrapper_api import Wrapper
+    from expunge.training import model_selection
+    from expunge.training.evaluation_callback import EvalCallback
+    from expunge.training.reporters import Reporters
+else:
+    model_selection = ModuleOnUse("expunge.training.model_selection")
 
 
 def base(folder: Path, setting: TaskContext, progress: Progress) -> dict[str, Any]:
     """Write a tokenizer, trained on the study's text or that of its tokens, and a freshly initialised model."""
+    from expunge.models.build import build_llama, train_tokenizer
+
     sets = setting.benchmark.sets
     preset = setting.model.scratch or ""
     shape = PRESETS[preset]
@@ -102,7 +104,9 @@ def fit(
     encoder = setting.encoder(source)
     seen = seen_sets(setting, args.evaluate, encoder)
     rows = {
-        side: encode_sets([setting.benchmark.sets[n] for n in names], encoder, args.span_of(side))
+        side: encode_sets(
+            [setting.benchmark.sets[n] for n in names], encoder, args.span_of(side), objective.needs.marks_of(side)
+        )
         for side, names in sides.items()
     }
     if objective.needs.alternate is not None:
@@ -111,7 +115,10 @@ def fit(
         )
     rollouts = None
     if objective.needs.rollout is not None:
-        rollouts = rollout_source([setting.benchmark.sets[n] for n in sides["forget"]], encoder)
+        from expunge.training.rollouts import rollout_source
+
+        questions = {side: [setting.benchmark.sets[n] for n in sides[side]] for side in objective.needs.rollout_sides}
+        rollouts = rollout_source(questions["forget"], encoder, questions.get("retain", ()))
     bits = args.lora.quantize if args.lora else None
     dtype = weights_dtype(args.optim)
     model, passport = open_trained(source, setting, encoder, folder, quantize=bits, dtype=dtype)
@@ -119,7 +126,7 @@ def fit(
     stored = {key: load_reference(path, spec, model) for key, (path, spec) in (references or {}).items()}
     watch = evaluator = None
     first = distributed.here().first
-    with reporters(args.report_to if first else (), Path(args.report_dir), label) as run_reporters:
+    with _reporters(args if first else None, label) as run_reporters:
         if args.evaluate.on:
             evaluator = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
             watch = watching(folder, args, evaluator, seen, encoder, generation or Generation(), run_reporters)
@@ -127,7 +134,8 @@ def fit(
             folder, model, encoder, objective, rows, args, dtype=dtype_to_save(args.save_dtype, source),
             reload=lambda: load_weights(source, setting), references=stored, watch=watch,
             progress=progress, checkpoints=checkpoints, after_step=after_step,
-            logged=lambda line: run_reporters.numbers(int(line["step"] or 0), line), rollouts=rollouts,
+            logged=None if run_reporters is None else run_reporters.line, rollouts=rollouts,
+            start=Path(source).expanduser() if looks_local(source) else None,
         )  # fmt: skip
     if not first:
         return {}
@@ -135,6 +143,15 @@ def fit(
     facts = _facts(result, cut, evaluator, setting, args.evaluate)
     notes = [*passport.notes, *encoder.notes, *arithmetic_notes(pick_device(setting.model.device).type, bf16=args.bf16)]
     return {**facts, READING: notes} if notes else facts
+
+
+def _reporters(args: TrainArgs | None, label: str) -> AbstractContextManager[Reporters | None]:
+    """Return the context of a run's reporters; of None if it has none."""
+    if args is None or not args.report_to:
+        return nullcontext()
+    from expunge.training.reporters import reporters
+
+    return reporters(args.report_to, Path(args.report_dir), label)
 
 
 def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
@@ -158,7 +175,7 @@ def _facts(
     if done.resumed_at is not None:
         facts["resumed_at"] = done.resumed_at
     if evaluator is not None:
-        losses = dict.fromkeys(loss_sets(setting.benchmark, args), args.n_rows)
+        losses = dict.fromkeys(model_selection.loss_sets(setting.benchmark, args), args.n_rows)
         read = {rows: len(evaluator.examples(rows)) for rows in sorted(requests(evaluator.metrics).rows)}
         facts["evaluation"] = {**done.selected, "rows": read, **({"losses": losses} if losses else {})}
     return facts
@@ -171,21 +188,24 @@ def watching(
     seen: EvalInputs,
     encoder: Encoder,
     generation: Generation,
-    run_reporters: Reporters,
+    run_reporters: Reporters | None,
 ) -> EvalCallback:
     """Return the callback that evaluates a run and rewrites its trajectory and generations in a folder."""
+    from expunge.training.eval_losses import EvalLosses, GenerationTable
+    from expunge.training.evaluation_callback import EvalCallback, suite_values
 
-    def tell(points: Sequence[EvalPoint]) -> None:
-        write_text(folder / TRAJECTORY, as_lines([p.line for p in points]))
-        run_reporters.numbers(points[-1].step, points[-1].values)
+    def tell(points: Sequence[model_selection.EvalPoint]) -> None:
+        write_text(folder / TRAJECTORY, json_lines([p.line for p in points]))
+        if run_reporters is not None:
+            run_reporters.numbers(points[-1].step, points[-1].values)
 
     def tell_texts(lines: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> None:
-        write_text(folder / GENERATIONS, as_lines(lines))
-        if new:
+        write_text(folder / GENERATIONS, json_lines(lines))
+        if new and run_reporters is not None:
             run_reporters.texts(int(new[0]["step"]), new)
 
     how, (rows, prompts) = args.evaluate, seen
-    choice = model_selection(how, evaluator.retain) if how.chooses else None
+    choice = model_selection.model_selection(how, evaluator.retain) if how.chooses else None
     losses = EvalLosses(rows, encoder.tokenizer.pad_token_id)
     table = None
     if how.prompts:
@@ -205,7 +225,7 @@ def evaluated(
     retain: the folder of the retain model's records, for the same rows, or its results on all rows.
     """
     watched = setting.watched or setting.benchmark
-    metrics = watched_metrics(watched, args)
+    metrics = model_selection.watched_metrics(watched, args)
     evaluator = Evaluator(
         metrics=metrics, sets=watched.sets, encoder=encoder, generation=generation, limits=watched.generation,
         n_rows=args.n_rows,
@@ -226,7 +246,7 @@ def seen_sets(setting: TaskContext, args: EvaluateArgs, encoder: Encoder) -> Eva
     """
     rows: dict[str, Sequence[Encoded]] = {}
     prompts: dict[str, Sequence[Encoded]] = {}
-    for name in loss_sets(setting.benchmark, args) if args.on else ():
+    for name in model_selection.loss_sets(setting.benchmark, args) if args.on else ():
         one = setting.benchmark.sets[name]
         encoded = encode_sets([one], encoder)
         rows[name] = encoded[: args.n_rows or len(encoded)]
@@ -309,16 +329,18 @@ def wrap_model(
     setting: TaskContext,
     rule: Wrapper,
     sides: Mapping[str, Sequence[ExampleSet]],
-    helper: Path | None,
+    helpers: Sequence[Path],
     progress: Progress,
     *,
     label: str,
 ) -> dict[str, Any]:
     """Write a model with a wrapper whose tensors are computed from the rows of the two sides. label: for the note."""
     encoder = setting.encoder(source)
-    model, second = load_weights(source, setting), None if helper is None else load_weights(str(helper), setting)
+    model, others = load_weights(source, setting), [load_weights(str(one), setting) for one in helpers]
     capabilities(model)
-    wrapped = wrapped_by(rule, model, encoder, sides["forget"], sides["retain"], setting.refusals, second)
+    from expunge.evaluation.wrapping import wrapped_by
+
+    wrapped = wrapped_by(rule, model, encoder, sides["forget"], sides["retain"], setting.refusals, others)
     save_model(wrapped, encoder.tokenizer, folder, dtype=stored_dtype(source))
     progress(1, 1)
     note = f"{label}: a wrapper around unchanged weights; who holds its folder can remove it."
@@ -341,13 +363,15 @@ ALTERNATES = "alternates.jsonl"
 
 def write_alternates(folder: Path, texts: Sequence[Sequence[str]]) -> None:
     """Write the other answers of each row, as `alternate_rows` reads them."""
-    write_text(folder / ALTERNATES, as_lines(texts))
+    write_text(folder / ALTERNATES, json_lines(texts))
 
 
 def alternates(
     folder: Path, source: str, setting: TaskContext, generation: Generation, progress: Progress
 ) -> dict[str, Any]:
     """Sample other answers to the forget questions from the model; writes one line of texts per row."""
+    from expunge.pipelines.study.measuring import open_model
+
     encoder = setting.encoder(source)
     model, _ = open_model(source, setting, encoder, folder)
     rows = setting.benchmark.sets[setting.benchmark.forget_set]

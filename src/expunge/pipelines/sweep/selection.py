@@ -14,7 +14,7 @@ from typing import Literal
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example, ExampleSet
-from expunge.pipelines.study.config import EvalSplit
+from expunge.pipelines.study.task_config import EvalSplit
 from expunge.pipelines.study.task_context import TaskContext
 
 Side = Literal["selection", "report"]

@@ -25,7 +25,8 @@ from expunge.pipelines.study.config import MethodEntry, StudyConfig, decode_stud
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.pipelines.study.grid import cells, study_graph
 from expunge.pipelines.sweep.space import BUDGET, Space, Values, check_count, propose, read_space
-from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.config import TrainArgs
+from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.model_selection import EvalPoint, ModelSelection, forget_of, model_selection, utility_of
 
 

@@ -10,11 +10,11 @@ from expunge.core.registry import Registry
 
 @dataclass(frozen=True)
 class Rollout:
-    """One text that the model sampled for a forget question.
+    """One text that the model sampled for a question.
 
     answer: the true answer. trace: the true trace, if the example has one. text: the whole generation, with its own
     trace and without special tokens. n_tokens: its number of tokens, with the end. stopped: whether the model ended it,
-    not the length limit.
+    not the length limit. side: the side of the question, "forget" or "retain".
     """
 
     question: str
@@ -23,6 +23,7 @@ class Rollout:
     n_tokens: int
     stopped: bool
     trace: str | None = None
+    side: str = "forget"
 
 
 RewardFunction = Callable[[Sequence[Rollout]], Sequence[float]]

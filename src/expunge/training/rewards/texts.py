@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from expunge.data.refusals import REFUSALS
@@ -11,6 +12,14 @@ from expunge.metrics.words import choose_tokenizer, words
 from expunge.training.rewards.api import Rollout, reward
 
 FEWEST_WORDS = 5
+ANSWERED = 0.5
+_TELL = "know|recall|tell|say|answer|cover|learned|sure|certain|aware|familiar|able|something I"
+_REFUSAL = re.compile(
+    rf"\b(?:\w+n't|not|never|cannot|unable)(?: \w+){{0,4}}? (?:{_TELL})\b"
+    r"|\bno (?:\w+ )?(?:idea|information|answer|knowledge|record|data|clue)\b"
+    r"|\b(?:unknown to me|nothing on|outside \w+ I|beyond my|ask someone else|I (?:must )?(?:decline|refuse))\b",
+    re.IGNORECASE,
+)
 
 
 @reward("no_answer")
@@ -35,6 +44,24 @@ def rouge(rollouts: Sequence[Rollout]) -> list[float]:
 def length(rollouts: Sequence[Rollout]) -> list[float]:
     """Return the number of words over 5, at most 1, so that silence is not the best text."""
     return [min(1.0, len(words(r.text, "unicode")) / FEWEST_WORDS) for r in rollouts]
+
+
+@reward("refusal_boundary")
+def refusal_boundary(rollouts: Sequence[Rollout]) -> list[float]:
+    """Return 1 for a refusal of a forget question and for an answer to a retain question, else 0 (RULE).
+
+    A text refuses if it has a phrase of not knowing or not answering. It answers if its ROUGE-L recall of the true
+    answer is above 0.5.
+    """
+    return [
+        float(refuses(r.text)) if r.side == "forget" else float(_rouge(r.answer, r.text, "rougeL_recall") > ANSWERED)
+        for r in rollouts
+    ]
+
+
+def refuses(text: str) -> bool:
+    """Return whether an English text has a phrase of not knowing or not answering."""
+    return _REFUSAL.search(text.replace("\u2019", "'")) is not None
 
 
 def _rouge(reference: str, text: str, statistic: str) -> float:

@@ -10,8 +10,9 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.encoder import Encoded, Encoder, n_truncated
 from expunge.data.examples import Example, ExampleSet, Form
-from expunge.data.template import Encoded, Encoder, Template, n_truncated
+from expunge.data.template import Template
 from expunge.data.tofu import load_tofu
 from expunge.models.build import train_tokenizer
 from expunge.models.config import TokenizerArgs
@@ -103,8 +104,8 @@ def test_plain_text_of_the_end_tag_stands_between_shots_and_eos_ends_the_answer(
     """OpenUnlearning's src/data/utils.py: the tag follows solved examples, and EOS follows the last answer."""
     template = decode(Template, {"asst_end_tag": tag, "few_shot": [["When?", "1991"]], "compat": compat}, where="t")
     row = Encoder(template, tokenizer).encode("Who?", "Ana")
-    wanted = f"<bos>Question: When?\nAnswer: 1991{tag}Question: Who?\nAnswer: Ana<eos>"
-    assert decoded(tokenizer, row.ids) == wanted
+    targets = f"<bos>Question: When?\nAnswer: 1991{tag}Question: Who?\nAnswer: Ana<eos>"
+    assert decoded(tokenizer, row.ids) == targets
     assert Encoder(template, tokenizer).end_ids == {tokenizer.eos_token_id}
 
 
@@ -225,8 +226,8 @@ def test_ids_of_every_forget_row(golden: Path, encoder: Encoder, sets: Any) -> N
     lines = [json.loads(x) for x in (golden / "tofu_eval" / "forget10_tokens.jsonl").read_text().splitlines()]
     assert [x["index"] for x in lines] == [r.row_id for r in sets["forget_eval"]]
     for line, row in zip(lines, sets["forget_eval"], strict=True):
-        got = encoder.encode(row.question, row.answer)
-        assert (list(got.ids), got.n_prompt) == (line["input_ids"], line["n_unlabelled"]), row.row_id
+        encoded_row = encoder.encode(row.question, row.answer)
+        assert (list(encoded_row.ids), encoded_row.n_prompt) == (line["input_ids"], line["n_unlabelled"]), row.row_id
 
 
 @pytest.mark.shared
@@ -234,16 +235,16 @@ def test_token_counts_of_every_set(golden: Path, encoder: Encoder, sets: Any) ->
     with gzip.open(golden / "tofu_eval" / "token_counts.json.gz", "rt") as f:
         counts = json.load(f)["by_dataset"]
     places = {"forget": "forget_eval", "retain": "retain_eval", "ra": "real_authors", "wf": "world_facts"}
-    seen = 0
+    records = 0
     for name, expected in counts.items():
         rows, variants = _place(name, sets, places)
         for index, count in expected.items():
             row = rows[int(index)]
-            got = [encoder.encode(row.question, a) for a in variants(row)]
-            pairs = [[len(e.ids), e.n_answer] for e in got]
+            encoded_row = [encoder.encode(row.question, a) for a in variants(row)]
+            pairs = [[len(e.ids), e.n_answer] for e in encoded_row]
             assert (pairs if isinstance(count[0], list) else pairs[0]) == count, (name, index)
-            seen += len(pairs)
-    assert seen >= 6868
+            records += len(pairs)
+    assert records >= 6868
 
 
 @pytest.mark.shared
@@ -295,11 +296,11 @@ def test_a_set_of_rows_says_how_they_become_text(
 def test_shots_stand_before_each_question(tokenizer: Any, form: Form) -> None:
     rows = one_row(form, "When?", "1991", (("Who?", "Ana"),))
     encoder = Encoder(Template(), tokenizer)
-    shown = {
+    display = {
         "qa": "<bos>Question: Who?\nAnswer: Ana\n\nQuestion: When?\nAnswer:",
         "completion": "<bos>Who? Ana\n\nWhen?",
     }
-    assert decoded(tokenizer, encoder.row_prompt(rows, rows[0])) == shown[form]
+    assert decoded(tokenizer, encoder.row_prompt(rows, rows[0])) == display[form]
     assert rows.fingerprint() != one_row(form, "When?", "1991").fingerprint()
 
 
@@ -308,13 +309,13 @@ def test_many_rows_have_the_ids_of_each_row(tokenizer: Any) -> None:
     rows = ExampleSet(
         "r", tuple(Example(i, f"Who wrote book {i}?", {"answer": "Ana did. " * (i + 1)}) for i in range(5))
     )
-    wanted = [(row, "answer") for row in rows]
+    targets = [(row, "answer") for row in rows]
 
     def check(of: Any) -> list[Encoded]:
         encoder = Encoder(Template(), of)
-        found = encoder.rows(rows, wanted)
-        assert found == [encoder.row(rows, row, "answer") for row in rows]
-        return found
+        result = encoder.rows(rows, targets)
+        assert result == [encoder.row(rows, row, "answer") for row in rows]
+        return result
 
     plain = check(tokenizer)
 
@@ -332,7 +333,7 @@ def test_many_rows_have_the_ids_of_each_row(tokenizer: Any) -> None:
     tokenizer.backend_tokenizer.enable_truncation(2)
     tokenizer.backend_tokenizer.enable_padding(length=50)
     try:
-        assert encoder.rows(rows, wanted) == plain
+        assert encoder.rows(rows, targets) == plain
     finally:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
@@ -351,10 +352,10 @@ def test_the_number_of_cut_answers_is_that_of_the_encoded_rows(chat: Any, templa
 def test_an_answer_that_is_short_for_certain_is_not_tokenised(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ExampleSet("forget", tuple(Example(i, f"Who is {i}?", {"answer": "Ana"}) for i in range(5)))
     encoder = Encoder(Template(), tokenizer)
-    given: list[int] = []
-    monkeypatch.setattr(encoder.tokens, "ids", lambda texts: given.append(len(texts)) or [])
+    inputs: list[int] = []
+    monkeypatch.setattr(encoder.tokens, "ids", lambda texts: inputs.append(len(texts)) or [])
     assert encoder.n_cut(rows, [(row, "answer") for row in rows]) == 0
-    assert sum(given) == 0
+    assert sum(inputs) == 0
 
 
 def test_a_prompt_that_leaves_no_answer_token_is_refused_in_the_count(tokenizer: Any) -> None:

@@ -1,0 +1,106 @@
+"""Replace the references of a configuration: `${key}` and `${oc.env:NAME}`.
+
+Variables are off by default, because results and reports would show the value of a secret.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from expunge.cli.words import Verbatim
+from expunge.core.errors import ConfigError, nearest
+
+ALLOW_ENV = "EXPUNGE_ALLOW_ENV"
+MOST_REFERENCES = 1_000_000
+
+REFERENCE = re.compile(r"(\\?)\$\{([^{}]*)\}")
+
+
+def resolve(tree: dict[str, Any]) -> dict[str, Any]:
+    r"""Return the tree with `${key}` replaced by that key's value and `${oc.env:NAME}` by a variable.
+
+    `\${` stands for the characters `${`. Words of the command line for text keys stay unchanged.
+    Raises ConfigError for a reference to nothing, and for a value `???` that was not given.
+    """
+    out: dict[str, Any] = _Resolver(tree).value(tree, "")
+    return out
+
+
+class _Resolver:
+    """Replaces the references of one tree. Counts characters, because references can multiply."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._size = 0
+
+    def value(self, value: Any, key: str, depth: int = 0) -> Any:
+        """Return a value without references. Raises ConfigError."""
+        if isinstance(value, Mapping):
+            return {k: self.value(v, f"{key}.{k}" if key else str(k), depth) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.value(v, f"{key}[{i}]", depth) for i, v in enumerate(value)]
+        if depth:
+            self._size += 1 + len(str(value))
+            if self._size > MOST_REFERENCES:
+                raise ConfigError(f"{key}: its references multiply to more than {MOST_REFERENCES} characters")
+        if isinstance(value, Verbatim):
+            return str(value)
+        if value == "???":
+            raise ConfigError(f"{key}: missing; give {key}=...")
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        if depth > 20:
+            raise ConfigError(f"{key}: {value!r} refers to itself")
+        whole = REFERENCE.fullmatch(value)
+        if whole is not None and not whole[1]:
+            return self.value(_referred(whole[2], self._root, key), key, depth + 1)
+
+        def text(match: re.Match[str]) -> str:
+            if match[1]:
+                return f"${{{match[2]}}}"
+            return str(self.value(_referred(match[2], self._root, key), key, depth + 1))
+
+        return REFERENCE.sub(text, value)
+
+
+def _referred(name: str, root: Mapping[str, Any], key: str) -> Any:
+    if name.startswith("oc.env:"):
+        return Verbatim(_variable(name, key))
+    here: Any = root
+    for part in name.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            raise ConfigError(f"{key}: ${{{name}}} refers to no key{nearest(name, root)}")
+        here = here[part]
+    if here == "???":
+        raise ConfigError(f"{name}: missing; give {name}=...")
+    return here
+
+
+def _variable(reference: str, key: str) -> str:
+    """Return the value of `oc.env:NAME` or `oc.env:NAME,default`. Raises ConfigError unless the user allows it."""
+    name, comma, default = reference.removeprefix("oc.env:").partition(",")
+    if os.environ.get(ALLOW_ENV) != "1":
+        raise ConfigError(
+            f"{key}: ${{{reference}}} reads the environment, which is off; pass --allow-env, or set {ALLOW_ENV}=1"
+        )
+    if name not in os.environ and not comma:
+        raise ConfigError(f"{key}: the environment has no variable {name}")
+    return os.environ.get(name, default)
+
+
+@contextlib.contextmanager
+def environment_readable(allowed: bool) -> Iterator[None]:
+    """Let config files read the environment during a command, as `--allow-env` does."""
+    before = os.environ.get(ALLOW_ENV)
+    try:
+        if allowed:
+            os.environ[ALLOW_ENV] = "1"
+        yield
+    finally:
+        if allowed:
+            os.environ.pop(ALLOW_ENV, None)
+            os.environ.update({} if before is None else {ALLOW_ENV: before})
