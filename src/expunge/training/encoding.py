@@ -17,7 +17,6 @@ from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import resolve_template
 from expunge.methods.api import Marks
-from expunge.training.marks import mark_rows
 
 _logger = logging.getLogger(__name__)
 N_ALTERNATES, ALTERNATES_SEED = 5, 0
@@ -59,7 +58,11 @@ def encode_sets(
     for one in sets:
         named = [(row, trained_span(row, span, one.name)) for row in one.rows]
         encoded = encoder.pieces(one) if one.long == "pieces" else encoder.rows(one, named)
-        out += mark_rows(encoded, one, encoder, marks) if marks else encoded
+        if marks:
+            from expunge.training.marks import mark_rows
+
+            encoded = mark_rows(encoded, one, encoder, marks)
+        out += encoded
     return out
 
 

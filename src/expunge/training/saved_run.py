@@ -18,7 +18,6 @@ from expunge.models.load import save_model
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
 from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
-from expunge.training.orthogonal import orthogonality, save_adapters
 from expunge.training.randomness import kept_random
 from expunge.training.reference import Reference
 from expunge.training.run_state import Logged, Progress, TrainResult
@@ -114,6 +113,8 @@ def train_and_save(
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
         if args.lora.orthogonal:
+            from expunge.training.orthogonal import orthogonality
+
             term = orthogonality(model, start, args.lora.orthogonal)
     follow = None
     state = TrainerState(model, encoder, args, reload, watch, dtype)
@@ -134,6 +135,8 @@ def train_and_save(
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
         if args.lora.orthogonal:
+            from expunge.training.orthogonal import save_adapters
+
             save_adapters(model, start, folder)
         model = saved_form(model, args.lora, reload)
     save_model(model, encoder.tokenizer, folder, dtype=dtype)

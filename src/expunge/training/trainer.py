@@ -273,12 +273,14 @@ class PhaseTrainer(transformers.Trainer):
             noted: list[LossOutput] = []
 
             def loss(inner: Any) -> Tensor:
-                noted.append(self._whole_loss(inner, inputs))
+                read = self._loss_inputs(inner, self.objective, self.server, inputs)
+                noted.append(self._regularised(self.objective(*read)))
                 return noted[0].total
 
             total, terms = model(loss), noted[0]
         else:
-            terms = self._whole_loss(model, inputs)
+            read = self._loss_inputs(model, self.objective, self.server, inputs)
+            terms = self._regularised(self.objective(*read))
             total = terms.total
         self._trainable(self.objective, terms)
         weight = inputs["weight"]
@@ -287,9 +289,8 @@ class PhaseTrainer(transformers.Trainer):
         total = total if weight == 1 else total * weight
         return (total, None) if return_outputs else total
 
-    def _whole_loss(self, model: Any, inputs: Mapping[str, Any]) -> LossOutput:
-        """Return the objective of one micro-batch, with the run's regulariser, if there is one, as a term."""
-        terms = self.objective(*self._loss_inputs(model, self.objective, self.server, inputs))
+    def _regularised(self, terms: LossOutput) -> LossOutput:
+        """Return the objective of one micro-batch with the run's regulariser, if there is one, as a term."""
         if self.run.regulariser is None:
             return terms
         extra = self.run.regulariser()
