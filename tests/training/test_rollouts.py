@@ -108,6 +108,18 @@ def test_texts_depend_on_seed_step_and_row_alone(start: Any, encoder: Encoder) -
     assert RolloutSampler(start, plan, source, seed=2)(start, [0, 2], 7).rows != both.rows
 
 
+def backward_by_hand(model: Any, batch: Any, shape: tuple[int, int]) -> None:
+    """Compute the gradients of the policy loss over (questions, texts of each), one row at a time."""
+    rewards = torch.tensor(batch.rewards).view(shape)
+    advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).flatten()
+    loss = torch.zeros(())
+    for row, advantage in zip(batch.rows, advantages, strict=True):
+        logp = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        of_tokens = [logp[at - 1, row.ids[at]] for at in range(row.n_prompt, len(row.ids))]
+        loss = loss - advantage * torch.stack(of_tokens).mean() / rewards.numel()
+    loss.backward()
+
+
 def test_a_step_is_the_policy_gradient_of_its_rollouts(start: Any, encoder: Encoder) -> None:
     """The weights after one step against plain autograd over the same texts, one row at a time."""
     result, log = run(start, encoder, max_steps=1, per_device_train_batch_size=4)
@@ -115,14 +127,7 @@ def test_a_step_is_the_policy_gradient_of_its_rollouts(start: Any, encoder: Enco
     order = [0, 1, 2, 3]  # all rows are in the step, and the mean does not depend on their order
     plan = objective("PURGE", PLAN).method.rollouts
     batch = RolloutSampler(model, plan, rollout_source([FORGET], encoder), seed=0)(model, order, 0)
-    rewards = torch.tensor(batch.rewards).view(4, 3)
-    advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).flatten()
-    loss = torch.zeros(())
-    for row, advantage in zip(batch.rows, advantages, strict=True):
-        logp = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
-        of_tokens = [logp[at - 1, row.ids[at]] for at in range(row.n_prompt, len(row.ids))]
-        loss = loss - advantage * torch.stack(of_tokens).mean() / 12
-    loss.backward()
+    backward_by_hand(model, batch, (4, 3))
     expected = torch.cat([(p - 0.05 * p.grad).detach().flatten() for p in model.parameters()])
     moved = torch.cat([p.detach().flatten() for p in start.parameters()])
     assert (expected - moved).abs().max() > 1e-4
@@ -196,14 +201,7 @@ def test_rule_samples_texts_of_both_sides(start: Any, encoder: Encoder) -> None:
     batch = RolloutSampler(plain, goal.method.rollouts, source, seed=0)(plain, range(4), 0, range(4))
     assert [text.side for text in batch.texts] == ["forget"] * 12 + ["retain"] * 12
     assert {t.question for t in batch.texts[12:]} == {row.question for row in retain}
-    rewards = torch.tensor(batch.rewards).view(8, 3)
-    advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).flatten()
-    loss = torch.zeros(())
-    for row, advantage in zip(batch.rows, advantages, strict=True):
-        logp = plain(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
-        of_tokens = [logp[at - 1, row.ids[at]] for at in range(row.n_prompt, len(row.ids))]
-        loss = loss - advantage * torch.stack(of_tokens).mean() / 24
-    loss.backward()
+    backward_by_hand(plain, batch, (8, 3))
     for now, before in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(now.detach(), (before - 0.05 * before.grad).detach(), rtol=1e-4, atol=1e-6)
     assert done.history[0]["reward"] == pytest.approx(sum(batch.rewards) / 24, rel=1e-5)

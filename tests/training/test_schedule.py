@@ -262,7 +262,7 @@ def test_every_phase_computes_in_bfloat16(make_model, rows) -> None:
     layer.register_forward_hook(lambda module, args, out: calls.append((out.dtype, len(traceback.extract_stack()))))
     train(model, objective("GradDiff"), rows, settings(CHUNKS, bf16=True, num_train_epochs=1), pad_id=0)
     assert {dtype for dtype, _ in calls} == {torch.bfloat16}
-    assert len({depth for _, depth in calls}) == 1  # no phase wraps the model anew
+    assert len({depth for _, depth in calls}) == 1  # no phase wraps the model again
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,8 @@ def _progress(console: Any) -> Any:
 def request_of(parsed: argparse.Namespace) -> Any:
     """Return the arguments as a request. Raises ConfigError for settings that an audit does not read."""
     from expunge.cli.compose import study_tree
-    from expunge.pipelines.audit.request import AuditRequest, model_name
+    from expunge.models.config import model_name
+    from expunge.pipelines.audit.request import AuditRequest
     from expunge.pipelines.study.config import decode_study
 
     refuse_settings(parsed.overrides, DECIDED, "expunge audit")

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs, method
-from expunge.methods.rmu import control_vector
+from expunge.methods.rmu import check_steering, steered
 from expunge.methods.terms import hidden, marked, require, wide
 
 if TYPE_CHECKING:
@@ -61,22 +60,10 @@ trainer.method_args.layer=model.layers.3
     """Seed of the random direction u."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w+(\.\w+)*", self.layer):
-            raise ValueError("layer must name one module, such as model.layers.7")
-        if not self.trainable_params_regex:
-            raise ValueError("trainable_params_regex must have an entry, such as .*")
-        if not 0 < self.steering_coeff < float("inf"):
-            raise ValueError("steering_coeff must be a number > 0")
+        check_steering(self, "layer")
         for key in ("trace", "reasoning"):
             if not 0 <= getattr(self, key) < float("inf"):
                 raise ValueError(f"{key} must be a number >= 0")
-        if not 0 <= self.control_seed < 2**63:
-            raise ValueError("control_seed must be a whole number >= 0")
-        for pattern in self.trainable_params_regex:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"trainable_params_regex must be regular expressions: {error}") from None
 
     @property
     def needs(self) -> Requirements:
@@ -88,10 +75,7 @@ trainer.method_args.layer=model.layers.3
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Compute the distances of answers and traces from the control vector; a scalar."""
         side = require(view.forget, "forget")
-        h_ND = hidden(side)
-        if "control" not in view.memory:
-            view.memory["control"] = control_vector(h_ND.shape[1], self.control_seed)
-        return _by_span(side, self.steering_coeff * view.memory["control"].to(h_ND), self.trace)
+        return _by_span(side, steered(view, hidden(side), self), self.trace)
 
     def retain_loss(self, view: LossInputs) -> Tensor:
         """Compute the distances of the retain answers and traces from the reference's; a scalar."""

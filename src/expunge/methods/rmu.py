@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from expunge.core.decode import strict
 from expunge.core.on_use import torch
@@ -61,19 +61,7 @@ class RMU:
     """How the squared distances are averaged over examples (see above)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.steering_coeff < float("inf"):
-            raise ValueError("steering_coeff must be a number > 0")
-        if not re.fullmatch(r"\w+(\.\w+)*", self.layer):
-            raise ValueError("module_regex must name one module, such as model.layers.7")
-        if not self.trainable_params_regex:
-            raise ValueError("trainable_params_regex must have an entry, such as .*")
-        if not 0 <= self.control_seed < 2**63:
-            raise ValueError("control_seed must be a whole number >= 0")
-        for pattern in self.trainable_params_regex:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"trainable_params_regex must be regular expressions: {error}") from None
+        check_steering(self, "module_regex")
 
     @property
     def layer(self) -> str:
@@ -97,13 +85,60 @@ class RMU:
         """Compute the mean squared distance of the forget examples' hidden states from the control vector."""
         side = require(view.forget, "forget")
         h_ND = hidden(side)
-        if "control" not in view.memory:
-            view.memory["control"] = control_vector(h_ND.shape[1], self.control_seed)
-        target = self.steering_coeff * view.memory["control"].to(h_ND)
+        target = steered(view, h_ND, self)
         if self.adaptive:
             ref = require(view.forget_ref, "forget_ref")
             target = side.row_means(hidden(ref).to(h_ND).norm(dim=-1))[side.row_N, None] * target
         return embed_diff(side, target, compat=self.compat)
+
+
+class SteeringSettings(Protocol):
+    """The settings of a loss that moves the states of one layer towards a random direction."""
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer."""
+        ...
+
+    @property
+    def steering_coeff(self) -> float:
+        """The length of the control vector, c."""
+        ...
+
+    @property
+    def control_seed(self) -> int:
+        """The seed of the direction u."""
+        ...
+
+    @property
+    def trainable_params_regex(self) -> tuple[str, ...]:
+        """Regular expressions of the trained parameters."""
+        ...
+
+
+def check_steering(settings: SteeringSettings, key: str) -> None:
+    """Raise ValueError for wrong settings. key: the setting that names the layer."""
+    if not 0 < settings.steering_coeff < float("inf"):
+        raise ValueError("steering_coeff must be a number > 0")
+    if not re.fullmatch(r"\w+(\.\w+)*", settings.layer):
+        raise ValueError(f"{key} must name one module, such as model.layers.7")
+    if not settings.trainable_params_regex:
+        raise ValueError("trainable_params_regex must have an entry, such as .*")
+    if not 0 <= settings.control_seed < 2**63:
+        raise ValueError("control_seed must be a whole number >= 0")
+    for pattern in settings.trainable_params_regex:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"trainable_params_regex must be regular expressions: {error}") from None
+
+
+def steered(view: LossInputs, h_ND: Tensor, settings: SteeringSettings) -> Tensor:
+    """Return c u, the control vector of the run, shape (D,), in the dtype of the states."""
+    if "control" not in view.memory:
+        view.memory["control"] = control_vector(h_ND.shape[1], settings.control_seed)
+    control: Tensor = view.memory["control"]
+    return settings.steering_coeff * control.to(h_ND)
 
 
 def control_vector(d: int, seed: int) -> Tensor:

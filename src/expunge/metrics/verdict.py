@@ -278,28 +278,37 @@ def direct_findings(
         ids = sorted(set.intersection(*(set(r.per_row) for side in sides for r in side)))
         if not ids:
             continue
-        model_R, retain_R, full_R = (
-            np.mean([_column(r, statistic, ids) for r in side], axis=0) if side else np.ones(len(ids)) for side in sides
-        )
-        finding = compare_to_controls(name, (model_R, retain_R, full_R), note="" if full else NO_TARGET)
-        if not full:
-            nan = math.nan
-            finding = replace(finding, full=nan, position=nan, position_low=nan, position_high=nan)
-        out.append(finding)
+        columns = [[column_of(r, statistic, ids) for r in side] for side in sides]
+        model_R, retain_R = (np.mean(column, axis=0) for column in columns[:2])
+        full_R = np.mean(columns[2], axis=0) if full else None
+        out.append(compare_direct(name, model_R, retain_R, full_R))
     return out
+
+
+def compare_direct(name: str, model_R: Floats, retain_R: Floats, full_R: Floats | None) -> AuditFinding:
+    """Compare a measurement without an attack with the controls.
+
+    Without a target model, the gap reaches from the retain model to 1, and the finding has no position.
+    """
+    if full_R is not None:
+        return compare_to_controls(name, (model_R, retain_R, full_R))
+    finding = compare_to_controls(name, (model_R, retain_R, np.ones_like(model_R)), note=NO_TARGET)
+    nan = math.nan
+    return replace(finding, full=nan, position=nan, position_low=nan, position_high=nan)
 
 
 def statistic_of(result: MetricResult) -> str | None:
     """Return the statistic of single rows whose mean is the metric's value, or None."""
     ids = sorted(result.per_row)
     for name in result.per_row[ids[0]] if ids else ():
-        column = _column(result, name, ids)
+        column = column_of(result, name, ids)
         if len(column[~np.isnan(column)]) and math.isclose(float(np.nanmean(column)), result.value, abs_tol=1e-9):
             return name
     return None
 
 
-def _column(result: MetricResult, name: str, ids: Sequence[int]) -> Floats:
+def column_of(result: MetricResult, name: str, ids: Sequence[int]) -> Floats:
+    """Return a statistic of some rows, shape (R,); NaN for a missing or a listed value."""
     values = (result.per_row[i].get(name, math.nan) for i in ids)
     return np.array([math.nan if isinstance(v, list) else v for v in values], dtype=float)
 

@@ -157,6 +157,11 @@ def looks_local(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.split("/")[0] in ("saves", "models")
 
 
+def model_name(source: str) -> str:
+    """Return a model's id, or its folder's name: without a path."""
+    return Path(source).expanduser().resolve().name if looks_local(source) else source
+
+
 def adapter_base(source: str) -> str | None:
     """Return the base model that a folder of an adapter alone names: a folder or hub id, "" if it names none.
 

@@ -14,11 +14,11 @@ from expunge.metrics.equivalence import NOT_MEASURABLE
 from expunge.metrics.verdict import Verdict
 from expunge.report.audits import HEADS, NUMBERS, line_cells
 from expunge.report.erasure import LIMITS
-from expunge.report.markup import markdown_text
+from expunge.report.markup import markdown_section, markdown_table, markdown_text
 from expunge.report.model import AuditLine, MissingResult, ReportProvenance
 from expunge.report.page import environment
 from expunge.report.table import ABSENT
-from expunge.report.verdicts import questions
+from expunge.report.verdicts import questions, verdict_lines
 
 MODEL, RETAIN, TARGET = "this model", "retain model", "target model"
 TITLES = {"name": "finding", "value": MODEL, "retain": RETAIN, "full": TARGET}
@@ -113,7 +113,8 @@ def audit_html(audit: ModelAudit) -> str:
         tables=_tables(audit),
         about=_about(audit),
         roles=ROLES,
-        limits=LIMITS,
+        limits=(*LIMITS, *audit.notes),
+        missing=[(absent.label, absent.reason) for absent in audit.missing],
     )
 
 
@@ -121,18 +122,15 @@ def audit_markdown(audit: ModelAudit) -> str:
     """Return the report as markdown."""
     md = markdown_text
     lines = [f"# {md(audit.title)}", "", f"Made {md(audit.created)}.", ""]
-    if audit.verdict.broken:
-        lines += [f"**The model is broken.** {md(audit.verdict.broken)}", ""]
-    lines += [f"- {q} **{md(word)}**. {md(text)}" for q, word, text in questions(audit.verdict)] + [""]
-    lines += _list("Not known without a control", audit.unknown)
+    lines += verdict_lines(audit.verdict)
+    lines += markdown_section("Not known without a control", audit.unknown)
     lines += ["## Findings", "", md(_about(audit)), ""]
     for table in _tables(audit):
         lines += [f"### {md(table.audit)}", "", md(table.meaning), ""]
-        lines += ["| " + " | ".join(map(md, table.heads)) + " |"]
-        lines += ["| " + " | ".join("--:" if head in table.numbers else "---" for head in table.heads) + " |"]
-        lines += ["| " + " | ".join(map(md, cells)) + " |" for cells in table.rows] + [""]
-    lines += _list("Not run", [f"{names}: {why}" for names, why in audit.not_run])
-    lines += _list("Without a result", [f"{absent.label}: {absent.reason}" for absent in audit.missing])
+        sides = "".join("r" if head in table.numbers else "l" for head in table.heads)
+        lines += [*markdown_table([*map(md, table.heads)], sides, [[*map(md, cells)] for cells in table.rows]), ""]
+    lines += markdown_section("Not run", [f"{names}: {why}" for names, why in audit.not_run])
+    lines += markdown_section("Without a result", [f"{absent.label}: {absent.reason}" for absent in audit.missing])
     if audit.rows:
         lines += [f"## Rows ({len(audit.rows)} of {audit.n_rows})", ""]
     for row in audit.rows:
@@ -143,17 +141,13 @@ def audit_markdown(audit: ModelAudit) -> str:
     lines += [""] if audit.rows else []
     lines += ["## Models", "", md(ROLES), "", *(f"- {md(role)}: {md(name)}" for role, name in audit.models), ""]
     lines += [*(f"    {line}" for line in audit.command.splitlines()), ""] if audit.command else []
-    lines += _list("Limits", [*LIMITS, *audit.notes])
+    lines += markdown_section("Limits", [*LIMITS, *audit.notes])
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _about(audit: ModelAudit) -> str:
     """Return how to read the tables, without comparisons if there are none."""
     return ABOUT + (COMPARED if any(math.isfinite(line.retain) for line in audit.findings) else "")
-
-
-def _list(title: str, items: tuple[str, ...] | list[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {markdown_text(item)}" for item in items), ""] if items else []
 
 
 def _tables(audit: ModelAudit) -> list[AuditTable]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from expunge.metrics.verdict import Verdict
-from expunge.report.markup import markdown_table, markdown_text
+from expunge.report.markup import markdown_section, markdown_table, markdown_text
 from expunge.report.page import environment
-from expunge.report.verdicts import questions
+from expunge.report.verdicts import questions, verdict_lines
 
 LIMITS = (
     "No test can prove that a model contains nothing of a text. The findings describe the results of these tests; "
@@ -101,13 +102,13 @@ class ErasureReport:
 
 def erasure_report(erasure: Erasure) -> ErasureReport:
     """Return the report as a page that loads nothing from outside, and as markdown. Every text is escaped."""
-    limits = (*(() if erasure.has_retain else (NO_RETAIN,)), *LIMITS)
+    limits = (*(() if erasure.has_retain else (NO_RETAIN,)), *LIMITS, *erasure.notes)
     values = {
         "done": _done(erasure),
         "findings": [(finding, _words(finding)) for finding in erasure.findings],
         "kept": [(finding, _number(finding)) for finding in erasure.kept],
         "limits": limits,
-        "missing": _once(erasure.missing),
+        "missing": by_reason(erasure.missing),
         "hashes": HASHES,
         "questions": questions(erasure.verdict) if erasure.verdict else [],
     }
@@ -115,8 +116,8 @@ def erasure_report(erasure: Erasure) -> ErasureReport:
     return ErasureReport(page, _markdown(erasure, limits))
 
 
-def _once(missing: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
-    """Return the impossible measurements with each reason once, behind the names of all that it concerns."""
+def by_reason(missing: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return names and reasons with each reason once, behind the names of all that it concerns."""
     names: dict[str, list[str]] = {}
     for name, reason in missing:
         names.setdefault(reason, []).append(name)
@@ -160,11 +161,7 @@ def _hashed(name: str, value: str) -> str:
 def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
     lines = [f"# {markdown_text(erasure.title)}", "", f"Made {markdown_text(erasure.created)}.", ""]
     if erasure.verdict is not None:
-        if erasure.verdict.broken:
-            lines += [f"**The model is broken.** {markdown_text(erasure.verdict.broken)}", ""]
-        lines += [
-            f"- {q} **{markdown_text(word)}**. {markdown_text(text)}" for q, word, text in questions(erasure.verdict)
-        ] + [""]
+        lines += verdict_lines(erasure.verdict)
     if erasure.achieved:
         lines += [
             "## Goals",
@@ -177,12 +174,7 @@ def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
     lines += [*markdown_table(("set", "rows", "commitment to the rows"), "lrl", rows), ""]
     texts = [text for request in erasure.asked for text in request.texts]
     lines += [*(f"- {markdown_text(text)}" for text in texts), ""] if texts else []
-    lines += [
-        "## Actions",
-        "",
-        *(f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in _done(erasure)),
-        "",
-    ]
+    lines += markdown_section("Actions", [f"{name}: {value}" for name, value in _done(erasure)])
     if erasure.command:
         lines += [*(f"    {line}" for line in erasure.command.splitlines()), ""]
     parts = (
@@ -196,8 +188,8 @@ def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
                 f"- **{markdown_text(f.name)}** ({markdown_text(f.meaning)}): {markdown_text(words(f))}"
                 for f in findings
             ] + [""]
-    if erasure.missing:
-        lines += ["## Impossible measurements", ""]
-        lines += [f"- {markdown_text(name)}: {markdown_text(reason)}" for name, reason in _once(erasure.missing)] + [""]
-    lines += ["## Limits", "", *(f"- {markdown_text(line)}" for line in (*limits, *erasure.notes))]
+    lines += markdown_section(
+        "Impossible measurements", [f"{name}: {reason}" for name, reason in by_reason(erasure.missing)]
+    )
+    lines += markdown_section("Limits", limits)
     return "\n".join(lines).rstrip() + "\n"

@@ -20,6 +20,11 @@ def markdown_text(text: str) -> str:
     return _MARKS.sub(r"\\\g<0>", html.escape(" ".join(text.split()), quote=False))
 
 
+def markdown_section(title: str, items: Sequence[str]) -> list[str]:
+    """Return the lines of a markdown section with a list of texts; none without items."""
+    return [f"## {title}", "", *(f"- {markdown_text(item)}" for item in items), ""] if items else []
+
+
 def markdown_table(heads: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a markdown table.
 

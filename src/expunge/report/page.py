@@ -87,6 +87,7 @@ def _render(model: ReportModel, packed: examples.PackedExamples | None, live: bo
         reading=reading(model),
         cautions=cautions(model),
         folders=[(name, run.folder) for run, name in named_runs(model) if run.folder],
+        missing=[(absent.label, absent.reason) for absent in model.missing],
         samples=[(sample, _in_order(model, sample)) for sample in model.samples],
         csv_link=_data_link("text/csv", to_csv(model)),
         markdown_link=_data_link("text/markdown", to_markdown(model)),

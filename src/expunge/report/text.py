@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
-from expunge.report.markup import cell_text, markdown_table
+from expunge.report.markup import cell_text, markdown_section, markdown_table
 from expunge.report.markup import markdown_text as _md
 from expunge.report.model import ReportModel
 from expunge.report.overview import LEGEND, AuditSummary, overview
@@ -25,7 +25,7 @@ from expunge.report.stories import ABOUT as RECOVERY_ABOUT
 from expunge.report.stories import heads as recovery_heads
 from expunge.report.stories import recovery_rows
 from expunge.report.table import BELOW_FLOOR, ReportTable, TableRow, table
-from expunge.report.verdicts import RANK_HEADS, RANKING, judgement, questions
+from expunge.report.verdicts import RANK_HEADS, RANKING, answer_lines, judgement
 
 _GAP = 2  # spaces that rich puts around a column of this style
 
@@ -54,11 +54,11 @@ def to_markdown(model: ReportModel) -> str:
     lines += _recovery(model)
     for part in sections(model):
         lines += _tables(part)
-    lines += _section("How to read this", reading(model))
-    lines += _section("Be careful", cautions(model))
+    lines += markdown_section("How to read this", reading(model))
+    lines += markdown_section("Be careful", cautions(model))
     lines += _audits(model)
-    lines += _section("Without a result", tuple(f"{m.label}: {m.reason}" for m in model.missing))
-    lines += _section("Notes", model.notes)
+    lines += markdown_section("Without a result", tuple(f"{m.label}: {m.reason}" for m in model.missing))
+    lines += markdown_section("Notes", model.notes)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -72,7 +72,7 @@ def _judgement(model: ReportModel) -> list[str]:
     lines += ["", RANKING, ""]
     for verdict in judged.all:
         lines += [f"### {_md(verdict.model)}", ""]
-        lines += [f"- {question} **{_md(word)}**. {_md(text)}" for question, word, text in questions(verdict)] + [""]
+        lines += answer_lines(verdict)
     return lines
 
 
@@ -135,10 +135,6 @@ def _verdicts(cell: AuditSummary) -> str:
 
 def _notes(cell: AuditSummary) -> str:
     return "".join(f"[^audit-{k}]" for k in cell.notes)
-
-
-def _section(title: str, items: tuple[str, ...]) -> list[str]:
-    return [f"## {title}", "", *(f"- {_md(item)}" for item in items), ""] if items else []
 
 
 def _sets(model: ReportModel) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from expunge.metrics.verdict import DIRECT, QUESTIONS, Verdict, choice, direct_findings, make_verdict, ranked
 from expunge.metrics.verdict import utility_answer as utility_of
+from expunge.report.markup import markdown_text
 from expunge.report.model import ReportModel
 
 RANK_HEADS = ("rank", "model", "forgot?", "robust?", "detectable?", "utility left", "why here")
@@ -77,6 +78,17 @@ def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
         f"{left:.0%}" if math.isfinite(left) else "\u2013",
         f"broken: {why}" if verdict.broken else why,
     )
+
+
+def answer_lines(verdict: Verdict) -> list[str]:
+    """Return the answers as markdown, one line each."""
+    return [f"- {q} **{markdown_text(word)}**. {markdown_text(text)}" for q, word, text in questions(verdict)] + [""]
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Return the answers as markdown, after the line on a broken model."""
+    broken = [f"**The model is broken.** {markdown_text(verdict.broken)}", ""] if verdict.broken else []
+    return broken + answer_lines(verdict)
 
 
 def questions(verdict: Verdict) -> list[tuple[str, str, str]]:

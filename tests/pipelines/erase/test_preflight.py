@@ -25,7 +25,7 @@ from expunge.pipelines.erase.general import (
 )
 from expunge.pipelines.erase.made_rows import RowRequest, is_question, make_rows
 from expunge.pipelines.erase.neighbours import listed_names, neighbour_questions
-from expunge.pipelines.erase.preflight import Examiner, Preflight, examine, preflight_lines
+from expunge.pipelines.erase.preflight import Examiner, Preflight, examine, own_answers, preflight_lines
 from expunge.pipelines.erase.rows import (
     LISTED,
     asked_rows,
@@ -150,6 +150,24 @@ def test_everyday_questions_are_rows_to_keep_with_the_models_own_answers() -> No
     assert [row.row_id for row in trained] == [0, 1, 2, 3] and counted(
         trained
     ) == "3 to train on with 1 everyday questions"
+
+
+def test_no_more_everyday_questions_are_answered_than_are_used() -> None:
+    calls: list[list[str]] = []
+
+    class Recorder:
+        def short(self) -> Recorder:
+            return self
+
+        def answers(self, questions: Sequence[str]) -> list[str]:
+            calls.append(list(questions))
+            return ["" if "1" in question else f"It is {question}." for question in questions]
+
+    questions = [f"no {i}" for i in range(9)]
+    pairs = own_answers(Recorder(), row_set([]), questions, 2)  # type: ignore[arg-type]
+    assert [question for question, _ in pairs] == ["no 0", "no 2"]  # the first call lacks one
+    assert calls == [questions[:2], questions[2:4]]
+    assert len(own_answers(Recorder(), row_set([]), questions)) == 8  # type: ignore[arg-type]
 
 
 def test_both_wordings_are_measured() -> None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
 
 from expunge.audits import audit_registry
 from expunge.audits.api import NO_RETAIN_MODEL, NO_TARGET_MODEL
 from expunge.core.records import Floats
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import NOT_MEASURABLE, AuditFinding, compare_to_controls, without_comparison
-from expunge.metrics.verdict import NO_TARGET, Verdict, VerdictAnswer, number_with_interval, statistic_of
-from expunge.models.config import looks_local
+from expunge.metrics.equivalence import NOT_MEASURABLE, AuditFinding, without_comparison
+from expunge.metrics.verdict import (
+    Verdict,
+    VerdictAnswer,
+    column_of,
+    compare_direct,
+    number_with_interval,
+    statistic_of,
+)
+from expunge.models.config import looks_local, model_name
 from expunge.models.identity import source_identity
-from expunge.pipelines.audit.request import CONTENT, MODEL, PreparedAudit, model_name
+from expunge.pipelines.audit.request import CONTENT, MODEL, PreparedAudit
 from expunge.report.audit_report import MODEL as THIS
 from expunge.report.audit_report import MOST_ROWS, RETAIN, TARGET, AuditedRow, ModelAnswer, ModelAudit
+from expunge.report.erasure import by_reason
 from expunge.report.model import AuditLine, ReportModel, ReportRun
 from expunge.report.verdicts import judgement
 
@@ -73,7 +78,7 @@ def audit_contents(prepared: PreparedAudit, results: ReportModel) -> ModelAudit:
         unknown=tuple(unknown),
         findings=tuple(findings),
         meanings=MEANINGS | {one: _question(one) for one in dict.fromkeys(line.audit for line in audits)},
-        not_run=_by_reason(unrun),
+        not_run=tuple(by_reason(unrun.items())),
         models=tuple((ROLES[role], _identity(model.source, model.revision)) for role, model in prepared.roles.items()),
         sets={"rows to forget": results.sets["forget_eval"], "rows to keep": results.sets["retain_eval"]},
         rows=tuple(rows[:MOST_ROWS]),
@@ -144,18 +149,12 @@ def _compared(title: str, sides: Sequence[Floats | None], *, is_kept: bool) -> A
     if is_kept or model is None or retain is None:
         finding = without_comparison(title, sides, "")
         return dataclasses.replace(finding, verdict="") if is_kept else finding
-    if full is not None:
-        return compare_to_controls(title, (model, retain, full))
-    finding = compare_to_controls(title, (model, retain, np.ones_like(model)), note=NO_TARGET)
-    nan = math.nan
-    return dataclasses.replace(finding, full=nan, position=nan, position_low=nan, position_high=nan)
+    return compare_direct(title, model, retain, full)
 
 
 def _column(result: MetricResult, ids: Sequence[int]) -> Floats:
     """Return one number per row: the statistic whose mean is the metric's value."""
-    name = statistic_of(result) or "score"
-    values = (result.per_row[i].get(name, math.nan) for i in ids)
-    return np.array([math.nan if isinstance(v, list) else v for v in values], dtype=float)
+    return column_of(result, statistic_of(result) or "score", ids)
 
 
 def _line(finding: AuditFinding, audit: str) -> AuditLine:
@@ -180,14 +179,6 @@ def _without_reason(line: AuditLine) -> AuditLine:
         return line
     parts = [part for part in line.note.split("; ") if part not in (NO_RETAIN_MODEL, NO_TARGET_MODEL)]
     return dataclasses.replace(line, note="; ".join(parts))
-
-
-def _by_reason(not_run: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the audits without a number with each reason once."""
-    names: dict[str, list[str]] = {}
-    for name, reason in not_run.items():
-        names.setdefault(reason, []).append(name)
-    return tuple((", ".join(of), reason) for reason, of in names.items())
 
 
 def _question(audit: str) -> str:
@@ -236,5 +227,5 @@ def _identity(source: str, revision: str | None) -> str:
     """Return a model's name with the hash of the files that determine its outputs, or its hub revision."""
     identity = source_identity(source, revision)
     if looks_local(source):
-        return f"{Path(source).expanduser().resolve().name} {identity.get('contents', '')}".rstrip()
+        return f"{model_name(source)} {identity.get('contents', '')}".rstrip()
     return f"{source} revision {identity.get('revision') or 'main'}"

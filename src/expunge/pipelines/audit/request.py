@@ -14,7 +14,6 @@ from expunge.audits.run import DEFAULT_AUDITS
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import fingerprint
 from expunge.data.examples import ExampleSet
-from expunge.models.config import looks_local
 from expunge.models.identity import source_identity
 from expunge.models.load import load_tokenizer
 from expunge.pipelines.output_folder import WORK, check_folder
@@ -120,11 +119,6 @@ def check_audit_names(audits: Sequence[str | Mapping[str, Any]]) -> list[dict[st
             raise ConfigError(f"--audits: no audit named {name!r}{nearest(str(name), known)}")
         make_audit(entry, f"--audits[{i}]")
     return entries
-
-
-def model_name(source: str) -> str:
-    """Return a model's id, or its folder's name: without a path."""
-    return Path(source).expanduser().resolve().name if looks_local(source) else source
 
 
 def _models(request: AuditRequest) -> tuple[FinishedModel, ...]:

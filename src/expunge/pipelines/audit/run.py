@@ -23,8 +23,9 @@ from expunge.engine.run import JobEvent, PlannedJob, plan, run
 from expunge.engine.store import Store
 from expunge.metrics.equivalence import KNOWN, OVER, TRACE
 from expunge.metrics.verdict import Verdict
+from expunge.models.config import model_name
 from expunge.pipelines.audit.contents import audit_contents
-from expunge.pipelines.audit.request import PreparedAudit, model_name
+from expunge.pipelines.audit.request import PreparedAudit
 from expunge.pipelines.audit_jobs.results import show_audit_rows
 from expunge.pipelines.output_folder import claimed_folder
 from expunge.pipelines.study.results import report_model

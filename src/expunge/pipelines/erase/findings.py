@@ -15,7 +15,7 @@ from expunge.core.fingerprints import file_sha256
 from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.equivalence import AuditFinding
 from expunge.metrics.verdict import QUESTIONS, Verdict, direct_findings, statistic_of
-from expunge.models.config import looks_local
+from expunge.models.config import looks_local, model_name
 from expunge.models.identity import source_identity
 from expunge.pipelines.erase.attacks import AttackResult
 from expunge.pipelines.erase.commitment import FIELD
@@ -82,7 +82,7 @@ def erasure(
     )
     missing = {n: r.reason or "" for n, r in measured.after.items() if not math.isfinite(r.value) and r.reason}
     return Erasure(
-        title=f"Erasure report: {model_name(request)}",
+        title=f"Erasure report: {model_name(str(request.study.model.source))}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         asked=(ErasureRequest("rows to forget", len(forget), commitment, texts),),
         method=winner.trial.method,
@@ -217,12 +217,6 @@ def _of_audits(attacks: Sequence[AttackResult]) -> list[Finding]:
     return out
 
 
-def model_name(request: EraseRequest) -> str:
-    """Return the model's id, or its folder's name: without a path."""
-    source = str(request.study.model.source)
-    return Path(source).expanduser().resolve().name if looks_local(source) else source
-
-
 def before_hash(request: EraseRequest) -> str:
     """Return the fingerprint of the model before, or its hub id and revision."""
     identity = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
@@ -245,13 +239,14 @@ def model_card(
     """Return the new model's README.md: verdict, procedure and outcome, without texts or plain hashes of the rows."""
     request = erasing.request
     source = str(request.study.model.source)
+    label = model_name(source)
     head = ["---", "library_name: transformers", "tags: [unlearning, expunge]"]
     head += [f"{FIELD}: {commitment}", *([] if looks_local(source) else [f"base_model: {source}"])]
     forget = erasing.sets["forget_eval"]
     body = [
-        f"# {model_name(request)}, with {len(forget)} rows erased",
+        f"# {label}, with {len(forget)} rows erased",
         "",
-        f"Made from {model_name(request)} by `expunge erase`: {len(forget)} rows were unlearned by "
+        f"Made from {label} by `expunge erase`: {len(forget)} rows were unlearned by "
         f"{winner.trial.method}. `{FIELD}` above commits to these rows; only the owner of its key can check it.",
         "",
         *_answers(verdict),

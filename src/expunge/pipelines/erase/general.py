@@ -14,6 +14,7 @@ from expunge.data.examples import ANSWER, PERTURBED, Example, ExampleSet
 from expunge.data.general import AREAS, FLUENCY, general_sets
 from expunge.metrics.answer_content import EMPTY, contains
 from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.equivalence import share_interval
 from expunge.metrics.fluency import MOST, REPEATED
 from expunge.pipelines.erase.wordings import picked
 
@@ -159,7 +160,7 @@ def _ratio_interval(solved_N2: Floats) -> tuple[float, float]:
     if n < 2 or not before:
         return math.nan, math.nan
     if (solved_N2[:, 0] == solved_N2[:, 1]).all():
-        rare = 1.96**2 / (n + 1.96**2)  # the upper end of Wilson's interval of a share of 0
+        rare = share_interval(0, n)[1]
         return max(0.0, 1 - rare * n / before), 1 + rare * n / before
     draws = np.random.default_rng(SEED).integers(0, n, size=(DRAWS, n))
     totals_D2 = solved_N2[draws].sum(axis=1)

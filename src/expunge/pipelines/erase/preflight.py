@@ -39,6 +39,7 @@ REPEATED = 0.6  # an answer of which the greedy text repeats this share of the w
 LONG = 8  # words of such an answer; the words of a shorter one are often those of the question
 ANSWERABLE = 0.25  # a wording in which the answer is less likely is not worth training on
 MOST_TOKENS = 48  # of a greedy answer
+ANCHOR_SHARE = 0.5  # most everyday questions next to the user's rows to keep, as a share of them
 MOST_KEPT = 400  # rows to keep whose own wording is looked up
 MOST_KEPT_TOKENS = 24  # of an answer to a row to keep, or near a row to forget
 MOST_SHOWN = 20  # rows in the terminal
@@ -185,11 +186,11 @@ def examine(
     near: tuple[tuple[str, str], ...] = ()
     if make_near and forget.form == "qa" and is_known:
         tell("preflight: makes rows near them")
-        near = _own_answers(examiner, forget, neighbour_questions([row.question for row in forget], examiner.answers))
+        near = own_answers(examiner, forget, neighbour_questions([row.question for row in forget], examiner.answers))
     anchored: tuple[tuple[str, str], ...] = ()
     if forget.form == retain.form == "qa" and is_known:
         tell("preflight: reads the model's answers to everyday questions")
-        anchored = _own_answers(examiner, forget, anchors())
+        anchored = own_answers(examiner, forget, anchors(), None if make_near else int(ANCHOR_SHARE * len(retain)) + 1)
     wordings: dict[str, str] = {}
     unknown: tuple[int, ...] = ()
     if retain.form == "qa" and len(retain) <= MOST_KEPT and is_known:
@@ -260,15 +261,25 @@ def _with_wordings(examiner: Examiner, forget: ExampleSet, rows: list[RowKnowled
     ]
 
 
-def _own_answers(examiner: Examiner, forget: ExampleSet, questions: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return questions with the model's own answers, if these are sentences and contain no answer to forget."""
-    out = []
-    for question, text in zip(questions, examiner.short().answers(questions), strict=True):
-        answer = first_sentence(text)
-        leaks = any(contains(answer, row.answer) and not contains(question, row.answer) for row in forget)
-        if answer and not leaks and not is_gibberish(text):
-            out.append((question, answer))
-    return tuple(out)
+def own_answers(
+    examiner: Examiner, forget: ExampleSet, questions: Sequence[str], most: int | None = None
+) -> tuple[tuple[str, str], ...]:
+    """Return questions with the model's own answers, if these are sentences and contain no answer to forget.
+
+    most: the number of pairs after which the model answers no further question. None: all.
+    """
+    out: list[tuple[str, str]] = []
+    size = len(questions) if most is None else most
+    for start in range(0, len(questions), max(size, 1)):
+        part = questions[start : start + size]
+        for question, text in zip(part, examiner.short().answers(part), strict=True):
+            answer = first_sentence(text)
+            leaks = any(contains(answer, row.answer) and not contains(question, row.answer) for row in forget)
+            if answer and not leaks and not is_gibberish(text):
+                out.append((question, answer))
+        if most is not None and len(out) >= most:
+            break
+    return tuple(out[:most])
 
 
 def _retain_wordings(examiner: Examiner, retain: ExampleSet) -> tuple[dict[str, str], tuple[int, ...]]:

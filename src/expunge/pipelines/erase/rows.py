@@ -9,7 +9,7 @@ from expunge.data.encoder import Encoder
 from expunge.data.examples import ANSWER, Example, ExampleSet
 from expunge.data.variants import variant_of
 from expunge.metrics.api import Metric
-from expunge.pipelines.erase.preflight import ANSWERABLE, Preflight
+from expunge.pipelines.erase.preflight import ANCHOR_SHARE, ANSWERABLE, Preflight
 from expunge.pipelines.erase.wordings import MEASURED, TRAINED, fitting
 from expunge.pipelines.study.task_config import TaskConfig
 
@@ -20,7 +20,6 @@ OWN_PROB, LISTED_PROB = "own_Q_A_Prob", "listed_Q_A_Prob"
 ANCHOR = "anchor"
 NEAR, NEAR_PROB = "near", "near_Q_A_Prob"
 MOST_FACTS = 64  # of the package, next to the rows near the rows to forget
-ANCHOR_SHARE = 0.5  # most anchors, as a share of the other rows to keep for training
 
 
 def trained_rows(forget: ExampleSet, preflight: Preflight, only: Sequence[int] | None = None) -> ExampleSet:

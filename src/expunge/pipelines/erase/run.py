@@ -49,9 +49,11 @@ from expunge.pipelines.erase.search import (
     Show,
     best,
     budget_of,
-    carry_on,
+    measuring,
     plan_search,
     refine,
+    results_of,
+    run_job,
     search,
 )
 from expunge.pipelines.erase.trials import (
@@ -166,7 +168,7 @@ def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
     before = _measured(erasing, "before", None, store, show)
     _check_alive(before)
     erasing, control = _control(erasing, store, show, budget)
-    results = {"before": before, **({} if control is None else {"control": _results(erasing, control, store)})}
+    results = {"before": before, **({} if control is None else {"control": results_of(erasing.final, control, store)})}
     goal = _goal(erasing, results)
     steps = plan_search(erasing, goal, store, show, budget)
     trial_results = search(erasing, steps, goal, store, show, budget)
@@ -219,12 +221,12 @@ def _refined(
 
 def _measured(erasing: EraseRun, name: str, model: Job | None, store: Store, show: Show) -> dict[str, Any]:
     """Measure a model, with the tasks of lm-evaluation-harness if some are named. Raises the error of a job."""
-    job = _measure_job(erasing, name, model)
-    _do(f"the model {name}", job, store, show)
-    results = dict(_results(erasing, job, store))
+    job = measuring(erasing.final, name, model)
+    run_job(f"the model {name}", job, store, show)
+    results = results_of(erasing.final, job, store)
     tasks = erasing.final.harness(name, model)
     if tasks is not None:
-        _do(f"lm-eval, the model {name}", tasks, store, show)
+        run_job(f"lm-eval, the model {name}", tasks, store, show)
         results |= read_results(store.path(tasks) / LM_EVAL_FILE)[0]
     return results
 
@@ -233,22 +235,6 @@ def _commitment(erasing: EraseRun) -> str:
     """Return the commitment to the rows to forget, under the key of this erasure's folder."""
     rows = erasing.file_rows or erasing.sets["forget"]
     return commit(own_key(erasing.request.out), rows)
-
-
-def _do(title: str, job: Job, store: Store, show: Show) -> None:
-    """Run a job that all later steps need. Raises its error."""
-    outcome = carry_on(title, [job], store, show)
-    if outcome.first:
-        raise outcome.first
-
-
-def _measure_job(erasing: EraseRun, name: str, model: Job | None) -> Job:
-    final = erasing.final
-    return final.metrics(name, final.records(name, model), None)
-
-
-def _results(erasing: EraseRun, job: Job, store: Store) -> Mapping[str, Any]:
-    return read_results(store.path(job) / erasing.final.eval_file)[0]
 
 
 def _check_alive(before: Mapping[str, Any]) -> None:
@@ -276,16 +262,16 @@ def _control(erasing: EraseRun, store: Store, show: Show, budget: Budget) -> tup
     if erasing.control is None:
         return erasing, None
     control = erasing.control
-    job = _measure_job(erasing, "control", control)
+    job = measuring(erasing.final, "control", control)
     place = erasing.work / NO_CONTROL  # written to a file, because a later call must search for the same goal
-    needed = seconds_of([control, _measure_job(erasing, "before", None)], store)
+    needed = seconds_of([control, measuring(erasing.final, "before", None)], store)
     if place.is_file() or (needed > CONTROL_SHARE * budget.limit_s and not store.there(control)):
         why = f"No control was trained: it takes about {needed:.0f} s, more than {CONTROL_SHARE:.0%} of the budget."
         if not place.is_file():
             write_sealed(place, {"reason": why})
         why = str(read_state(place)["reason"])
         return dataclasses.replace(erasing, control=None, notes=(*erasing.notes, why)), None
-    _do("a model that never saw the rows", job, store, show)
+    run_job("a model that never saw the rows", job, store, show)
     return erasing, job
 
 

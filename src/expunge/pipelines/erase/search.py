@@ -18,6 +18,7 @@ from expunge.engine.job import Job
 from expunge.engine.record import RECORD, read_record
 from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
 from expunge.engine.store import Store
+from expunge.metrics.api import MetricResult
 from expunge.metrics.results import read_results
 from expunge.pipelines.erase.general import ability_left
 from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRun, only_rows, read_state
@@ -33,6 +34,7 @@ from expunge.pipelines.erase.trials import (
     fit_trial,
     methods_of,
     next_trial,
+    number_or,
     own_args,
     trial_args,
     trial_job,
@@ -40,6 +42,7 @@ from expunge.pipelines.erase.trials import (
     wanted_steps,
 )
 from expunge.pipelines.study.job_facts import TRAJECTORY
+from expunge.pipelines.study.training_jobs import TrainingJobs
 from expunge.training.budget import Budget
 
 SEARCH_SHARE = 0.6  # share of the budget left at the start of the search; the rest is for the audits
@@ -85,6 +88,23 @@ def carry_on(
                 raise BudgetExceeded(STOPPED)
 
         return run(jobs, store, watched)
+
+
+def run_job(title: str, job: Job, store: Store, show: Show) -> None:
+    """Run a job that all later steps need. Raises its error."""
+    outcome = carry_on(title, [job], store, show)
+    if outcome.first:
+        raise outcome.first
+
+
+def measuring(maker: TrainingJobs, name: str, model: Job | None) -> Job:
+    """Return the job of the metrics of a model; None: the model before."""
+    return maker.metrics(name, maker.records(name, model), None)
+
+
+def results_of(maker: TrainingJobs, job: Job, store: Store) -> dict[str, MetricResult]:
+    """Return the results that a job of `measuring` has stored."""
+    return dict(read_results(store.path(job) / maker.eval_file)[0])
 
 
 def plan_search(erasing: EraseRun, goal: SearchGoal, store: Store, show: Show, budget: Budget) -> int:
@@ -202,16 +222,13 @@ def with_ability(erasing: EraseRun, result: TrialResult, store: Store, show: Sho
     """Return the result with the general ability of its model, if it has one and the model before is above chance."""
     if result.step is None:
         return result
-    sides = {}
+    sides = []
     for name, model in (("ability before", None), (f"ability {result.trial.label}", result.job)):
-        records = erasing.ability.records(name, model)
-        job = erasing.ability.metrics(name, records, None)
-        outcome = carry_on(f"general {name}", [job], store, show) if not store.there(job) else None
-        if outcome is not None and outcome.first:
-            raise outcome.first
-        sides[name] = read_results(store.path(job) / erasing.ability.eval_file)[0]
-    before, after = sides.values()
-    return dataclasses.replace(result, ability=ability_left(before, after))
+        job = measuring(erasing.ability, name, model)
+        if not store.there(job):
+            run_job(f"general {name}", job, store, show)
+        sides.append(results_of(erasing.ability, job, store))
+    return dataclasses.replace(result, ability=ability_left(*sides))
 
 
 def _longest(results: Sequence[TrialResult], store: Store) -> float:
@@ -225,7 +242,7 @@ def _trial_result(trial: EraseTrial, job: Job, store: Store) -> TrialResult:
     point: dict[str, Any] = next((line for line in lines if line["step"] == facts["kept_step"]), {})
     values = {k: math.nan if point.get(k) is None else float(point[k]) for k in (KNOWN, LEFT, UTILITY)}
     passes = facts["best_step"] is not None
-    start, last = (_number(lines[i].get(UTILITY) if lines else None, math.nan) for i in (0, -1))
+    start, last = (number_or(lines[i].get(UTILITY) if lines else None, math.nan) for i in (0, -1))
     reason = "" if passes else str(facts["note"])
     return TrialResult(trial, job, facts["kept_step"], values, passes, reason, start, last)
 
@@ -270,10 +287,5 @@ def best(results: Sequence[TrialResult], goal: SearchGoal) -> TrialResult:
         raise JobError(f"no trial produced a model: {results[0].reason if results else 'none was planned'}")
     passing = [t for t in able if t.passes]
     if not passing:
-        return max(able, key=lambda t: _number(t.values[UTILITY], -math.inf))
+        return max(able, key=lambda t: number_or(t.values[UTILITY], -math.inf))
     return min(passing, key=lambda t: (not t.able, max(goal.distance(t.values[KNOWN]), goal.enough), -t.retention))
-
-
-def _number(value: float | None, other: float) -> float:
-    """Return a finite number, or the other value."""
-    return other if value is None or not math.isfinite(value) else float(value)

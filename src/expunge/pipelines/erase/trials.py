@@ -92,7 +92,8 @@ class TrialResult:
     @property
     def retention(self) -> float:
         """The utility or the general ability as a share of the start, the smaller of both."""
-        return min(_number(self.values.get(UTILITY, math.nan) / self.start_utility), _number(self.ability))
+        utility = self.values.get(UTILITY, math.nan) / self.start_utility
+        return min(number_or(utility, math.inf), number_or(self.ability, math.inf))  # a missing share does not count
 
     @property
     def able(self) -> bool:
@@ -157,9 +158,9 @@ def outcome_of(erasing: EraseRun, result: TrialResult, goal: SearchGoal) -> Outc
     return Outcome(trial.method, trial.learning_rate, left, retention, last, is_enough, erasing.request.floor)
 
 
-def _number(share: float) -> float:
-    """Return a finite share, or infinity for a missing one, which then does not count."""
-    return share if math.isfinite(share) else math.inf
+def number_or(value: float | None, other: float) -> float:
+    """Return a finite number, or the other value."""
+    return other if value is None or not math.isfinite(value) else float(value)
 
 
 def own_args(erasing: EraseRun) -> TrainArgs:

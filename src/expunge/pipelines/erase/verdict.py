@@ -17,8 +17,8 @@ from expunge.metrics.verdict import (
     make_verdict,
     utility_answer,
 )
+from expunge.models.config import model_name
 from expunge.pipelines.erase.attacks import AttackResult
-from expunge.pipelines.erase.findings import model_name
 from expunge.pipelines.erase.general import ability_changes, gibberish_in
 from expunge.pipelines.erase.goals import BeforeAfter, left_over
 from expunge.pipelines.erase.request import UTILITY, EraseRun
@@ -40,7 +40,7 @@ def erase_verdict(erasing: EraseRun, measured: BeforeAfter, attacks: Sequence[At
         word = DAMAGED if changes[0].damaged and utility.word in (KEPT, UNDECIDED) else utility.word
         utility = dataclasses.replace(utility, word=word, sentence=text)
     broken = gibberish_in(measured.before, measured.after)
-    name = model_name(erasing.request)
+    name = model_name(str(erasing.request.study.model.source))
     verdict = make_verdict(name, findings, utility, gibberish=broken, reason=NO_CONTROL)
     return verdict if control else dataclasses.replace(verdict, forgot=_by_target(erasing, measured))
 
