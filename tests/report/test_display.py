@@ -47,3 +47,14 @@ def test_a_tall_terminal_shows_every_job() -> None:
         console.print(Display([PlannedJob(job, "missing", 1.0) for job in jobs], console))
     text = records.get()
     assert all(f"train model-{k}" in text for k in range(5)) and "more jobs" not in text
+
+
+def test_a_continued_job_counts_the_time_of_its_own_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ListedJob(label="model", number=0)
+    view = Display([PlannedJob(job, "missing", 1.0)], Console(file=io.StringIO(), width=100))
+    now = [0.0]
+    monkeypatch.setattr("expunge.report.display.time.monotonic", lambda: now[0])
+    view.tell(JobEvent(job, "start"))
+    for now[0], done in zip([100.0, 110.0, 130.0], [300, 301, 303], strict=True):
+        view.tell(JobEvent(job, "progress", done=done, total=400))
+    assert view.state().left_s == pytest.approx(10.0 * 97)

@@ -141,6 +141,16 @@ class _Line:
     wall_s: float = 0.0
     started: float = 0.0
     reason: str = ""
+    resumed: tuple[int, float] | None = (
+        None  # units done and the time at the first progress: a run may continue another
+    )
+
+    def seconds_per_unit(self, now: float) -> float:
+        """Return the time of a unit since the first progress; until there is a second one, since the start."""
+        done, since = self.resumed or (0, self.started)
+        if self.done <= done:
+            done, since = 0, self.started
+        return (now - since) / (self.done - done)
 
 
 @dataclass(frozen=True)
@@ -180,9 +190,10 @@ class Display:
         line = self._lines[event.job.key]
         line.what, line.wall_s, line.reason = event.what, event.wall_s, event.reason
         if event.what == "start":
-            line.started = time.monotonic()
+            line.started, line.resumed = time.monotonic(), None
         if event.what == "progress":
             line.done, line.total = event.done, event.total
+            line.resumed = line.resumed or (event.done, time.monotonic())
             if self._live is None and time.monotonic() - self._spoke > QUIET_S:
                 rate = self._rate(line)
                 left = f"about {duration(self._eta(line))} left"
@@ -218,17 +229,18 @@ class Display:
         return total
 
     def _eta(self, line: _Line) -> float:
-        ran = time.monotonic() - line.started
+        now = time.monotonic()
         if line.done:
-            return ran / line.done * (line.total - line.done)
-        return max(0.0, (line.planned.seconds or 0.0) - ran)
+            return line.seconds_per_unit(now) * (line.total - line.done)
+        return max(0.0, (line.planned.seconds or 0.0) - (now - line.started))
 
     def _rate(self, line: _Line) -> str:
         """Return the tokens per second of a model in training, from the estimate of its tokens."""
-        ran, tokens = time.monotonic() - line.started, line.planned.job.estimate.tokens
-        if line.planned.job.kind not in ("train", "unlearn") or not (line.done and tokens and ran > 0):
+        tokens = line.planned.job.estimate.tokens
+        if line.planned.job.kind not in ("train", "unlearn") or not (line.done and tokens):
             return ""
-        return f"~{count(int(tokens * line.done / line.total / ran))} tokens/s"
+        seconds = line.seconds_per_unit(time.monotonic())
+        return f"~{count(int(tokens / line.total / seconds))} tokens/s" if seconds > 0 else ""
 
     def __rich__(self) -> Table:
         """Return the totals, the running and the failed jobs, then as many others as the terminal has lines for."""

@@ -16,7 +16,7 @@ from expunge.models.config import ModelConfig
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.grid import study_graph
 from expunge.pipelines.study.task_config import EvalSplit
-from expunge.pipelines.study.task_context import TaskContext
+from expunge.pipelines.study.task_context import TaskContext, changed
 from expunge.pipelines.sweep.selection import with_part
 
 
@@ -56,6 +56,16 @@ def test_parts_share_no_question_across_sets_and_make_up_the_whole() -> None:
         sides[0], "large"
     )
     assert with_part(whole, EvalSplit()) is whole
+
+
+def test_a_part_does_not_depend_on_the_metrics_that_are_measured() -> None:
+    whole = setting(large=LARGE, small=SMALL)
+    suite = whole.benchmark.panel
+    one = changed(whole, panel=suite[:1])  # as `eval.metrics` leaves it
+    splits = [EvalSplit(part="selection", share=0.3, seed=seed) for seed in range(8)]
+    parts = [questions_of(with_part(whole, how, suite), "large") for how in splits]
+    assert [questions_of(with_part(one, how, suite), "large") for how in splits] == parts
+    assert [questions_of(with_part(one, how), "large") for how in splits] != parts
 
 
 def test_a_set_that_is_trained_on_stays_whole() -> None:

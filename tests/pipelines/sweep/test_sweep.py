@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ def test_the_trials_have_one_seed_equal_steps_and_equal_numbers(tmp_path: Path) 
     assert len(set(rates)) == 4 and all(1e-5 <= rate <= 1e-2 for rate in rates)
 
 
+def test_trials_measure_only_the_metrics_of_the_rule(tmp_path: Path) -> None:
+    graph = next_stage(tree(), Store(tmp_path)).graph
+    assert {m.name for m in graph.setting.benchmark.panel} == {"retain_Q_A_Prob", "forget_Q_A_Prob"}
+    chosen = ["retain_Q_A_Prob", "forget_Q_A_Prob", "forget_Q_A_ROUGE"]
+    graph = next_stage(tree(eval={"metrics": chosen}), Store(tmp_path)).graph
+    assert {m.name for m in graph.setting.benchmark.panel} == set(chosen)
+
+
 @pytest.mark.slow
 def test_a_sweep_chooses_by_rows_that_the_report_does_not_read(tmp_path: Path) -> None:
     handle = sweep(tmp_path)
@@ -79,9 +88,11 @@ def test_a_sweep_chooses_by_rows_that_the_report_does_not_read(tmp_path: Path) -
     before, after = (questions(g.setting.benchmark) for g in (trials, last.graph))
     assert before and after and not before & after
     whole = study_graph({k: v for k, v in tree().items() if k != "sweep"}).setting.benchmark
-    assert before | after == questions(whole)
-    read = {j.key for j in in_order(trials.jobs) if j.kind in ("score", "metrics")}
-    assert not read & {j.key for j in in_order(last.graph.jobs)}
+    read = {m.rows for m in whole.panel if m.name in RULE.values()}
+    assert before | {q for q in after if q in of_sets(whole, read)} == of_sets(whole, read)
+    assert after < questions(whole)
+    measurements = {j.key for j in in_order(trials.jobs) if j.kind in ("score", "metrics")}
+    assert not measurements & {j.key for j in in_order(last.graph.jobs)}
     # the winner of the first seed is the trial's own model, and the full and retain models are one
     kinds = Counter(j.kind for j in in_order([*trials.jobs, *last.graph.jobs]))
     assert kinds["train"] == 2 and kinds["unlearn"] == 4 + 2
@@ -220,7 +231,11 @@ def handle_of(settings: dict[str, Any]) -> package.StudyHandle:
 
 
 def questions(benchmark: Any) -> set[str]:
-    return {row.question for m in benchmark.panel if m.rows for row in benchmark.sets[m.rows]}
+    return of_sets(benchmark, {m.rows for m in benchmark.panel if m.rows})
+
+
+def of_sets(benchmark: Any, names: Collection[Any]) -> set[str]:
+    return {row.question for name in names for row in benchmark.sets[name]}
 
 
 SPACE = {"args.learning_rate": SearchRange(low=1e-5, high=1e-3, log=True), "method_args.beta": (0.1, 0.5)}

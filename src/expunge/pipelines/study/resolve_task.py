@@ -48,14 +48,19 @@ def resolve_task(task: TaskConfig) -> TaskContext:
         named = getattr(task.eval, key)
         if named is not None:
             check_source(named, f"eval.{key}")
-    benchmark = _with_metrics(benchmark, task.eval, refusals)
+    if task.eval.extras:
+        from expunge.benchmarks.extras import with_extras
+
+        benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
+    suite = tuple(benchmark.panel)
+    benchmark = _with_metrics(benchmark, task.eval)
     context = TaskContext(
         benchmark, with_scoring_dtype(task.model), template_of(task), refusals, alternates=_alternates(task, benchmark)
     )
     if task.eval.rows.part != "all":
         from expunge.pipelines.sweep.selection import with_part
 
-        context = with_part(context, task.eval.rows)
+        context = with_part(context, task.eval.rows, suite)
     if task.data.request is not None:
         from expunge.pipelines.study.requests import narrowed
 
@@ -63,12 +68,8 @@ def resolve_task(task: TaskConfig) -> TaskContext:
     return context
 
 
-def _with_metrics(benchmark: Benchmark, evaluation: EvalConfig, refusals: tuple[str, ...]) -> Benchmark:
+def _with_metrics(benchmark: Benchmark, evaluation: EvalConfig) -> Benchmark:
     """Return the benchmark with the metrics that the settings choose. Raises ConfigError."""
-    if evaluation.extras:
-        from expunge.benchmarks.extras import with_extras
-
-        benchmark = with_extras(benchmark, evaluation.extras, samples=evaluation.sampling.samples, refusals=refusals)
     panel = tuple(benchmark.panel)
     in_order(panel)  # rejects an invalid panel before anything is scored
     if evaluation.metrics:

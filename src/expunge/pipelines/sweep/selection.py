@@ -8,36 +8,40 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example, ExampleSet
+from expunge.metrics.api import Metric
 from expunge.pipelines.study.task_config import EvalSplit
 from expunge.pipelines.study.task_context import TaskContext
 
 Side = Literal["selection", "report"]
 
 
-def with_part(setting: TaskContext, how: EvalSplit) -> TaskContext:
+def with_part(setting: TaskContext, how: EvalSplit, suite: Sequence[Metric] = ()) -> TaskContext:
     """Return the setting with one part of its evaluation rows.
 
-    Evaluations during training, which select a model, always read the selection part. Raises ConfigError if a set is
-    too small to be split.
+    Evaluations during training, which select a model, always read the selection part. suite: the metrics before
+    `eval.metrics`, so that a question is in the same part whichever of them are measured. Raises ConfigError if a set
+    is too small to be split.
     """
     if how.part == "all":
         return setting
-    sides = _sides(setting.benchmark, how)
+    sides = _sides(setting.benchmark, how, suite)
     part = _cut(setting.benchmark, sides, how.part)
     watched = _cut(setting.benchmark, sides, "selection") if how.part == "report" else None
     return dataclasses.replace(setting, benchmark=part, watched=watched)
 
 
-def _sides(benchmark: Benchmark, how: EvalSplit) -> Mapping[str, Side]:
+def _sides(benchmark: Benchmark, how: EvalSplit, suite: Sequence[Metric]) -> Mapping[str, Side]:
     """Return the part of each question that metrics read: in each set by a hash of the seed and the question."""
     sides: dict[str, Side] = {}
-    for name in sorted(_read(benchmark), key=lambda n: (len(benchmark.sets[n]), n)):
+    read = _read(benchmark)
+    names = read.keys() | {m.rows for m in suite if m.rows is not None}
+    for name in sorted(names, key=lambda n: (len(benchmark.sets[n]), n)):
         rows = list(dict.fromkeys(_question(row) for row in benchmark.sets[name]))
         n_selection = min(max(1, round(how.share * len(rows))), len(rows) - 1) - sum(
             sides.get(q) == "selection" for q in rows
@@ -45,7 +49,7 @@ def _sides(benchmark: Benchmark, how: EvalSplit) -> Mapping[str, Side]:
         free = sorted((q for q in rows if q not in sides), key=lambda q: _draw(how.seed, q))
         sides |= {q: "selection" if i < n_selection else "report" for i, q in enumerate(free)}
         parts = {sides[q] for q in rows}
-        if len(parts) < 2:
+        if len(parts) < 2 and name in read:
             raise ConfigError(
                 f"eval.split_share: of the {len(rows)} questions of {name}, all are in the {parts.pop()} part; each "
                 "part needs at least one"

@@ -24,6 +24,8 @@ from expunge.metrics.api import MetricResult
 from expunge.pipelines.study.config import MethodEntry, StudyConfig, decode_study, entry_label, unlearn_args, with_value
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.pipelines.study.grid import cells, study_graph
+from expunge.pipelines.study.resolve_task import resolve_task
+from expunge.pipelines.study.task_context import check_model
 from expunge.pipelines.sweep.space import BUDGET, Space, Values, check_count, propose, read_space
 from expunge.training.config import TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs
@@ -72,6 +74,7 @@ class _SweepSearch:
     spaces: Mapping[str, Space]
     points: dict[str, list[Values]]
     told: dict[str, list[float]]
+    rule: EvaluateArgs
 
     def of(self, graph: StudyGraph) -> StudyGraph:
         """Return its part of a graph."""
@@ -92,8 +95,6 @@ def next_stage(tree: Mapping[str, Any], store: Store, failed: Collection[str] = 
                 s.points[label] += propose(s.study.sweep, label, space, s.told[label])
         trial_tree = _stage_tree(tree, whole, {s.cell: _trial_changes(s) for s in searches})
         graph = _ends(study_graph(trial_tree))
-        for s in searches:
-            _rule_args(s.study, s.of(graph))
         targets = [leaf.metrics for leaf in graph.leaves]
         if any(job.key not in failed and not store.there(job) for job in targets):
             return SweepStage(trial_tree, graph, False, (graph,))
@@ -127,9 +128,11 @@ def _searches(tree: Mapping[str, Any], whole: StudyConfig) -> list[_SweepSearch]
         try:
             study = decode_study(own)
             spaces = check_sweep(study)
+            rule = _rule_args(study)
         except ConfigError as error:
             raise ConfigError(f"grid, {name}: {error}" if name else str(error)) from None
-        out.append(_SweepSearch(name, study, spaces, {label: [] for label in spaces}, {label: [] for label in spaces}))
+        points: dict[str, list[Values]] = {label: [] for label in spaces}
+        out.append(_SweepSearch(name, study, spaces, points, {label: [] for label in spaces}, rule))
     return out
 
 
@@ -179,8 +182,9 @@ def check_sweep(study: StudyConfig) -> dict[str, Space]:
 
 
 def _trial_changes(search: _SweepSearch) -> dict[str, Any]:
-    """Return the changes for the study of all trials: one seed, the selection rows, only the metric suite."""
+    """Return the changes for the study of all trials: one seed, the selection rows, only the metrics of the rule."""
     study = search.study
+    rule_metrics = [utility_of(search.rule), forget_of(search.rule)]
     entries = [
         _entry(entry, values, _trial_label(entry_label(entry), number))
         for entry in study.methods
@@ -192,6 +196,7 @@ def _trial_changes(search: _SweepSearch) -> dict[str, Any]:
         "seeds": seeds,
         "audits": [],
         "eval.lm_eval.tasks": [],
+        "eval.metrics": list(study.eval.metrics) or rule_metrics,
         "eval.split": "selection",
     }
 
@@ -241,9 +246,10 @@ def _read(search: _SweepSearch, graph: StudyGraph, store: Store) -> list[SweepTr
     return out
 
 
-def _rule_args(study: StudyConfig, graph: StudyGraph) -> EvaluateArgs:
+def _rule_args(study: StudyConfig) -> EvaluateArgs:
     """Return the rule as settings of evaluations during training. Raises ConfigError for an unknown metric."""
-    benchmark, rule = graph.setting.benchmark, study.sweep.rule
+    check_model(study.model, runs_here=study.launch.kind == "local")
+    benchmark, rule = resolve_task(study).benchmark, study.sweep.rule
     rule = dataclasses.replace(rule, utility=rule.utility or benchmark.utility)
     args = EvaluateArgs(steps=1, panel="full", rule=rule)
     names = [metric.name for metric in benchmark.panel]
@@ -260,9 +266,7 @@ def _rule(search: _SweepSearch, graph: StudyGraph, store: Store) -> ModelSelecti
     start = next(leaf for leaf in mine.leaves if leaf.role == "full")
     retain = next((leaf for leaf in mine.leaves if leaf.role == "retain"), None)
     known = {} if retain is None else _facts(retain, store)
-    rule = model_selection(
-        _rule_args(search.study, mine), {k: MetricResult(v) for k, v in known.items() if v is not None}
-    )
+    rule = model_selection(search.rule, {k: MetricResult(v) for k, v in known.items() if v is not None})
     rule.add(_point(rule, 0, _facts(start, store)))
     return rule
 
