@@ -8,7 +8,6 @@ from __future__ import annotations
 from expunge.audits.api import (
     Analysis,
     Audit,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -24,6 +23,7 @@ from expunge.audits.api import (
     audit_registry,
     make_audit,
 )
+from expunge.metrics.equivalence import AuditFinding
 
 __all__ = [
     "Audit",

@@ -11,7 +11,6 @@ import numpy as np
 
 from expunge.audits.api import (
     Analysis,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -31,6 +30,7 @@ from expunge.interpretability.activation_patching import TAU, DepthResult, depth
 from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import answer_logps, row_means
 from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import AuditFinding
 
 NAME, OWN = "depth", "own"
 

@@ -9,7 +9,6 @@ import numpy as np
 from expunge.audits.api import (
     AS_IT_IS,
     Analysis,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -30,6 +29,7 @@ from expunge.data.examples import ExampleSet
 from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import analysis_inputs
 from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.equivalence import AuditFinding
 
 STATES = "states"
 GREY, WHITE = "grey_box", "white_box"  # the attacker reads token probabilities, or holds the weights

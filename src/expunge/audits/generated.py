@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from expunge.audits.api import (
     AS_IT_IS,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -16,7 +15,7 @@ from expunge.audits.api import (
 from expunge.core.decode import strict
 from expunge.data.probe_rows import KINDS, ProbeRow, check_kinds, file_probes, probe_set, template_probes
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import compare_to_controls
+from expunge.metrics.equivalence import AuditFinding, compare_to_controls
 
 
 @audit(

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from expunge.audits.api import AuditFinding, AuditFindings, AuditOutputs
+from expunge.audits.api import AuditFindings, AuditOutputs
 from expunge.core.records import Floats
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.interpretability.inputs import AnalysisInputs as Read
 from expunge.interpretability.inputs import analysis_inputs, find_span
 from expunge.metrics.api import Metric, MetricResult
-from expunge.metrics.equivalence import compare_to_controls, differ
+from expunge.metrics.equivalence import AuditFinding, compare_to_controls, differ
 
 Sides = tuple[Floats, Floats, Floats]
 

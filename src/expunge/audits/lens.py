@@ -7,7 +7,6 @@ import numpy as np
 
 from expunge.audits.api import (
     Analysis,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -23,6 +22,7 @@ from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.interpretability.lens import lens_scores
 from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import AuditFinding
 
 NAME = "lens"
 

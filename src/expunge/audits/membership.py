@@ -8,7 +8,6 @@ import numpy as np
 
 from expunge.audits.api import (
     AS_IT_IS,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -25,7 +24,7 @@ from expunge.audits.prompting import check_ways, rows_in, worst_panel
 from expunge.core.decode import strict
 from expunge.core.records import Floats
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import compare_to_controls
+from expunge.metrics.equivalence import AuditFinding, compare_to_controls
 
 LOSS, STRENGTH, MIN_K = "loss_score", "extraction_strength", "min_k_score"
 UNSEEN = "loss_score_unseen"

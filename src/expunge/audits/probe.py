@@ -9,7 +9,6 @@ import numpy as np
 
 from expunge.audits.api import (
     Analysis,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -38,7 +37,7 @@ from expunge.data.examples import ANSWER, PARAPHRASE, ExampleSet, perturbed_name
 from expunge.interpretability.hidden import HiddenStates, hidden_states
 from expunge.interpretability.inputs import analysis_inputs
 from expunge.metrics.api import Metric, MetricResult
-from expunge.metrics.equivalence import SAME_CONTROLS, compare_interval
+from expunge.metrics.equivalence import SAME_CONTROLS, AuditFinding, compare_interval
 
 What = Literal["truth", "membership"]
 TRUTH: What = "truth"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from expunge.audits.api import (
     AS_IT_IS,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -22,7 +21,7 @@ from expunge.core.errors import nearest
 from expunge.data.examples import ExampleSet
 from expunge.data.variants import LANGUAGES, begun, variant_of, with_shots
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import compare_to_controls
+from expunge.metrics.equivalence import AuditFinding, compare_to_controls
 
 PARAPHRASED, BEGUN, SHOTS = "paraphrased", "begun", "shots"
 WAYS = ("direct", "role", "insist", "upper", "quoted", "plain", PARAPHRASED, BEGUN, SHOTS)

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 
 from expunge.audits.api import (
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -28,7 +27,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import SEVERITY, compare_to_controls
+from expunge.metrics.equivalence import SEVERITY, AuditFinding, compare_to_controls
 
 SCORED = "audit_rest"
 Condition = Literal["same_rows", "entity_rows", "unrelated"]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from expunge.audits.api import (
     Analysis,
     Audit,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -30,6 +29,7 @@ from expunge.audits.api import (
 from expunge.audits.changes import check_forms, relearn, relearn_args, to_nf4
 from expunge.core.errors import ConfigError, kind_of, nearest
 from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import AuditFinding
 from expunge.metrics.verdict import NOT_TESTED, Verdict, VerdictAnswer, make_verdict
 
 if TYPE_CHECKING:

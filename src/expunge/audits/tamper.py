@@ -10,7 +10,6 @@ import numpy as np
 
 from expunge.audits.api import (
     Analysis,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -30,7 +29,14 @@ from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.data.variants import LANGUAGES, variant_of
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import NOT_MEASURABLE, compare_to_controls, holm, without_comparison, worst
+from expunge.metrics.equivalence import (
+    NOT_MEASURABLE,
+    AuditFinding,
+    compare_to_controls,
+    holm,
+    without_comparison,
+    worst,
+)
 
 Attack = Literal["full", "lora", "benign", "other_language", "soft_prompt", "refusal_ablation"]
 ATTACKS: tuple[Attack, ...] = ("full", "lora", "benign", "other_language", "soft_prompt", "refusal_ablation")

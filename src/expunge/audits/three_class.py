@@ -8,7 +8,6 @@ import numpy as np
 
 from expunge.audits.api import (
     AS_IT_IS,
-    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -26,7 +25,7 @@ from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
 from expunge.metrics.aggregate import RESAMPLES, SEED
 from expunge.metrics.api import Metric
-from expunge.metrics.equivalence import MARGIN, OVER, compare_interval, percentile_interval
+from expunge.metrics.equivalence import MARGIN, OVER, AuditFinding, compare_interval, percentile_interval
 
 CLASSES = ("retain", "forget", "never_seen")
 GAP = 1 / 3  # accuracy that an attacker gains if forget rows differ from unseen ones, with three classes of equal size

@@ -137,7 +137,8 @@ def _with_whole_steps(tree: dict[str, Any]) -> dict[str, Any]:
     between = {"every": None, "steps": math.ceil(steps * whole)} if whole > 0 else {
         "every": steps * args["num_train_epochs"], "steps": None
     }  # fmt: skip
-    return merge(tree, {"trainer": {"args": {"evaluate": between}}})  # type: ignore[no-any-return]
+    whole_steps: dict[str, Any] = merge(tree, {"trainer": {"args": {"evaluate": between}}})
+    return whole_steps
 
 
 def _names_a_folder(words: Sequence[Word]) -> bool:

@@ -175,7 +175,8 @@ class Composition:
             for included in self._included(file):
                 below = merge(below, self._group_tree(included))
         check_tree(self.mode, file.tree, file.label if file.near is not None else "", prefix=f"{file.group}.")
-        return merge(below, file.tree)
+        tree: dict[str, Any] = merge(below, file.tree)
+        return tree
 
     def _merge_trainer(self, name: str, own: Mapping[str, Any]) -> None:
         from expunge.core.fingerprints import canonical

@@ -89,17 +89,18 @@ def joined() -> Iterator[Rank]:
     """
     import torch
     from torch import distributed
+    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
     rank = launched()
-    store, number, world = next(distributed.rendezvous("env://", rank.number, rank.world, timeout=PATIENCE))
+    store, number, world = next(rendezvous("env://", rank.number, rank.world, timeout=PATIENCE))
     cuda = on_gpus()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)) % torch.cuda.device_count())
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        store=distributed.PrefixStore("expunge", store), rank=number, world_size=world, timeout=PATIENCE,
+        store=PrefixStore("expunge", store), rank=number, world_size=world, timeout=PATIENCE,
     )  # fmt: skip
-    _store[:] = [distributed.PrefixStore("failed", store)]
+    _store[:] = [PrefixStore("failed", store)]
     yield Rank(number, world)
     meet()
     _store.clear()  # after an error it stays: `first_to_fail` reads it, and the process exits

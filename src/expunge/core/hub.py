@@ -21,7 +21,7 @@ _MODEL = re.compile(
 
 def check_repository(name: str, option: str = "--push") -> None:
     """Raise ConfigError for a text that names no repository."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.utils import HFValidationError, validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from expunge.core.errors import DataError, nearest
 from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
-from expunge.data.source import Records, load_raw, read_file
+from expunge.data.source import load_raw, read_file
+from expunge.data.table_files import Records
 
 HUB_ID = "jinzhuoran/RWKU"
 FORGET_LEVELS = ("forget_level1", "forget_level2", "forget_level3")  # blanks, questions, adversarial questions

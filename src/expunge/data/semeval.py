@@ -14,7 +14,8 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
-from expunge.data.source import EXTENSIONS, Records, load_raw, read_file
+from expunge.data.source import EXTENSIONS, load_raw, read_file
+from expunge.data.table_files import Records
 
 HUB_ID = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
 TASKS = ("Task1", "Task2", "Task3")

@@ -22,7 +22,7 @@ class _Roomy(transformers.cache_utils.DynamicLayer):
     """A cache layer that writes into spare memory; the plain one copies its whole contents at every new token."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.room: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:

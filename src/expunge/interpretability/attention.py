@@ -93,4 +93,5 @@ def _jsd(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return -torch.special.xlogy(p, p).sum(-1) / math.log(2)
+    entropy: Tensor = -torch.special.xlogy(p, p).sum(-1) / math.log(2)
+    return entropy

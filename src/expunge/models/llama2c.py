@@ -92,7 +92,8 @@ def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> transfor
     if absent or not {"lm_head.weight", "model.embed_tokens.weight"} & state.keys():
         raise DataError(f"{where}: the weights lack {(absent or ['the embedding'])[0]}")
     model.tie_weights()
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -175,7 +175,7 @@ def _remote_code(config: Mapping[str, Any], folder: Path, args: ModelArgs) -> Pa
         return None
     if args.trust_remote_code:
         return PassportLine("remote code", "ok", "the folder's own Python files are run, and belong to the key")
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
 
     if config.get("model_type") in CONFIG_MAPPING_NAMES:
         return PassportLine("remote code", "ok", "the folder's Python files are not run; transformers has this model")

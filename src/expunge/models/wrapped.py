@@ -77,7 +77,8 @@ class WrappedModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the first parameter."""
-        return next(self.inner.parameters()).device
+        device: torch.device = next(self.inner.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -83,8 +83,7 @@ def _class(spec: MethodSpec) -> str:
     lines += [f'    METHOD: ClassVar[str | None] = "{spec.name}"']
     for one in dataclasses.fields(cls):
         doc = docs[one.name]
-        ignore = "  # type: ignore[assignment]  # the method's own field" if one.name in ("alpha", "compat") else ""
-        lines += ["", f"    {one.name}: {_type(hints[one.name])} = {_default(one.default)}{ignore}"]
+        lines += ["", f"    {one.name}: {_type(hints[one.name])} = {_default(one.default)}"]
         lines += textwrap.wrap(f'"""{doc}"""', 116, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines) + "\n"
 

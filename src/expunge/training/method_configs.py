@@ -83,14 +83,7 @@ class CIRConfig(UnlearnConfig):
 
     METHOD: ClassVar[str | None] = "CIR"
 
-    layers: tuple[str, ...] = (
-        "model.layers.6.mlp",
-        "model.layers.7.mlp",
-        "model.layers.8.mlp",
-        "model.layers.9.mlp",
-        "model.layers.10.mlp",
-        "model.layers.11.mlp",
-    )
+    layers: tuple[str, ...] = ("model.layers.6.mlp", "model.layers.7.mlp", "model.layers.8.mlp", "model.layers.9.mlp", "model.layers.10.mlp", "model.layers.11.mlp")
     """Names of the modules whose outputs are broken. `NAME:input` is the input of a module."""
 
 
@@ -256,7 +249,7 @@ class PDUConfig(UnlearnConfig):
     dual_warmup_epochs: int = 5
     """Number of epochs, counted over the forget examples, before lambda first changes."""
 
-    compat: Literal["paper", "openunlearning"] = "paper"  # type: ignore[assignment]  # the method's own field
+    compat: Literal["paper", "openunlearning"] = "paper"
     """Positions of the logits: before each answer token (paper), or one later (openunlearning)."""
 
 
@@ -361,7 +354,7 @@ class RMUConfig(UnlearnConfig):
     control_seed: int = 0
     """Seed of the random direction u."""
 
-    compat: Literal["paper", "openunlearning"] = "paper"  # type: ignore[assignment]  # the method's own field
+    compat: Literal["paper", "openunlearning"] = "paper"
     """How the squared distances are averaged over examples (see above)."""
 
 
@@ -474,7 +467,7 @@ class UNDIALConfig(UnlearnConfig):
     beta: float = 10.0
     """Amount to subtract from the true token's logit in the target, in nats."""
 
-    compat: Literal["paper", "openunlearning"] = "paper"  # type: ignore[assignment]  # the method's own field
+    compat: Literal["paper", "openunlearning"] = "paper"
     """Positions to average over: answer tokens (paper), or the whole padded batch (openunlearning)."""
 
 
@@ -539,7 +532,7 @@ class WHPConfig(UnlearnConfig):
 
     METHOD: ClassVar[str | None] = "WHP"
 
-    alpha: float = 5.0  # type: ignore[assignment]  # the method's own field
+    alpha: float = 5.0
     """Strength of the offset: how much of the reinforced rise is subtracted. 0 distils the old model."""
 
     target: Literal["argmax", "softmax"] = "argmax"

@@ -52,10 +52,10 @@ def reporting_callbacks(args: UnlearnConfig) -> list[type[transformers.TrainerCa
     """Return the integrations' callbacks. Raises ConfigError for a name that transformers does not support."""
     if not args.reporters:
         return []
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
     try:
-        callbacks: list[type[transformers.TrainerCallback]] = (
-            transformers.integrations.get_reporting_integration_callbacks(list(args.reporters))
-        )
+        callbacks: list[type[transformers.TrainerCallback]] = get_reporting_integration_callbacks(list(args.reporters))
     except ValueError as error:
         raise ConfigError(f"{type(args).__name__}.report_to: {error}") from None
     return callbacks

@@ -258,7 +258,8 @@ class UnlearnTrainer:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def _with_alternates(self) -> dict[str, Sequence[Encoded]]:
         """Return the rows of all sides, with alternate answers to the forget questions if the method reads them."""

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import ChoiceLoader, PackageLoader
+from jinja2 import ChoiceLoader, PackageLoader, Template
 
 from expunge.core.errors import ConfigError
 from expunge.evaluation.compare import compare
@@ -163,7 +163,7 @@ def script() -> str:
     return files("expunge.ui").joinpath("workspace.js").read_text(encoding="utf-8")
 
 
-def _template(name: str) -> Any:
+def _template(name: str) -> Template:
     templates = environment()
     templates.loader = ChoiceLoader([PackageLoader("expunge", "ui"), PackageLoader("expunge", "report")])
     templates.filters["when"] = _when

@@ -87,7 +87,8 @@ def _with_defaults(configs: Path, group: str, name: str) -> dict[str, Any]:
     for entry in own.pop("defaults", None) or []:
         if isinstance(entry, str) and entry != "_self_":
             below = merge(below, _with_defaults(configs, group, entry))
-    return merge(below, own)
+    tree: dict[str, Any] = merge(below, own)
+    return tree
 
 
 @dataclass

@@ -19,6 +19,7 @@ from expunge.core.fingerprints import canonical
 from expunge.core.sealed import write_sealed
 from expunge.data.encoder import Encoder
 from expunge.engine.job import Job, in_order
+from expunge.engine.retention import GarbagePlan, remove
 from expunge.engine.show import change_notes, write_manifest
 from expunge.engine.show import show as show_files
 from expunge.engine.store import Store
@@ -72,7 +73,6 @@ from expunge.pipelines.output_folder import claimed_folder
 from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study.job_facts import LM_EVAL_FILE
 from expunge.pipelines.study.resolve_task import template_of
-from expunge.pipelines.study.retention import GarbagePlan, remove
 from expunge.pipelines.study.task_context import check_model
 from expunge.report.erasure import erasure_report
 from expunge.training.budget import Budget

@@ -127,7 +127,7 @@ class MemoryEstimate:
     @property
     def total(self) -> float:
         """All together."""
-        return sum(vars(self).values())
+        return float(sum(vars(self).values()))
 
 
 STATE_BYTES = {

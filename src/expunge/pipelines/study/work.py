@@ -317,7 +317,7 @@ def edit_with_statistics(
     encoder = setting.encoder(source)
     model, _ = open_trained(source, setting, encoder, folder)
     statistics = ModelStatistics(model, encoder, sides["forget"], sides["retain"], setting.refusals)
-    model.load_state_dict(edit(model.state_dict(), statistics))  # type: ignore[call-arg, arg-type]
+    model.load_state_dict(edit(model.state_dict(), statistics))  # type: ignore[arg-type]
     save_model(model, encoder.tokenizer, folder, dtype=stored_dtype(source))
     progress(1, 1)
     return {}

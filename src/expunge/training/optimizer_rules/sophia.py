@@ -52,7 +52,7 @@ class Sophia(torch.optim.Optimizer):
         super().__init__(params, settings | {"compat": compat})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move each weight by at most the learning rate. m and h are saved in checkpoints with `state`."""
         loss = None
         if closure is not None:
