@@ -1,6 +1,10 @@
-"""Time and memory against the work: dry runs of an erasure by rows, and planning of a study by jobs.
+"""Time and memory against the work: erasures, studies, scoring and training.
 
-    python perf/scale.py [--rows 2000 10000 100000] [--jobs 100 1000 10000] [--model FOLDER]
+    python perf/scale.py [--rows 2000 10000 100000] [--jobs 100 1000 10000] [--scored 1000 4000 16000]
+        [--steps 10 40 160] [--vocabulary 32000 64000 128000 256000] [--cores 1 2] [--model FOLDER]
+
+--rows: dry runs of an erasure. --jobs: plans of a study. --scored, --steps: a random model with a body of 1M parameters
+scores rows, and is trained by NPO with 4 forget and 4 retain rows a step. --vocabulary, --cores: both by these.
 
 Each measurement is a process of its own. The memory is its high-water mark; next to it stands the mark after the
 imports, which no number of rows changes. Seconds are those of the processor, because other processes share the machine.
@@ -57,11 +61,38 @@ out = {"imports_s": imports[1], "s": time.process_time(), "imports_mb": imports[
 print(json.dumps({**out, "n": len(in_order(graph.jobs))}))
 """
 )
+MODEL = (
+    HEAD
+    + """
+import torch
+from expunge.data.encoder import Encoder
+from expunge.data.template import Template
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.training.config import TrainArgs
+from speeds import Bench, qa_rows, training
+work, n, vocabulary = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+tokenizer = train_tokenizer([r.question + " " + r.answer for r in qa_rows(400)], 2048, max_length=512)
+model = build_llama("llama-1m", tokenizer, vocab_size=vocabulary, seed=0)
+encoder = Encoder(Template(), tokenizer)
+def call(n):
+    if work == "score":
+        return Bench(model.eval(), encoder, qa_rows(n), 4).score()
+    steps = dict(max_steps=n, per_device_train_batch_size=4, gradient_accumulation_steps=1, optim="adamw_torch_fused")
+    return training(model.train(), encoder, qa_rows(64), TrainArgs(**steps), method="NPO")
+call(2)
+imports, began = (mark(), time.process_time()), time.perf_counter()
+call(n)
+wall = time.perf_counter() - began
+out = {"imports_s": imports[1], "s": time.process_time(), "imports_mb": imports[0], "mb": mark(), "wall": wall}
+print(json.dumps(out))
+"""
+)
 
 
-def in_a_process(code: str, *words: str) -> dict[str, Any]:
+def in_a_process(code: str, *words: str, cores: int | None = None) -> dict[str, Any]:
     paths = [str(Path(__file__).parent), *sys.path]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    env |= {} if cores is None else {"OMP_NUM_THREADS": str(cores)}
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -113,10 +144,41 @@ def lines_of(name: str, unit: str, found: list[dict[str, Any]]) -> list[list[Any
     return lines
 
 
+def model_lines(given: argparse.Namespace) -> list[list[Any]]:
+    """Scoring by rows and by vocabulary, training by steps and by vocabulary, and both by cores."""
+    lines: list[list[Any]] = []
+    by_work = {
+        "scoring, vocabulary 2,048": [("score", n, 2048, "rows") for n in given.scored],
+        "NPO, vocabulary 2,048": [("train", n, 2048, "steps") for n in given.steps],
+        "scoring of 500 rows": [("score", 500, v, "tokens known") for v in given.vocabulary],
+        "NPO, 10 steps": [("train", 10, v, "tokens known") for v in given.vocabulary],
+    }
+    for name, sizes in by_work.items():
+        found = [
+            {**in_a_process(MODEL, work, str(n), str(v), cores=1), "n": v if unit == "tokens known" else n}
+            for work, n, v, unit in sizes
+        ]
+        lines += lines_of(name, sizes[0][3] if sizes else "", found)
+    return lines
+
+
+def core_lines(cores: list[int]) -> list[list[Any]]:
+    """Seconds of the clock with each number of threads."""
+    lines = []
+    for name, work, n in (("scoring of 500 rows", "score", 500), ("NPO, 10 steps", "train", 10)):
+        walls = [in_a_process(MODEL, work, str(n), "64000", cores=c)["wall"] for c in cores]
+        lines += [[name, c, f"{wall:.1f}", f"{walls[0] / wall:.2f}x"] for c, wall in zip(cores, walls, strict=True)]
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="*", default=[2_000, 10_000, 100_000])
     parser.add_argument("--jobs", type=int, nargs="*", default=[100, 1_000, 10_000])
+    parser.add_argument("--scored", type=int, nargs="*", default=[1_000, 4_000, 16_000])
+    parser.add_argument("--steps", type=int, nargs="*", default=[10, 40, 160])
+    parser.add_argument("--vocabulary", type=int, nargs="*", default=[32_000, 64_000, 128_000, 256_000])
+    parser.add_argument("--cores", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--model", type=Path, help="folder of a model")
     given = parser.parse_args()
     lines: list[list[Any]] = []
@@ -134,8 +196,12 @@ def main() -> None:
             per_seed = per_seed or int(in_a_process(PLAN, "1", f"{place}/store")["n"])
             found.append(in_a_process(PLAN, str(max(1, round(n / per_seed))), f"{place}/store"))
         lines += lines_of("planning of a study", "jobs", found)
+    lines += model_lines(given)
     heads = ["work", "size", "s", "s with imports", "slope", "peak MB", "MB after imports"]
     print(table(heads, lines))
+    if given.cores:
+        print()
+        print(table(["work, vocabulary 64,000", "threads", "s of the clock", "speed-up"], core_lines(given.cores)))
 
 
 if __name__ == "__main__":

@@ -78,10 +78,13 @@ def test_the_slope_is_the_exponent_of_the_work(script: Any, tmp_path: Path) -> N
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
 
 
+MODEL_SIZES = ["--scored", "4", "--steps", "1", "--vocabulary", "2048", "--cores", "1"]
+
+
 @pytest.mark.slow
 def test_a_dry_run_and_a_plan_are_measured(
     script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["scale.py", "--rows", "50", "--jobs", "100"])
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--rows", "50", "--jobs", "100", *MODEL_SIZES])
     script("scale").main()
-    assert capsys.readouterr().out.count("\n") == 4
+    assert capsys.readouterr().out.count("\n") == 4 + 4 + 1 + 4
