@@ -91,13 +91,28 @@ def test_a_good_folder_is_tried_once_and_again_after_an_edit(
     assert len(calls) == 2
 
 
-def test_a_folder_of_a_job_and_a_hub_id_are_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_a_job_and_a_hub_id_without_files_are_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trial, "run_limited", lambda *args: pytest.fail("something was tried"))
     own = folder_of(tmp_path / "own", hidden_act="nope")
     (tmp_path / "own" / "job.json").write_text("{}")
     try_model(config_of(own))
     try_model(config_of("someone/some-model"))
     try_model(config_of(folder_of(tmp_path / "coded", auto_map={"AutoConfig": "x.Y"}), own))
+
+
+def test_the_small_files_of_a_hub_id_are_tried(tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "a" * 40
+    place = tmp_path / "models--org--name"
+    snapshot = place / "snapshots" / commit
+    snapshot.parent.mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    folder_of(snapshot, hidden_act="nope")
+    with pytest.raises(ConfigError, match=r"^model\..*org/name/config.json describes no model that can be built: "):
+        try_model(config_of("org/name", own))
 
 
 def test_a_limit_is_one_line(tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,16 @@ _ASIDE = ("evals", ".git", ".cache", "__pycache__")  # folders of measurements, 
 _TEMPLATES = "additional_chat_templates"
 _GENERATION = "generation_config.json"
 _WRAPPER = "wrapper.json"
+_SMALL = [
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.vocab",
+    "*.bpe",
+    "*.tiktoken",
+    "tokenizer*",
+]  # files of a hub id that are no weights
 _VERSION = ("transformers_version", "_from_model_config")  # keys of the generation settings that change nothing
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SETTLED_NS = 2 * 10**9
@@ -203,3 +213,26 @@ def pinned_revision(source: str, revision: str | None) -> str | None:
     with contextlib.suppress(OSError, HFValidationError, http_error):
         return HfApi().model_info(source, revision=named, timeout=10).sha
     return revision
+
+
+@functools.cache
+def small_files(source: str, commit: str | None) -> Path | None:
+    """Return the folder of a hub id's configuration and tokenizer, from the local cache or downloaded without weights.
+
+    None if the commit is unknown, or if neither the cache nor the hub has its configuration.
+    """
+    if commit is None or not _COMMIT.fullmatch(commit):
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for local in (True, False):
+        with contextlib.suppress(OSError, LocalEntryNotFoundError, HfHubHTTPError):
+            folder = Path(
+                snapshot_download(
+                    source, revision=commit, allow_patterns=_SMALL, local_files_only=local, etag_timeout=10
+                )
+            )
+            if (folder / "config.json").is_file():
+                return folder
+    return None

@@ -14,7 +14,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
 from expunge.models.config import ModelConfig, looks_local, tokenizer_folder
-from expunge.models.identity import tokenizer_identity
+from expunge.models.identity import pinned, small_files, tokenizer_identity
 from expunge.models.options import configuration_options
 
 LOADED = ".loaded"  # in a store: an empty file for each configuration and tokenizer that was loaded
@@ -29,14 +29,18 @@ TOKENIZER_KEY = "model.tokenizer_args.pretrained_model_name_or_path"
 
 
 def try_model(model: ModelConfig, store: Path | None = None) -> None:
-    """Raise ConfigError if a local folder's configuration describes no model, or its tokenizer cannot be loaded.
+    """Raise ConfigError if a model's configuration describes no model, or its tokenizer cannot be loaded.
 
-    Folders of jobs and hub ids are left out. So are models with code of their own and quantised ones, which their
-    libraries build only with weights. The store notes folders that could be loaded; these are not tried again.
+    The small files of a hub id are downloaded for it, not the weights; without a connection they are left out. So are
+    folders of jobs, models with code of their own, and quantised ones, which their libraries build only with weights.
+    The store notes the sources that could be loaded; these are not tried again.
     """
     source, named = model.source, model.tokenizer_source
-    config = None if source is None else _configuration(source)
-    tokens = None if named is None or model.tokenizer_args.trust_remote_code else _tokenizer(named)
+    model = pinned(model)
+    place = None if source is None else _folder(source, model.model_args.revision)
+    config = None if place is None else _configuration(place)
+    revision = model.tokenizer_args.revision
+    tokens = None if named is None or model.tokenizer_args.trust_remote_code else _tokenizer(named, revision)
     how = {
         "attention": model.model_args.attn_implementation,
         "options": canonical(configuration_options(model.model_args.options)),
@@ -45,7 +49,7 @@ def try_model(model: ModelConfig, store: Path | None = None) -> None:
     marks = _marks(config, how, tokens)
     if store is not None and all((store / LOADED / mark).exists() for mark in marks):
         return
-    folder = None if config is None else str(Path(str(source)).expanduser().resolve())
+    folder = None if config is None or place is None else str(place.resolve())
     tokenizer = None if tokens is None else str(tokens[0])
     if folder is None and tokenizer is None:
         return
@@ -67,26 +71,30 @@ def try_model(model: ModelConfig, store: Path | None = None) -> None:
                 (store / LOADED / mark).touch()
 
 
-def _configuration(source: str) -> str | None:
+def _folder(source: str, revision: str | None) -> Path | None:
+    """Return the folder of a model's small files; None for a hub id whose files are not to be had."""
+    return Path(source).expanduser() if looks_local(source) else small_files(source, revision)
+
+
+def _configuration(folder: Path) -> str | None:
     """Return the configuration of a folder to try; None if there is nothing to try."""
-    folder = Path(source).expanduser()
-    if not looks_local(source) or any((folder / name).is_file() for name in OWN):
+    if any((folder / name).is_file() for name in OWN):
         return None
     text = (folder / "config.json").read_text(encoding="utf-8")
     settings = json.loads(text)
     return None if settings.get("auto_map") or settings.get("quantization_config") else text
 
 
-def _tokenizer(source: str) -> tuple[Path, Any] | None:
+def _tokenizer(source: str, revision: str | None) -> tuple[Path, Any] | None:
     """Return the folder and the identity of a tokenizer to try; None if there is nothing to try."""
     place = tokenizer_folder(source)
-    folder = Path(place).expanduser()
-    if not looks_local(place) or any((folder / name).is_file() for name in OWN) or not folder.is_dir():
+    folder = _folder(place, revision)
+    if folder is None or any((folder / name).is_file() for name in OWN) or not folder.is_dir():
         return None
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("auto_map"):
             return None
-    return folder.resolve(), tokenizer_identity(place, None)
+    return folder.resolve(), tokenizer_identity(place, revision)
 
 
 def _marks(config: str | None, how: Mapping[str, Any], tokens: tuple[Path, Any] | None) -> tuple[str, ...]:

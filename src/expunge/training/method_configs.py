@@ -83,7 +83,14 @@ class CIRConfig(UnlearnConfig):
 
     METHOD: ClassVar[str | None] = "CIR"
 
-    layers: tuple[str, ...] = ("model.layers.6.mlp", "model.layers.7.mlp", "model.layers.8.mlp", "model.layers.9.mlp", "model.layers.10.mlp", "model.layers.11.mlp")
+    layers: tuple[str, ...] = (
+        "model.layers.6.mlp",
+        "model.layers.7.mlp",
+        "model.layers.8.mlp",
+        "model.layers.9.mlp",
+        "model.layers.10.mlp",
+        "model.layers.11.mlp",
+    )
     """Names of the modules whose outputs are broken. `NAME:input` is the input of a module."""
 
 

@@ -57,9 +57,9 @@ def test_the_trials_have_one_seed_equal_steps_and_equal_numbers(tmp_path: Path) 
 def test_trials_measure_only_the_metrics_of_the_rule(tmp_path: Path) -> None:
     graph = next_stage(tree(), Store(tmp_path)).graph
     assert {m.name for m in graph.setting.benchmark.panel} == {"retain_Q_A_Prob", "forget_Q_A_Prob"}
-    chosen = ["retain_Q_A_Prob", "forget_Q_A_Prob", "forget_Q_A_ROUGE"]
-    graph = next_stage(tree(eval={"metrics": chosen}), Store(tmp_path)).graph
-    assert {m.name for m in graph.setting.benchmark.panel} == set(chosen)
+    names = ["retain_Q_A_Prob", "forget_Q_A_Prob", "forget_Q_A_ROUGE"]
+    graph = next_stage(tree(eval={"metrics": names}), Store(tmp_path)).graph
+    assert {m.name for m in graph.setting.benchmark.panel} == set(names)
 
 
 @pytest.mark.slow

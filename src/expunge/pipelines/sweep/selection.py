@@ -25,7 +25,7 @@ def with_part(setting: TaskContext, how: EvalSplit, suite: Sequence[Metric] = ()
     """Return the setting with one part of its evaluation rows.
 
     Evaluations during training, which select a model, always read the selection part. suite: the metrics before
-    `eval.metrics`, so that a question is in the same part whichever of them are measured. Raises ConfigError if a set
+    `eval.metrics`, so that the part of a question does not depend on it. Raises ConfigError if a set
     is too small to be split.
     """
     if how.part == "all":
