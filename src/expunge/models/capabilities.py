@@ -73,6 +73,9 @@ def capabilities_of(model: Any) -> Capabilities:
     return observed_capabilities(model) or _EVERYTHING
 
 
+_OTHER_NAMES = {"past_key_values": ("cache", "cache_params"), "logits_to_keep": ("num_logits_to_keep",)}
+
+
 @functools.cache
 def _parameters(forward: Any) -> tuple[Mapping[str, Any], bool]:
     """Return the named parameters of a forward with their defaults, and whether it accepts any other name."""
@@ -81,24 +84,34 @@ def _parameters(forward: Any) -> tuple[Mapping[str, Any], bool]:
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+@functools.cache
+def _inherited_names(kind: type) -> frozenset[str]:
+    """Return the names in the forwards of a class's bases: `**kwargs` of its own forward usually reach one of them."""
+    forwards = [vars(base)["forward"] for base in kind.__mro__[1:] if callable(vars(base).get("forward"))]
+    return frozenset(name for forward in forwards for name in _parameters(forward)[0])
+
+
 def forward_options(model: Any, **options: Any) -> dict[str, Any]:
     """Return the arguments that the model's forward accepts, under its own names.
 
-    `past_key_values` may be `cache_params`, and `logits_to_keep` `num_logits_to_keep`. Position ids and the number of
-    logits are left out if the forward does not name them: inside `**kwargs` they would be ignored. If the model's
-    default is to return fewer logits, all of them are requested.
+    `past_key_values` may be `cache` (transformers from 5.24) or `cache_params`, and `logits_to_keep`
+    `num_logits_to_keep`. Position ids and the number of logits are left out if the forward does not name them: inside
+    `**kwargs` they would be ignored. If the model's default is to return fewer logits, all of them are requested.
     """
-    forward = getattr(type(plain_model(model)), "forward", None)
+    kind: Any = type(plain_model(model))
+    forward = getattr(kind, "forward", None)
     if forward is None:
         return options
     named, any_name = _parameters(forward)
     out: dict[str, Any] = {}
     for name, value in options.items():
-        alias = {"past_key_values": "cache_params", "logits_to_keep": "num_logits_to_keep"}.get(name, name)
-        if name in named or (alias not in named and any_name and name not in ("position_ids", "logits_to_keep")):
-            out[name] = value
-        elif alias in named:
-            out[alias] = value
+        names = (name, *_OTHER_NAMES.get(name, ()))
+        own_name = next((n for n in names if n in named), None)
+        if own_name is not None:
+            out[own_name] = value
+        elif any_name and name not in ("position_ids", "logits_to_keep"):
+            inherited = _inherited_names(kind)
+            out[next((n for n in names if n in inherited), name)] = value
     for name in ("logits_to_keep", "num_logits_to_keep"):
         if name not in out and named.get(name, 0) not in (0, None, inspect.Parameter.empty):
             out[name] = 0
