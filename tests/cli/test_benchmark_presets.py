@@ -89,7 +89,9 @@ def test_eval_presets_are_planned(muse_folder: Path, wmdp_folder: Path, here: Pa
 
 
 def test_overrides_of_the_field_are_translated() -> None:
-    words = ["task_name=x", "eval.muse.data_split=Books", "eval.lm_eval.simple_evaluate_args.batch_size=4"]
+    harness = {"batch_size": 4, "num_fewshot": 2, "limit": 50}
+    words = [f"eval.lm_eval.simple_evaluate_args.{name}={value}" for name, value in harness.items()]
+    words += ["task_name=x", "eval.muse.data_split=Books"]
     tree, notes = single_tree("eval", ["experiment=eval/muse/default", *words, "eval.muse.overwrite=true"])
-    assert (tree["data_split"], tree["eval"]["lm_eval"]["batch_size"]) == ("Books", 4)
+    assert tree["data_split"] == "Books" and harness.items() <= tree["eval"]["lm_eval"].items()
     assert any("eval.muse.overwrite has no effect" in note for note in notes)

@@ -183,6 +183,21 @@ def test_a_task_that_the_settings_define_runs(model_folder: Path, tasks: Path, t
 
 
 @needs_lm_eval
+def test_changed_settings_of_a_known_task(model_folder: Path, tasks: Path, tmp_path: Path) -> None:
+    """The settings in the group of keys give the numbers of the same settings for all tasks."""
+    names = {"tasks": ["tiny_choice"], "num_fewshot": 2, "include_path": str(tasks), "limit": 4}
+    keys = {"tasks": [{"task": "tiny_choice", "num_fewshot": 2}], "include_path": str(tasks), "limit": 4}
+    tables = []
+    for name, settings in (("names", names), ("keys", keys)):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({"benchmark": "lm_eval", "eval": {"lm_eval": settings}}))
+        folder = run(model_folder, tmp_path, name, f"experiment={file}").folder
+        tables.append(json.loads((folder / "LMEval_SUMMARY.json").read_text()))
+    assert tables[0] == tables[1]
+    assert set(tables[0]) == {"tiny_choice/acc", "tiny_choice/acc_bytes"}
+
+
+@needs_lm_eval
 def test_identity(tasks: Path) -> None:
     config = LmEval(tasks=("tiny_choice",), include_path=str(tasks))
     assert identity(config) == identity(dataclasses.replace(config, batch_size=1))

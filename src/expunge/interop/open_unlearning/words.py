@@ -28,6 +28,8 @@ RENAMED: Mapping[str, str] = {
     "question_key": "data.args.question_key",
     "data_sub_set": "train_split",
     "eval.lm_eval.simple_evaluate_args.batch_size": "eval.lm_eval.batch_size",
+    "eval.lm_eval.simple_evaluate_args.num_fewshot": "eval.lm_eval.num_fewshot",
+    "eval.lm_eval.simple_evaluate_args.limit": "eval.lm_eval.limit",
     "eval.lm_eval.simple_evaluate_args.apply_chat_template": "eval.lm_eval.apply_chat_template",
     "eval.lm_eval.simple_evaluate_args.system_instruction": "eval.lm_eval.system_instruction",
     "model.model_args.torch_dtype": "model.model_args.dtype",

@@ -83,9 +83,7 @@ def measure_tasks(
     try:
         output = lm_eval.simple_evaluate(
             model=harness,
-            tasks=[
-                task if isinstance(task, str) else copy.deepcopy(dict(task)) for task in config.tasks
-            ],  # it pops keys
+            tasks=[_specification(task) for task in config.tasks],
             num_fewshot=config.num_fewshot,
             batch_size=batch_size,
             limit=config.limit,
@@ -122,7 +120,20 @@ def task_results(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricRes
 def _needed(config: LmEval) -> list[str]:
     """Return the names that lm-eval must know: all but those of tasks that the settings define themselves."""
     pairs = zip(config.tasks, config.names, strict=True)
-    return [name for task, name in pairs if isinstance(task, str) or "dataset_path" not in task]
+    return [name for task, name in pairs if isinstance(task, str) or not _defined(task)]
+
+
+def _defined(task: Mapping[str, Any]) -> bool:
+    """Return whether a group of keys defines a task; without data it changes a known one."""
+    return "dataset_path" in task
+
+
+def _specification(task: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """Return a task as lm-eval's TaskManager reads it; it changes the settings of known tasks only inside a group."""
+    if isinstance(task, str):
+        return task
+    keys = copy.deepcopy(dict(task))  # it pops keys
+    return keys if _defined(task) else {"group": f"{task['task']}, changed", "task": [keys]}
 
 
 def _manager(config: LmEval) -> Any:
