@@ -16,9 +16,10 @@ from expunge.models import bfloat16
 from expunge.training import trainer
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, plan_samples, train
+from expunge.training.phases import Phase
 from expunge.training.reference import reference
 from expunge.training.samples import ForwardSpec, TrainingSample
-from expunge.training.trainer import PhaseTrainer
+from expunge.training.trainer import PhaseTrainer, training_arguments
 
 PLAIN = {  # so that one step moves the weights by -learning_rate * gradient
     "optim": "sgd",
@@ -58,6 +59,19 @@ def gradient(model: Any, micro_batches: list[list[Encoded]]) -> torch.Tensor:
     losses = [torch.cat(token_losses(model, rows)).mean() for rows in micro_batches]
     torch.stack(losses).mean().backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_checkpointing_has_the_name_of_the_release(make_model, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    class Release:
+        def __init__(self, **settings: Any) -> None:
+            vars(self).update(settings)
+
+    setattr(Release, name, None)
+    monkeypatch.setattr(trainer.transformers, "TrainingArguments", Release)
+    phase = Phase(objective("GradAscent"), [], TrainArgs(activation_checkpointing=True), 1)
+    settings = vars(training_arguments(phase, 0, "", make_model()))
+    assert {key: value for key, value in settings.items() if "checkpointing" in key} == {name: True}
 
 
 @pytest.mark.parametrize("grouped", [True, False])

@@ -51,6 +51,9 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> tra
         from expunge.models.bfloat16_attention import compute_attention_in_float32
 
         compute_attention_in_float32()
+    checkpointing = "activation_checkpointing"
+    if not hasattr(transformers.TrainingArguments, checkpointing):
+        checkpointing = "gradient_checkpointing"  # its name before transformers 5.23
     return transformers.TrainingArguments(
         output_dir=scratch,
         num_train_epochs=1,  # the phase's samples contain every epoch
@@ -68,7 +71,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> tra
         adam_epsilon=args.adam_epsilon,
         bf16=bf16,
         fp16=args.fp16,
-        activation_checkpointing=args.activation_checkpointing,
+        **{checkpointing: args.activation_checkpointing},
         seed=seed,
         use_cpu=device == "cpu",
         logging_steps=args.logging_steps,
