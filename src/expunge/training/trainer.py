@@ -54,6 +54,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> tra
     checkpointing = "activation_checkpointing"
     if not hasattr(transformers.TrainingArguments, checkpointing):
         checkpointing = "gradient_checkpointing"  # its name before transformers 5.23
+    renamed: dict[str, Any] = {checkpointing: args.activation_checkpointing}
     return transformers.TrainingArguments(
         output_dir=scratch,
         num_train_epochs=1,  # the phase's samples contain every epoch
@@ -71,7 +72,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> tra
         adam_epsilon=args.adam_epsilon,
         bf16=bf16,
         fp16=args.fp16,
-        **{checkpointing: args.activation_checkpointing},
+        **renamed,
         seed=seed,
         use_cpu=device == "cpu",
         logging_steps=args.logging_steps,
