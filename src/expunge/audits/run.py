@@ -27,10 +27,12 @@ from expunge.audits.api import (
     opens_of,
 )
 from expunge.audits.changes import check_forms, relearn, relearn_args, to_nf4
-from expunge.core.errors import ConfigError, kind_of, nearest
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import AuditFinding
 from expunge.metrics.verdict import NOT_TESTED, Verdict, VerdictAnswer, make_verdict
+from expunge.training.config import TrainArgs
 
 if TYPE_CHECKING:
     from expunge.data.encoder import Encoder
@@ -157,6 +159,9 @@ def audit(
     for role in controls or {}:
         if role not in CONTROLS:
             raise ConfigError(f"controls: no role named {role!r}{nearest(role, CONTROLS)}")
+    if forget is None:
+        raise ConfigError("forget: missing; an audit needs the forgotten examples")
+    decode(TrainArgs, {"learning_rate": learning_rate}, where="audit")
     from expunge.benchmarks.in_memory import in_memory_benchmark
     from expunge.data.encoder import Encoder
     from expunge.evaluation.evaluator import SAMPLING, resolve_generation, resolve_model, resolve_template
@@ -170,7 +175,7 @@ def audit(
     model, tokenizer = resolve_model(model, tokenizer)
     models = {"model": model}
     for role, control in (controls or {}).items():
-        models[role] = resolve_model(control, tokenizer)[0]
+        models[role] = resolve_model(control, tokenizer, f"controls[{role!r}]")[0]
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     inputs = AuditInputs(
         forget=sets["forget_eval"], retain=sets.get("retain"), holdout=sets.get("holdout"),
@@ -189,7 +194,7 @@ def audit(
 
 def _audits(audits: Sequence[str | Mapping[str, Any] | Audit] | str) -> list[Audit]:
     """Return the audits. Raises ConfigError."""
-    entries = [audits] if isinstance(audits, str | Mapping) else list(audits)
+    entries = [audits] if isinstance(audits, str | Mapping) else as_list(audits, "audits")
     if not entries:
         raise ConfigError("audits: name at least one audit")
     out = []
@@ -260,8 +265,6 @@ class _Probes:
         self, role: str, plan: AuditPlan, probe: AuditProbe, change: RelearnSpec
     ) -> dict[int, Mapping[str, MetricResult]]:
         """Return the results after each step of a relearning. Its first steps equal those of a shorter relearning."""
-        from expunge.training.config import TrainArgs
-
         model = copy.deepcopy(self._models[role])
         results: dict[int, Mapping[str, MetricResult]] = {}
 

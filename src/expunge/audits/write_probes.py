@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, as_list, nearest
 from expunge.core.files import write_text
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
@@ -55,7 +55,7 @@ def write_probes(
         ConfigError: If a kind is unknown, or the model gives no usable probe.
         DataError: If the examples cannot be read.
     """
-    for kind in kinds:
+    for kind in as_list(kinds, "write_probes: kinds"):
         if kind not in ASKED:
             raise ConfigError(f"write_probes: kinds: no model writes {kind!r}{nearest(kind, ASKED)}")
     from expunge.evaluation.config import Generation

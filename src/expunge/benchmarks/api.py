@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from expunge.core.decode import decode
+from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
 from expunge.core.fidelity import Fidelity
 from expunge.core.registry import Registry
@@ -59,6 +59,7 @@ class Benchmark:
     preview: tuple[str, ...] = ()  # first rows, for the terminal alone: a report must not repeat the forget set
 
 
+@strict
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """The user's choices for a benchmark. None: the benchmark's own default."""

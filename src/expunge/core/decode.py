@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, Union, get_args, get_type_hints
 
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -64,9 +64,42 @@ def resolved(hint: Any) -> Any:
 
 
 def strict(cls: type[T]) -> type[T]:
-    """Make decoding of a class reject unknown keys; a class decorator above `@dataclass`."""
+    """Make a class reject unknown keys and values of a wrong type; a class decorator above `@dataclass`.
+
+    The constructor converts as `decode` does. Both raise ConfigError with the name of the field.
+    """
     cls.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
+    assign: Callable[..., None] = cls.__init__
+
+    @functools.wraps(assign)
+    def init(self: T, *args: Any, **values: Any) -> None:
+        assign(self, *args, **{name: _field_value(cls, name, value) for name, value in values.items()})
+
+    cls.__init__ = init  # type: ignore[method-assign,assignment]  # pydantic sets the fields without the constructor
     return cls
+
+
+@functools.cache
+def _field_adapter(cls: type[Any], name: str) -> tuple[Any, TypeAdapter[Any]]:
+    hint = get_type_hints(cls)[name]
+    return hint, TypeAdapter(hint)
+
+
+def _field_value(cls: type[Any], name: str, value: Any) -> Any:
+    """Return the value of a field in the field's type. Raises ConfigError."""
+    where, known = f"{cls.__name__}.{name}", {f.name: f for f in dataclasses.fields(cls)}
+    if name not in known:
+        raise ConfigError(f"{where}: unknown key{nearest(name, known)}")
+    if value is known[name].default:
+        return value
+    hint, adapter = _field_adapter(cls, name)  # type: ignore[arg-type]  # a class is hashable
+    plain = _plain(value, where)
+    try:
+        decoded = adapter.validate_python(plain)
+    except ValidationError as error:
+        raise ConfigError(_explain(hint, error, plain, where)) from None
+    _refuse_odd_numbers(plain, decoded, where)
+    return decoded
 
 
 def decode(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:

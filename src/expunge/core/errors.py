@@ -45,6 +45,15 @@ def as_list(value: Any, where: str) -> list[Any]:
     return list(value)
 
 
+def as_texts(value: Any, where: str) -> list[str]:
+    """Return the items of a list of texts. Raises ConfigError for others."""
+    texts = as_list(value, where)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigError(f"{where}[{i}]: expected a text, got {kind_of(text)}")
+    return texts
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return a hint for a wrong name: "; did you mean 'X'?" if one is near, and the allowed names if they are few."""
     names = sorted(str(a) for a in allowed)

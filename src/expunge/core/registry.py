@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, kind_of, nearest
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -118,6 +118,8 @@ class Registry(Mapping[str, E]):
         Raises:
             ConfigError: If there is no such entry; the message contains the nearest right name.
         """
+        if not isinstance(name, str):
+            raise ConfigError(f"{where or self._kind}: expected a name, got {kind_of(name)}")
         aliases = {alias: entry.name for entry in self._shipped().values() for alias in entry.aliases} | self._aliases
         key = aliases.get(name, name)
         if key not in self:

@@ -115,7 +115,11 @@ class ExampleSet:
     long: Long = "right"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rows, list | tuple):
+            raise DataError(f"{self.name}: rows must be a tuple of examples, got {_shown(self.rows)}")
         for i, row in enumerate(self.rows):
+            if not isinstance(row, Example):
+                raise DataError(f"{self.name}: rows[{i}] must be an Example, got {_shown(row)}; use examples_from")
             if row.row_id != i:
                 raise ValueError(f"{self.name}: the row at position {i} has row_id {row.row_id}")
             if self.form != "qa" and (row.trace is not None or row.turns):

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.core.errors import DataError
+from expunge.core.errors import DataError, kind_of
 from expunge.data.column_roles import (
     ChatTurn,
     chat_record,
@@ -21,7 +21,7 @@ from expunge.data.column_roles import (
     turn_trace,
     with_context,
 )
-from expunge.data.examples import TRACE, UNWANTED, Example, ExampleSet, Form, qa_rows, text_rows
+from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, Form, qa_rows, text_rows
 
 # Column pairs in the order of precedence, with the form of such examples.
 PAIRS: tuple[tuple[str, str, Form], ...] = (
@@ -62,6 +62,7 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
     if isinstance(data, ExampleSet):
         if not len(data) and data.n_tokens is None:
             raise DataError(f"{name}: there are no rows")
+        _check_set(data, name)
         return data if data.name == name else dataclasses.replace(data, name=name)
     records = _records(data, name)
     first = records[0]
@@ -78,10 +79,19 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
     raise DataError(f"{name} row 0: the columns are {listed}; allowed: {SHAPES}")
 
 
+def _check_set(rows: ExampleSet, name: str) -> None:
+    """Raise DataError for an example without texts; Python code can make one."""
+    for i, row in enumerate(rows.rows):
+        if not isinstance(row.question, str):
+            raise DataError(f"{name} row {i}: 'question' must be text, got {row.question!r:.60}")
+        if not isinstance(row.answers, Mapping) or not isinstance(row.answers.get(ANSWER), str):
+            raise DataError(f"{name} row {i}: 'answers' must map '{ANSWER}' to a text, got {row.answers!r:.60}")
+
+
 def _records(data: Any, name: str) -> list[dict[str, Any]]:
     """Return the records as dicts."""
     if isinstance(data, str | bytes | Mapping):
-        raise DataError(f"{name}: expected a list of dicts or a dataset, got a {type(data).__name__}")
+        raise DataError(f"{name}: expected a list of dicts or a dataset, got {kind_of(data)}")
     if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a pandas DataFrame
         names = list(data.columns)
         if len(set(names)) < len(names):
@@ -90,7 +100,7 @@ def _records(data: Any, name: str) -> list[dict[str, Any]]:
     try:
         records = list(data)
     except TypeError:
-        raise DataError(f"{name}: expected a list of dicts or a dataset, got a {type(data).__name__}") from None
+        raise DataError(f"{name}: expected a list of dicts or a dataset, got {kind_of(data)}") from None
     if not records:
         raise DataError(f"{name}: there are no rows")
     out: list[dict[str, Any]] = []
@@ -100,7 +110,7 @@ def _records(data: Any, name: str) -> list[dict[str, Any]]:
         elif isinstance(record, Mapping):
             out.append(dict(record))
         else:
-            raise DataError(f"{name} row {i}: expected a dict or a text, got a {type(record).__name__}")
+            raise DataError(f"{name} row {i}: expected a dict or a text, got {kind_of(record)}")
     return out
 
 

@@ -122,6 +122,8 @@ def compare(
     for name, of in (("a", a), ("b", b)):
         if not isinstance(of, Mapping):
             raise ConfigError(f"compare: {name}: expected an EvalResult, got {kind_of(of)}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"compare: seed: must be a whole number of at least 0, got {seed!r}")
     mine, theirs = (of.results if isinstance(of, EvalResult) else dict(of) for of in (a, b))
     _check_examples(a, b)
     shared = [name for name in mine if name in theirs]

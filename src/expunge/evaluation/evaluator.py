@@ -26,7 +26,7 @@ from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import compute, with_parents
 from expunge.models.capabilities import kept_modes, observed_capabilities
 from expunge.models.config import TokenizerArgs
-from expunge.models.load import load_named, load_tokenizer
+from expunge.models.load import load_named, load_tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
     from expunge.evaluation.result import EvalResult
@@ -326,7 +326,7 @@ def reading_notes(encoder: Encoder, tables: Tables, model: Any) -> list[str]:
     return [*notes, *(observed.notes if observed else ())]
 
 
-def resolve_model(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+def resolve_model(model: Any, tokenizer: Any, where: str = "evaluate: model") -> tuple[Any, Any]:
     """Return the model and the tokenizer, loaded if they are names. Raises ConfigError."""
     if tokenizer is None:
         if not isinstance(model, str | Path):
@@ -334,9 +334,11 @@ def resolve_model(model: Any, tokenizer: Any) -> tuple[Any, Any]:
         tokenizer = str(model)
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(str(tokenizer), TokenizerArgs())
-    elif tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return load_if_named(model), tokenizer
+    else:
+        require_tokenizer(tokenizer, "evaluate: tokenizer")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+    return load_if_named(model, where), tokenizer
 
 
 def load_if_named(model: Any, where: str = "evaluate: model") -> Any:

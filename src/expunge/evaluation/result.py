@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expunge.core.errors import DataError, nearest
+from expunge.core.errors import ConfigError, DataError, kind_of, nearest
 from expunge.metrics.api import MetricResult
 from expunge.metrics.fluency import gibberish
 from expunge.metrics.results import read_results, write_results
@@ -87,6 +87,9 @@ class EvalResult(Mapping[str, float]):
             full: The results of the target model.
         """
         sides = {"retain": retain, "full": full}
+        for name, one in sides.items():
+            if not isinstance(one, Mapping | None):
+                raise ConfigError(f"with_controls: {name}: expected an EvalResult, got {kind_of(one)}")
         known = {k: getattr(self, k) if v is None else v.results if isinstance(v, EvalResult) else v
                  for k, v in sides.items()}  # fmt: skip
         return EvalResult(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, as_texts
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
@@ -13,7 +13,8 @@ from expunge.data.refusals import REFUSALS
 from expunge.data.template import Template
 from expunge.evaluation.evaluator import resolve_template
 from expunge.evaluation.observation import capabilities
-from expunge.models.load import load_named
+from expunge.models.config import TokenizerArgs
+from expunge.models.load import load_named, load_tokenizer, require_tokenizer
 from expunge.models.wrapped import WrappedModel
 from expunge.models.wrapper_api import WrapInputs, Wrapper, check_helpers, make_wrapper
 
@@ -56,14 +57,17 @@ def wrap(
         raise ConfigError(f"{next(iter(settings))}: wrapper is a settings object; set it there")
     else:
         rule = wrapper
+    others = as_texts(refusals or REFUSALS, "refusals")
     sides = [
         [] if data is None else [examples_from(data, side)] for side, data in (("forget", forget), ("retain", retain))
     ]
+    tokenizer = load_tokenizer(tokenizer, TokenizerArgs()) if isinstance(tokenizer, str) else tokenizer
+    require_tokenizer(tokenizer, "tokenizer")
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     passed = () if helper is None else tuple(helper) if isinstance(helper, list | tuple) else (helper,)
     check_helpers(rule, passed)
     helpers = [load_named(one) for one in passed]
-    return wrapped_by(rule, load_named(model), encoder, sides[0], sides[1], refusals or REFUSALS, helpers)
+    return wrapped_by(rule, load_named(model), encoder, sides[0], sides[1], others, helpers)
 
 
 def without_wrapper(model: Any) -> Any:

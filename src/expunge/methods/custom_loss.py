@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, as_texts, nearest
 from expunge.methods.api import LossInputs, MethodSpec, Quantity, Requirements
 from expunge.methods.reduction import REDUCTIONS, Reduction
 
@@ -85,7 +85,10 @@ def unlearning_loss(
     read: dict[str, Any] = {side: _quantity(side, value) for side, value in sides.items()}
     if {Quantity.HIDDEN, Quantity.HIDDEN_LOGPS} & {*read.values()} and not layer:
         raise ConfigError("unlearning_loss: hidden is the output of a layer; name it: layer='model.layers.7'")
-    needs = Requirements(**read, layer=layer if layer is None or isinstance(layer, str) else tuple(layer))
+    needs = Requirements(
+        **read,
+        layer=layer if layer is None or isinstance(layer, str) else tuple(as_texts(layer, "unlearning_loss.layer")),
+    )
     if needs.forget is None and needs.alternate is None:
         raise ConfigError("unlearning_loss: the function reads neither forget nor alternate answers")
     if reduction not in REDUCTIONS:
@@ -107,6 +110,6 @@ def _quantity(side: str, value: Quantity | str | None) -> Quantity | None:
     if value is None or isinstance(value, Quantity):
         return value
     allowed = {q.value: q for q in Quantity}
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ConfigError(f"unlearning_loss.{side}: no quantity named {value!r}{nearest(str(value), allowed)}")
     return allowed[value]

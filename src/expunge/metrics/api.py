@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, kind_of
 from expunge.core.fidelity import Fidelity
 from expunge.core.records import AnswerNumbers, ExampleNumbers, GeneratedText, GeneratedTexts, TokenRecords
 from expunge.core.registry import Registry
@@ -87,7 +87,9 @@ class Metric:
 
 
 def normal_reads(reads: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Return `reads` with a tuple of names for each kind. One name may be written as a text."""
+    """Return `reads` with a tuple of names for each kind. One name may be written as a text. Raises ConfigError."""
+    if not isinstance(reads, Mapping):
+        raise ConfigError(f"reads: expected a mapping of record kinds to names, got {kind_of(reads)}")
     return {kind: (names,) if isinstance(names, str) else tuple(names) for kind, names in reads.items()}
 
 

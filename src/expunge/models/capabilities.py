@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+from expunge.core.errors import ConfigError
+
 GenerationMode = Literal["batched", "single", "uncached"]
 
 
@@ -120,7 +122,11 @@ def forward_options(model: Any, **options: Any) -> dict[str, Any]:
 
 def logits_in(output: Any) -> Any:
     """Return the logits of a forward's output: its `logits`, or the first of a tuple."""
-    return output.logits if hasattr(output, "logits") else output[0]
+    if hasattr(output, "logits"):
+        return output.logits
+    if hasattr(output, "last_hidden_state"):
+        raise ConfigError("model: it has no language-model head, so no logits; load it with AutoModelForCausalLM")
+    return output[0]
 
 
 @contextlib.contextmanager

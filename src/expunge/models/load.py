@@ -169,8 +169,16 @@ def load_named(model: Any, where: str = "model") -> Any:
     if not isinstance(model, str | Path):
         if not (hasattr(model, "config") and callable(getattr(model, "parameters", None))):
             raise ConfigError(f"{where}: expected a model or its name, got {kind_of(model)}")
+        if all(p.is_meta for p in model.parameters()):
+            raise ConfigError(f"{where}: the weights of {type(model).__name__} are not loaded (device meta)")
         return model
     return load_model(str(model), ModelArgs(), device=pick_device("auto"))
+
+
+def require_tokenizer(tokenizer: Any, where: str) -> None:
+    """Raise ConfigError for an object that is no tokenizer."""
+    if not hasattr(tokenizer, "pad_token_id") or not callable(tokenizer):
+        raise ConfigError(f"{where}: expected a tokenizer of transformers or its name, got {kind_of(tokenizer)}")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
 from expunge.models.config import TokenizerArgs, check_source
-from expunge.models.load import load_tokenizer
+from expunge.models.load import load_tokenizer, require_tokenizer
 from expunge.models.token_ids import n_logits
 from expunge.training.unlearn_config import UnlearnConfig
 
@@ -22,6 +22,7 @@ ROLES = ("forget", "retain", "holdout")
 def tokenizer_of(model: Any, tokenizer: Any) -> Any:
     """Return the tokenizer: the object, the one of a name, or the one next to the model. Raises ConfigError."""
     if tokenizer is not None and not isinstance(tokenizer, str | Path):
+        require_tokenizer(tokenizer, "processing_class")
         return tokenizer
     source = tokenizer or (model if isinstance(model, str | Path) else getattr(model, "name_or_path", ""))
     if not source:

@@ -226,6 +226,8 @@ class UnlearnTrainer:
             JobError: If the loss is not finite or exceeds its limit. The model then has the weights of that step.
         """
         args = self.train_args
+        if not torch.is_grad_enabled():
+            raise ConfigError("train: gradients are off; call it outside torch.no_grad() and torch.inference_mode()")
         if weights_dtype(args.optim) != "float32":
             raise ConfigError(
                 f"{type(self.args).__name__}.optim: {args.optim} trains bfloat16 weights, which models in memory do "

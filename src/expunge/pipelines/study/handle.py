@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge import __version__
 from expunge.core.console import Console
-from expunge.core.errors import ConfigError, JobError, as_list
+from expunge.core.errors import ConfigError, JobError, as_texts
 from expunge.core.files import check_place, write_json, write_text
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.terminal import quiet
@@ -307,9 +307,9 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
     plugins: files that are already loaded here, for the processes that run the jobs.
     """
     read = importlib.import_module(FRONT_END).study_tree
-    overrides = as_list(overrides, "overrides")
+    overrides = as_texts(overrides, "overrides")
     tree = with_folder(read(overrides), overrides, read)
-    files = tuple(str(Path(p).expanduser().resolve()) for p in plugins)
+    files = tuple(str(Path(p).expanduser().resolve()) for p in as_texts(plugins, "plugins"))
     study = decode_study(tree)
     if not study.sweep.trials:
         return StudyHandle(study_graph(tree), files)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.core.errors import ConfigError, kind_of, nearest
+from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.data.encoder import Encoder
 from expunge.data.in_memory import examples_from
 from expunge.data.template import Template
@@ -60,8 +60,10 @@ def inspect(
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     models = {"model": model}
     if reference is not None:
-        models["reference"] = resolve_model(reference, tokenizer)[0]
-    models |= {name: resolve_model(other, tokenizer)[0] for name, other in (controls or {}).items()}
+        models["reference"] = resolve_model(reference, tokenizer, "reference")[0]
+    models |= {
+        name: resolve_model(other, tokenizer, f"controls[{name!r}]")[0] for name, other in (controls or {}).items()
+    }
     models = {name: without_wrapper(one) for name, one in models.items()}
     read = _inputs(forget, "forget", n, encoder)
     other = None if retain is None else _inputs(retain, "retain", n, encoder)
@@ -75,7 +77,7 @@ def _select(analyses: Sequence[str] | str | None, reference: Any, retain: Any) -
     lacks = {"drift": reference is None, "cka": reference is None, "probe": retain is None}
     if analyses is None:
         return [name for name in ANALYSES if not lacks.get(name)]
-    named = [analyses] if isinstance(analyses, str) else list(analyses)
+    named = [analyses] if isinstance(analyses, str) else as_list(analyses, "analyses")
     for name in named:
         if name not in ANALYSES:
             raise ConfigError(f"analyses: no analysis named {name!r}{nearest(name, ANALYSES)}")

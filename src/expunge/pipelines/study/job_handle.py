@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.core.console import Console
-from expunge.core.errors import ConfigError, as_list, nearest
+from expunge.core.errors import ConfigError, as_texts, nearest
 from expunge.core.numbers import plain
 from expunge.core.terminal import quiet
 from expunge.engine.run import JobEvent, plan
@@ -118,6 +118,6 @@ def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:
     """Load a single job ("train", "unlearn" or "eval") from `key=value` words. Raises ConfigError or DataError."""
     if mode not in MODES:
         raise ConfigError(f"mode: no job named {mode!r}{nearest(mode, MODES)}")
-    tree, notes = importlib.import_module(FRONT_END).single_tree(mode, as_list(overrides, "overrides"))
+    tree, notes = importlib.import_module(FRONT_END).single_tree(mode, as_texts(overrides, "overrides"))
     prepared = prepare(decode_task(SingleJob, tree))
     return JobHandle(prepared, [*notes, *prepared.notes])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.core.errors import ConfigError, DataError, kind_of, nearest
 from expunge.core.records import GeneratedText, text_records
 from expunge.evaluation.result import EvalResult
 from expunge.judges.api import Judge, JudgementTable, JudgeReply, judge_texts
@@ -66,6 +66,8 @@ def _generations(texts: Any, examples: str) -> list[GeneratedText]:
 
 
 def _generation(i: int, one: Any) -> GeneratedText:
+    if not isinstance(one, str | Mapping):
+        raise DataError(f"judge: text {i}: expected a text or a dict, got {kind_of(one)}")
     record = {"generation": one} if isinstance(one, str) else dict(one)
     column = next((name for name in TEXT_COLUMNS if name in record), None)
     if column is None or not isinstance(record[column], str):

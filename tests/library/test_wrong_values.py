@@ -1,0 +1,133 @@
+"""Values of a wrong type: one line with the name of the argument, from every public function and class."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from library_facts import FORGET, RETAIN, SHORT
+
+import expunge
+from expunge.methods.npo import NPO
+from expunge.models.build import build_llama
+
+ROW = expunge.Example(0, "Who?", {"answer": "Ada."})
+
+
+@pytest.fixture(scope="module")
+def untrained(tokenizer: Any) -> Any:
+    """A model that knows nothing; no test changes it."""
+    return build_llama("llama-64k", tokenizer, vocab_size=320, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("create", "message"),
+    [
+        (lambda: expunge.Generation(max_new_tokens="x"), "Generation.max_new_tokens: should be a valid integer"),
+        (lambda: expunge.Generation(max_new_tokens=math.nan), "Generation.max_new_tokens: should be a"),
+        (lambda: expunge.Generation(samples=True), "Generation.samples: should be a number, got True"),
+        (lambda: expunge.Generation(stop="END"), "Generation.stop: should be a valid tuple, got 'END'"),
+        (lambda: expunge.Generation(backend="tpu"), "Generation.backend: should be 'hf' or 'vllm', got 'tpu'"),
+        (lambda: expunge.Generation(max_tokens=5), "Generation.max_tokens: unknown key; did you mean 'max_new_tok"),
+        (lambda: expunge.LoraArgs(r=None), "LoraArgs.r: should be a valid integer, got None"),
+        (lambda: expunge.Schedule(anneal_share=[]), "Schedule.anneal_share: should be a valid number, got []"),
+        (lambda: expunge.Template(max_length="long"), "Template.max_length: should be a valid integer"),
+        (lambda: expunge.NPOConfig(eval_strategy="epochs"), "NPOConfig.eval_strategy: should be 'no', 'steps' or"),
+        (lambda: expunge.NPOConfig(beta="x"), "NPOConfig.beta: should be a valid number"),
+        (lambda: expunge.NPOConfig(eval_steps="x"), "NPOConfig.eval_steps: should be a valid integer"),
+        (lambda: NPO(beta=[1]), "NPO.beta: should be a valid number"),
+        (lambda: expunge.RuleJudge(rules="x"), "RuleJudge.rules: should be a valid tuple"),
+        (lambda: expunge.Metric("m", "rouge", reads="tokens"), "reads: expected a mapping"),
+        (lambda: expunge.ExampleSet("s", FORGET), "s: rows[0] must be an Example"),
+        (lambda: expunge.ExampleSet("s", 5), "s: rows must be a tuple of examples, got 5"),
+        (lambda: expunge.load_benchmark("tofu", forget_spit="x"), "forget_spit: unknown key; did you mean 'forget_spl"),
+        (lambda: expunge.load_benchmark(["tofu"]), "benchmark: expected a name, got a list"),
+        (lambda: expunge.load_study([None]), "overrides[0]: expected a text, got a NoneType"),
+        (lambda: expunge.load_study(["study=quickstart"], plugins="x.py"), "plugins: expected a list, got a str"),
+        (lambda: expunge.judge({"rules": [{"any_of": ["x"]}]}, [None]), "judge: text 0: expected a text or a dict"),
+        (lambda: expunge.unlearning_loss(forget=["logps"]), "unlearning_loss.forget: no quantity named ['logps']"),
+        (lambda: expunge.unlearning_loss(layer=7), "unlearning_loss.layer: expected a list, got an int"),
+        (lambda: expunge.compare({}, {}, seed="x"), "compare: seed: must be a whole number of at least 0, got 'x'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_one_line_with_its_name(create: Callable[[], Any], message: str) -> None:
+    with pytest.raises(expunge.ExpungeError) as error:
+        create()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_values_are_converted_as_those_of_a_file() -> None:
+    assert expunge.Generation(max_new_tokens="5", stop=["END"]) == expunge.Generation(max_new_tokens=5, stop=("END",))
+    assert isinstance(expunge.NPOConfig(num_train_epochs=3).num_train_epochs, float)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokenizer": 5}, "tokenizer: expected a tokenizer of transformers or its name, got an int"),
+        ({"forget": expunge.ExampleSet("s", (expunge.Example(0, "q", {}),))}, "forget row 0: 'answers' must map"),
+        ({"forget": expunge.ExampleSet("s", (expunge.Example(0, 5, {"answer": "a"}),))}, "row 0: 'question' must"),
+    ],
+)  # fmt: skip
+def test_evaluate_names_a_wrong_argument(
+    untrained: Any, tokenizer: Any, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(expunge.ExpungeError) as error:
+        expunge.evaluate(**{"model": untrained, "tokenizer": tokenizer, "forget": FORGET, **arguments})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"audits": 5}, "audits: expected a list, got an int"),
+        ({"forget": None}, "forget: missing"),
+        ({"learning_rate": "x"}, "audit.learning_rate: should be a valid number"),
+        ({"controls": {"retain": 5}}, "controls['retain']: expected a model or its name, got an int"),
+    ],
+)
+def test_audit_names_a_wrong_argument(untrained: Any, tokenizer: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(expunge.ExpungeError) as error:
+        expunge.audit(**{"model": untrained, "tokenizer": tokenizer, "forget": FORGET, **arguments})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"analyses": 5}, "analyses: expected a list, got an int"),
+        ({"reference": 5}, "reference: expected a model or its name, got an int"),
+    ],
+)
+def test_inspect_names_a_wrong_argument(
+    untrained: Any, tokenizer: Any, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(expunge.ExpungeError) as error:
+        expunge.inspect(**{"model": untrained, "tokenizer": tokenizer, "forget": FORGET, **arguments})
+    assert message in str(error.value)
+
+
+def test_wrap_names_a_wrong_tokenizer_and_refusals(untrained: Any, tokenizer: Any) -> None:
+    with pytest.raises(expunge.ConfigError, match="tokenizer: expected a tokenizer"):
+        expunge.wrap(untrained, "in_context", tokenizer=5, forget=FORGET, retain=RETAIN)
+    with pytest.raises(expunge.ConfigError, match=r"refusals\[0\]: expected a text, got an int"):
+        expunge.wrap(untrained, "in_context", tokenizer=tokenizer, forget=FORGET, retain=RETAIN, refusals=[1])
+
+
+def test_models_that_cannot_be_used_are_named(untrained: Any, tokenizer: Any) -> None:
+    with pytest.raises(expunge.ConfigError, match="no language-model head"):
+        expunge.evaluate(untrained.model, tokenizer, forget=FORGET)
+    with pytest.raises(expunge.ConfigError, match="weights of LlamaForCausalLM are not loaded"):
+        expunge.evaluate(copy.deepcopy(untrained).to("meta"), tokenizer, forget=FORGET)
+    with torch.no_grad(), pytest.raises(expunge.ConfigError, match="train: gradients are off"):
+        expunge.unlearn(copy.deepcopy(untrained), FORGET, retain=RETAIN, tokenizer=tokenizer, **SHORT)
+
+
+def test_controls_that_are_no_results_are_named() -> None:
+    with pytest.raises(expunge.ConfigError, match="with_controls: full: expected an EvalResult, got an int"):
+        expunge.EvalResult({}).with_controls(full=5)  # type: ignore[arg-type]
