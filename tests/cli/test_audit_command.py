@@ -123,6 +123,33 @@ def test_every_row_has_the_texts_of_each_model(known: tuple[Path, int]) -> None:
     assert (known[0] / "audits" / "model-relearn.parquet").is_file()
 
 
+def test_a_dry_run_shows_the_jobs_and_writes_nothing(here_with: Path, expunge: Run) -> None:
+    before = sorted(here_with.rglob("*"))
+    words = words_of("full", "--retain-model", "never", "--audits", "[quantize, relearn, depth]", "--dry-run")
+    code, out, err = expunge(*words)
+    assert code == 0, err
+    assert "rows: 6 forget, 8 retain\nmodel: full\nretain model: never\naudits: quantize, relearn, depth\n" in out
+    assert "0 hit" in out and "next:    the same command without --dry-run" in out
+    code, out, err = expunge(*words, "--json")
+    values = json.loads(out)
+    assert code == 0 and values["audits"] == ["quantize", "relearn", "depth"] and not values["not_run"]
+    assert values["jobs"] and all(job["state"] != "hit" and job["seconds"] > 0 for job in values["jobs"])
+    code, out, err = expunge(*words_of("full", "--audits", "exposure,lens", "--dry-run"))
+    assert code == 0 and "audits: none" in out and "not run: exposure: without a retain model" in out
+    assert sorted(here_with.rglob("*")) == before
+
+
+def test_a_dry_run_of_a_finished_audit_changes_nothing(known: tuple[Path, int], folder: Path, expunge: Run) -> None:
+    def contents() -> dict[str, bytes | None]:
+        return {str(p): p.read_bytes() if p.is_file() else None for p in known[0].rglob("*")}
+
+    before = contents()
+    words = absolute(folder, "full", known[0], "--audits", f"[{QUANTIZE}, {RELEARN}, lens, depth]", "--dry-run")
+    code, out, err = expunge(*words)
+    assert code == 0 and "0 missing, 0 blocked" in out, err
+    assert contents() == before
+
+
 def test_a_model_like_the_retain_model_has_no_trace(folder: Path, here: Path) -> None:
     assert main(absolute(folder, "clean", here / "out", "--audits", QUANTIZE, "-q")) == 0
     verdict = values_in(here / "out")["verdict"]

@@ -19,6 +19,7 @@ EPILOG = """\
 examples:
   expunge audit saves/unlearn/npo --forget rows.csv
   expunge audit OWNER/MODEL --forget rows.csv --retain keep.csv --retain-model OWNER/RETAIN --base OWNER/BEFORE
+  expunge audit MODEL --forget rows.csv --dry-run
   expunge audit MODEL --forget rows.csv --audits relearn,quantize
   expunge audit MODEL --forget rows.csv --audits "[{name: relearn, rows: 4, learning_rate: 1e-4}]"
 exit codes: 0 done and no finding shows that the rows are left (without --retain-model this is no proof), 3 done and a
@@ -49,6 +50,9 @@ LEARNING = (
     "unlearn.optim",
     "unlearn.activation_checkpointing",
 )  # the relearning audit reads them
+
+ROW_SETS = ("forget", "retain", "holdout")
+ROLE_NAMES = {"unlearn": "model", "retain": "retain model", "full": "model before unlearning"}
 
 
 def add_audit(commands: Any) -> None:
@@ -89,6 +93,7 @@ def add_audit(commands: Any) -> None:
         metavar="DIR",
         help="a new folder, or that of an earlier audit of the same model and rows (default: saves/audit/MODEL)",
     )
+    sub.add_argument("--dry-run", action="store_true", help="only check the input, and show the jobs and their work")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="more settings, as of study=custom")
     sub.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
     sub.add_argument("-q", "--quiet", action="store_true", help="no progress and no tables; only the place")
@@ -113,13 +118,16 @@ def audit(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.pipelines.study.template_example import print_example
 
     quiet()
-    prepared = prepare_audit(request)
+    prepared = prepare_audit(request, dry_run=parsed.dry_run)
     silent = parsed.quiet or parsed.json
     if not silent:
         benchmark = prepared.graph.setting.benchmark
         for note in (*benchmark.notes, *benchmark.preview):
             complain(f"note: {note}")
         print_example(prepared.graph.setting, complain)
+    if parsed.dry_run:
+        show_audit_plan(prepared, as_json=parsed.json)
+        return 0
     console = Console(quiet=silent)
     command = shlex.join(["expunge", *(word for word in words if word not in ("-q", "--quiet", "--json"))])
     done = carry_out_audit(prepared, _progress(console), command)
@@ -138,6 +146,29 @@ def audit(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if not parsed.quiet:
         say(f"next:    {_next(parsed)}")
     return done.code
+
+
+def show_audit_plan(prepared: Any, *, as_json: bool) -> None:
+    """Print the rows, the models, the audits and the jobs of a checked request. Writes nothing."""
+    from expunge.cli.plan_command import plan_values, print_plan
+    from expunge.engine.run import plan
+    from expunge.engine.store import Store
+
+    planned = plan(prepared.graph.jobs, Store(prepared.work))
+    names = [str(entry["name"]) for entry in prepared.graph.study.audits]
+    if as_json:
+        jobs = [plan_values(one) for one in planned]
+        say(json.dumps({"audits": names, "not_run": dict(prepared.not_run), "jobs": jobs}, indent=1))
+        return
+    sets = prepared.graph.setting.benchmark.sets
+    say(f"rows: {', '.join(f'{len(sets[name])} {name}' for name in ROW_SETS if name in sets)}")
+    for role, model in prepared.roles.items():
+        say(f"{ROLE_NAMES[role]}: {model.source}")
+    say(f"audits: {', '.join(names) or 'none'}")
+    for name, why in prepared.not_run.items():
+        say(f"not run: {name}: {why}")
+    print_plan(planned)
+    say("next:    the same command without --dry-run")
 
 
 def _next(parsed: argparse.Namespace) -> str:

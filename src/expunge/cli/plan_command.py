@@ -44,9 +44,9 @@ def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, ev
     for note in notes:
         complain(f"note: {note}")
     if as_json:
-        say(json.dumps([_planned(p) for p in planned], indent=1))
+        say(json.dumps([plan_values(p) for p in planned], indent=1))
     else:
-        _show(planned, waiting, every_job=every_job)
+        print_plan(planned, waiting, every_job=every_job)
         files = [word for file in plugins for word in ("--plugin", str(file))]
         say(f"next:    {shlex.join(['expunge', mode, *words, *files])}")
     return 0
@@ -60,7 +60,8 @@ def _mode(words: Sequence[str]) -> tuple[str, list[str]]:
     return SINGLE.get(experiment.split("/")[0], "run"), list(words)
 
 
-def _show(planned: Sequence[PlannedJob], waiting: Sequence[str], *, every_job: bool) -> None:
+def print_plan(planned: Sequence[PlannedJob], waiting: Sequence[str] = (), *, every_job: bool = False) -> None:
+    """Print the jobs if they are few, their kinds, and their work; `waiting`: lines on jobs that follow later."""
     from expunge.report.display import LISTED, plan_kinds, plan_memory, plan_summary, plan_table
 
     console = Console()
@@ -77,7 +78,8 @@ def _show(planned: Sequence[PlannedJob], waiting: Sequence[str], *, every_job: b
         console.print(line, highlight=False, markup=False)
 
 
-def _planned(p: Any) -> dict[str, Any]:
+def plan_values(p: Any) -> dict[str, Any]:
+    """Return a planned job as plain values for JSON."""
     return {
         "job": p.job.name,
         "kind": p.job.kind,

@@ -68,8 +68,11 @@ class PreparedAudit:
         return {model.role: model for model in self.graph.study.finished_models}
 
 
-def prepare_audit(request: AuditRequest) -> PreparedAudit:
-    """Check the request, read the rows and plan the jobs. Raises ConfigError or DataError before weights are read."""
+def prepare_audit(request: AuditRequest, *, dry_run: bool = False) -> PreparedAudit:
+    """Check the request, read the rows and plan the jobs. Raises ConfigError or DataError before weights are read.
+
+    dry_run: write nothing in an existing output folder.
+    """
     models = _models(request)
     for model in models:
         _check_source(request.study, model)
@@ -82,13 +85,13 @@ def prepare_audit(request: AuditRequest) -> PreparedAudit:
     for model in models[1:]:
         check_same_tokenizer(own, model.source, OPTIONS[model.role])
     entries, not_run = _entries(audits, len(benchmark.sets["forget_eval"]), request.retain_model)
-    graph = _graph(dataclasses.replace(study, audits=tuple(entries)), request.out / WORK)
+    graph = _graph(dataclasses.replace(study, audits=tuple(entries)), request.out / WORK, dry_run=dry_run)
     return PreparedAudit(request, graph, mark, not_run)
 
 
-def _graph(study: StudyConfig, work: Path) -> StudyGraph:
+def _graph(study: StudyConfig, work: Path, *, dry_run: bool) -> StudyGraph:
     """Return the graph of the study. A new output folder appears later, so checks of models note nothing in it."""
-    if work.is_dir():
+    if work.is_dir() and not dry_run:
         return build_graph(study)
     with tempfile.TemporaryDirectory() as place:
         graph = build_graph(dataclasses.replace(study, paths=dataclasses.replace(study.paths, store=place)))
