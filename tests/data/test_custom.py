@@ -173,6 +173,13 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
             "row 0: 'messages': a turn has 'tool_calls', and calls of tools are not read",
         ),
         (
+            "d.jsonl",
+            json.dumps(
+                {"messages": [{"role": r, "content": r} for r in ("user", "assistant")], "tools": [{"name": "f"}]}
+            ),
+            "row 0: 'tools' would change the prompt of this row and is not read",
+        ),
+        (
             "s.jsonl",
             json.dumps({"messages": [{"role": r, "content": r} for r in ("system", "developer", "user", "assistant")]}),
             "has the turns system, user, assistant; allowed are alternating turns",

@@ -86,6 +86,7 @@ def test_a_dataset_a_table_and_a_set_give_the_same() -> None:
             pd.DataFrame([["a", "b", "c"]], columns=["question", "answer", "answer"]),
             "the column 'answer' is there twice",
         ),
+        ([{"messages": [USER, ASSISTANT], "tools": [{"name": "f"}]}], "forget row 0: 'tools' would change the prompt"),
         ([{"messages": "no"}], "forget row 0: 'messages': expected a list of"),
         ([{"messages": [USER, {"role": "assistant", "content": None}]}], "the assistant turn is not text"),
     ],

@@ -41,6 +41,7 @@ NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
 CALLS = ("tool_calls", "function_call")  # fields of an assistant's turn whose content is no text
+RENDERED = ("tools", "documents", "chat_template_kwargs")  # columns that other programs pass to the chat template
 CELL_ERRORS = frozenset({"#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!"})  # of spreadsheets
 
 
@@ -265,6 +266,7 @@ def read_chat(record: Mapping[str, Any], roles: Roles, place: str) -> tuple[dict
     Raises DataError for a conversation whose turns do not alternate between user and assistant, or that ends otherwise.
     """
     assert roles.chat is not None
+    refuse_rendered(record, place)
     turns = list(_turns(record.get(roles.chat), f"{place}: '{roles.chat}'"))
     if roles.answer != roles.chat:
         turns += _turns(record.get(roles.answer), f"{place}: '{roles.answer}'", answers=True)
@@ -322,6 +324,16 @@ def refuse_calls(turn: Mapping[str, Any], place: str) -> None:
     called = next((name for name in CALLS if turn.get(name)), None)
     if called is not None:
         raise DataError(f"{place}: a turn has {called!r}, and calls of tools are not read; write the call as text")
+
+
+def refuse_rendered(record: Mapping[str, Any], place: str) -> None:
+    """Raise DataError for a conversation with values that its chat template would write into the prompt."""
+    for name in RENDERED:
+        if str(record.get(name)).strip() not in ("None", "", "[]", "{}", "null", "nan"):
+            raise DataError(
+                f"{place}: {name!r} would change the prompt of this row and is not read; remove the column, or set the "
+                "same value for all rows by template_kwargs of the template"
+            )
 
 
 def turn_trace(turn: Mapping[str, Any]) -> Any:

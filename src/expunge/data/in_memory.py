@@ -16,6 +16,7 @@ from expunge.data.column_roles import (
     chat_record,
     check_text,
     refuse_calls,
+    refuse_rendered,
     turn_role,
     turn_text,
     turn_trace,
@@ -140,7 +141,8 @@ def _questions(
 ) -> ExampleSet:
     """Return the examples of conversations."""
     plain = []
-    for record, chat in zip(records, chats, strict=True):
+    for i, (record, chat) in enumerate(zip(records, chats, strict=True)):
+        refuse_rendered(record, f"{name} row {i}")
         variants = {key: record[key] for key in VARIANTS if key in record}
         plain.append({**chat, **variants})
     rows = qa_rows(plain, name=name, where=name)
