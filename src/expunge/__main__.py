@@ -1,7 +1,19 @@
 """`python -m expunge` is `expunge`."""
 
+from __future__ import annotations
+
 import sys
 
-from expunge.cli.main import main
 
-sys.exit(main())
+def run() -> int:
+    """Run the command line, and return its exit code. Ctrl-C while it is imported ends it without a traceback."""
+    try:
+        from expunge.cli.main import main
+    except KeyboardInterrupt:
+        print("expunge: interrupted", file=sys.stderr)
+        return 130
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(run())
