@@ -57,3 +57,30 @@ def test_a_failed_write_is_a_line_and_frees_the_folder(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
     with claimed_folder(tmp_path, "a", {}, noun="audit"):
         check(tmp_path)
+
+
+def test_a_folder_that_another_request_took_in_the_meantime_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check(out, "b")  # an erasure then asks the model, which takes minutes
+    with claimed_folder(out, "a", {}, noun="erasure"):
+        pass
+    with (
+        pytest.raises(ConfigError, match="another process has written another erasure to"),
+        claimed_folder(out, "b", {}, noun="erasure"),
+    ):
+        pytest.fail("the folder belongs to another request")
+    check(out, "a")
+
+
+def test_a_run_that_was_killed_before_its_mark_leaves_the_folder_free(tmp_path: Path) -> None:
+    work = tmp_path / WORK
+    work.mkdir()
+    (work / "lock").touch()
+    (work / ".request.json.0a1b2c3d.tmp").touch()
+    check(tmp_path)
+    with claimed_folder(tmp_path, "a", {}, noun="audit"):
+        check(tmp_path, "a")
+    (work / "request.json").unlink()
+    (work / "score").mkdir()
+    with pytest.raises(ConfigError, match="is not empty"):
+        check(tmp_path)

@@ -13,7 +13,7 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.core.sealed import read_sealed, write_sealed
 
 WORK = ".expunge"
-MARK = "request.json"
+MARK, LOCK = "request.json", "lock"
 
 
 def check_folder(out: Path, mark: str, *, noun: str, parts: str) -> None:
@@ -32,17 +32,26 @@ def check_folder(out: Path, mark: str, *, noun: str, parts: str) -> None:
         return
     if not out.is_dir():
         raise ConfigError(f"--out: {out} is a file, not a folder")
-    if not any(out.iterdir()):
-        return
-    try:
-        stored_mark = read_sealed(out / WORK / MARK)["request"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"--out: {out} is not empty; name a new or empty folder") from None
-    if stored_mark != mark:
+    if not _is_free(out) and _stored_mark(out) != mark:
         raise ConfigError(
             f"--out: {out} contains another {noun} (other {parts}); name a new folder, or give the same {parts} to "
             "continue it"
         )
+
+
+def _is_free(out: Path) -> bool:
+    """Return whether a folder is empty, or has only the start of a run that was killed before it wrote its mark."""
+    names = {path.name for path in out.iterdir()}
+    if names != {WORK} or not (out / WORK).is_dir():
+        return not names
+    return all(path.name == LOCK or path.name.startswith(f".{MARK}.") for path in (out / WORK).iterdir())
+
+
+def _stored_mark(out: Path) -> object:
+    try:
+        return read_sealed(out / WORK / MARK)["request"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"--out: {out} is not empty; name a new or empty folder") from None
 
 
 @contextlib.contextmanager
@@ -56,7 +65,8 @@ def claimed_folder(out: Path, mark: str, settings: Mapping[str, Any], *, noun: s
         noun: The kind of the run.
 
     Raises:
-        ConfigError: If the folder cannot be created, or another process uses it.
+        ConfigError: If the folder cannot be created, another process uses it, or another request has taken it since
+            `check_folder`.
         JobError: If a file in it cannot be written.
     """
     work = out / WORK
@@ -65,7 +75,7 @@ def claimed_folder(out: Path, mark: str, settings: Mapping[str, Any], *, noun: s
         work.mkdir(mode=0o700, exist_ok=True)  # it contains the rows to forget
     except OSError as error:
         raise ConfigError(f"--out: cannot create {out}: {error.strerror}") from None
-    lock = FileLock(work / "lock")
+    lock = FileLock(work / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -73,6 +83,8 @@ def claimed_folder(out: Path, mark: str, settings: Mapping[str, Any], *, noun: s
     try:
         if not (work / MARK).exists():
             write_sealed(work / MARK, {"request": mark, "settings": settings})
+        elif _stored_mark(out) != mark:
+            raise ConfigError(f"--out: another process has written another {noun} to {out}; name a new folder")
         yield work
     except OSError as error:
         raise JobError(f"--out: cannot write under {out}: {error.strerror or error}") from error
