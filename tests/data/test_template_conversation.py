@@ -324,6 +324,17 @@ def test_an_open_thought_takes_the_templates_own_form_or_is_refused(tok: Any) ->
     assert empty.prompt("When?") == list(row.ids[: row.n_prompt])
 
 
+def test_a_template_that_refuses_a_value_for_its_thought_is_read_as_it_is(tok: Any) -> None:
+    strict = (
+        "{% if reasoning_effort is defined and reasoning_effort not in ['low', 'high'] %}"
+        "{{ raise_exception('reasoning_effort: low or high') }}{% endif %}"
+    )
+    row = Encoder(chat(strict + CHAT), tok).encode("When?", "1991")
+    assert list(row.ids) == whole(tok, "When?", "1991", CHAT)[: len(row.ids)]
+    with pytest.raises(ConfigError, match=r"^model\.template_args\.thought: "):
+        Encoder(chat(strict + OPENS), tok)
+
+
 def test_a_system_message_that_asks_for_a_thought_is_noted(tok: Any) -> None:
     template = "<|system|>{{ 'no_think' if enable_thinking is false else 'think first' }}<|stop|>\n" + CHAT
     requests = Encoder(chat(template), tok)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,10 +195,8 @@ class Conversation:
                     f"{whole!r} before the answer, which is used; {KEY}.thought=empty uses the generation prompt"
                 )
             return
-        for form in _NO_THOUGHT:
+        for form in self._usable_forms(opening):
             name = next(iter(form))
-            if name in self.variables or not re.search(rf"\b{name}\b", self.text):
-                continue
             other, begun = self._tails(opening, **form)
             if _open(other) or _open(begun):
                 continue
@@ -219,10 +217,8 @@ class Conversation:
 
     def _note_reasoning(self, opening: Messages) -> None:
         """Note a template whose system message requests a thought."""
-        for form in _NO_THOUGHT:
+        for form in self._usable_forms(opening):
             name = next(iter(form))
-            if name in self.variables or not re.search(rf"\b{name}\b", self.text):
-                continue
             before, without = (self.render(opening, **extra).split(_QUESTION)[0] for extra in ({}, form))
             if before != without and "think" in before:
                 value = str(form[name]).lower() if isinstance(form[name], bool) else form[name]
@@ -231,6 +227,18 @@ class Conversation:
                     f"{KEY}.template_kwargs={{{name}: {value}}} requests the answer alone"
                 )
                 return
+
+    def _usable_forms(self, opening: Messages) -> Iterator[dict[str, Any]]:
+        """Yield the variables that may turn a thought off, and that the template reads and accepts."""
+        for form in _NO_THOUGHT:
+            name = next(iter(form))
+            if name in self.variables or not re.search(rf"\b{name}\b", self.text):
+                continue
+            try:
+                self.render(opening, **form)
+            except ConfigError:  # the template knows other values only
+                continue
+            yield form
 
     def _tails(self, opening: Messages, **form: Any) -> tuple[str, str]:
         """Return the text between question and answer, in the whole conversation and in the generation prompt."""
