@@ -51,6 +51,16 @@ def test_models_are_ranked_and_broken_ones_are_not(judged: ReportModel) -> None:
     assert "2 seeds" in text.ranked[0].certainty.sentence
 
 
+def test_models_without_any_answer_have_no_rank(judged: ReportModel) -> None:
+    bare = {"task_aggregate": MetricResult(0.3)}
+    unpaired = dataclasses.replace(judged, runs=tuple(dataclasses.replace(r, results=bare) for r in judged.runs))
+    text = judgement(unpaired)
+    assert text is not None and not text.broken
+    assert {row[0] for row in text.table} == {"\u2013"}
+    assert text.choice.startswith("No choice: nothing could be compared, so the models have no rank.")
+    assert "listed first" not in to_markdown(unpaired)
+
+
 def test_gibberish_is_broken_whatever_its_utility(judged: ReportModel) -> None:
     runs = tuple(dataclasses.replace(r, gibberish="gibberish: 90%") if r.label == "same" else r for r in judged.runs)
     text = judgement(dataclasses.replace(judged, runs=runs))

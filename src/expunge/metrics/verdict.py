@@ -121,6 +121,12 @@ class Verdict:
         return int(bool(self.broken)), forgot, robust, detectable, -round(utility, 3)
 
     @property
+    def measured(self) -> bool:
+        """Whether any question has an answer; without one the model has no rank."""
+        answers = (self.forgot, self.kept, self.detectable, self.robust)
+        return any(answer.word not in (NOT_MEASURABLE, NOT_TESTED) for answer in answers)
+
+    @property
     def line(self) -> str:
         """The words of all answers in one line."""
         words = "; ".join(f"{QUESTIONS[name].rstrip('?').lower()}: {a.word}" for name, a in self.answers.items())
@@ -363,6 +369,8 @@ def choice(verdicts: Sequence[Verdict]) -> str:
     if not alive:
         return "Choose none: every model is broken. Lower the learning rate or the number of steps."
     best = alive[0]
+    if not any(v.measured for v in alive):
+        return f"No choice: nothing could be compared, so the models have no rank. {best.forgot.sentence}"
     cost = "" if not math.isfinite(best.kept.number) else f", {best.kept.number:.0%} of the utility is left"
     equal = [v.model for v in alive[1:] if v.rank_key[:4] == best.rank_key[:4]]
     word = best.forgot.word

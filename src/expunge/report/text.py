@@ -257,8 +257,8 @@ def _judgement_lines(model: ReportModel) -> Iterator[Text]:
     yield Text(judged.choice, style="bold")
     yield Text()
     whole = len(judged.all) <= FEW_MODELS
-    for k, verdict in enumerate(judged.ranked, 1):
-        yield Text(str(verdict) if whole else f"{k}. {verdict.line}")
+    for place, verdict in zip(judged.places, judged.ranked, strict=False):
+        yield Text(str(verdict) if whole else f"{place}. {verdict.line}" if verdict.measured else verdict.line)
     if judged.broken:
         yield Text("---- broken, not ranked ----", style="yellow")
         for verdict in judged.broken:

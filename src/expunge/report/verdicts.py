@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from expunge.report.model import ReportModel
 RANK_HEADS = ("rank", "model", "forgot?", "robust?", "detectable?", "utility left", "why here")
 RANKING = (
     "Ordered by: forgot, robust, detectable, then utility. A model below the retain model is distinguishable too and "
-    "gains nothing from it. A broken model (below the utility floor, or gibberish) has no rank."
+    "gains nothing from it. A broken model (below the utility floor, or gibberish) has no rank, and neither has one "
+    "without any answer."
 )
 
 
@@ -33,9 +35,13 @@ class Judgement:
     @property
     def table(self) -> list[tuple[str, ...]]:
         """The ranked table, in the order of RANK_HEADS."""
-        return [_line(str(k), verdict) for k, verdict in enumerate(self.ranked, 1)] + [
-            _line("\u2013", verdict) for verdict in self.broken
-        ]
+        return [_line(place, verdict) for place, verdict in zip(self.places, self.all, strict=True)]
+
+    @property
+    def places(self) -> list[str]:
+        """The rank of each model; a dash for broken models and for models without any answer."""
+        numbers = (str(k) for k in itertools.count(1))
+        return [next(numbers) if v.measured and not v.broken else "\u2013" for v in self.all]
 
 
 def judgement(model: ReportModel) -> Judgement | None:
