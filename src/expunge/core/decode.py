@@ -80,6 +80,11 @@ def strict(cls: type[T]) -> type[T]:
 
 
 @functools.cache
+def _fields(cls: type[Any]) -> Mapping[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+@functools.cache
 def _field_adapter(cls: type[Any], name: str) -> tuple[Any, TypeAdapter[Any]]:
     hint = get_type_hints(cls)[name]
     return hint, TypeAdapter(hint)
@@ -87,11 +92,12 @@ def _field_adapter(cls: type[Any], name: str) -> tuple[Any, TypeAdapter[Any]]:
 
 def _field_value(cls: type[Any], name: str, value: Any) -> Any:
     """Return the value of a field in the field's type. Raises ConfigError."""
-    where, known = f"{cls.__name__}.{name}", {f.name: f for f in dataclasses.fields(cls)}
+    known = _fields(cls)  # type: ignore[arg-type]  # a class is hashable
+    if name in known and value is known[name].default:
+        return value
+    where = f"{cls.__name__}.{name}"
     if name not in known:
         raise ConfigError(f"{where}: unknown key{nearest(name, known)}")
-    if value is known[name].default:
-        return value
     hint, adapter = _field_adapter(cls, name)  # type: ignore[arg-type]  # a class is hashable
     plain = _plain(value, where)
     try:

@@ -19,7 +19,13 @@ from typing import Any
 
 def canonical(value: Any) -> Any:
     """Convert a value to plain JSON types in one stable form. Raises TypeError for others (paths, objects, sets)."""
-    if value is None or type(value) in _PLAIN or isinstance(value, bool | int | str):
+    if value is None or type(value) in _PLAIN:
+        return value
+    if type(value) is dict:  # these two first, because plans have millions of them
+        return _canonical_mapping(value)
+    if type(value) in (list, tuple):
+        return [canonical(v) for v in value]
+    if isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -32,12 +38,17 @@ def canonical(value: Any) -> Any:
         later = _later(type(value))
         return {name: canonical(v) for name, v in fields.items() if name not in later or v != later[name]}
     if isinstance(value, Mapping):
-        if any(not isinstance(k, str) for k in value):
-            raise TypeError("a fingerprint covers mappings with text keys only")
-        return {k: canonical(value[k]) for k in sorted(value)}
+        return _canonical_mapping(value)
     if isinstance(value, list | tuple):
         return [canonical(v) for v in value]
     raise TypeError(f"a fingerprint cannot cover a {type(value).__name__}: {value!r}")
+
+
+def _canonical_mapping(value: Mapping[Any, Any]) -> dict[str, Any]:
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError("a fingerprint covers mappings with text keys only")
+    return {key: canonical(value[key]) for key in sorted(value)}
 
 
 _PLAIN = frozenset({str, int, bool})  # tested first, because most values have these types

@@ -120,6 +120,8 @@ class Registry(Mapping[str, E]):
         """
         if not isinstance(name, str):
             raise ConfigError(f"{where or self._kind}: expected a name, got {kind_of(name)}")
+        if name in self._entries:
+            return self._entries[name]
         aliases = {alias: entry.name for entry in self._shipped().values() for alias in entry.aliases} | self._aliases
         key = aliases.get(name, name)
         if key not in self:

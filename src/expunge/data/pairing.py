@@ -18,6 +18,7 @@ each pass repeats.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -62,6 +63,11 @@ def shuffled_stream(n_rows: int, length: int, seed: int, stream: int, batch: int
 
     batch: rows of this side in a micro-batch. It counts only if the micro-batch is larger than the gap and cuts a pass.
     """
+    return _stream(n_rows, length, seed, stream, batch).copy()
+
+
+@functools.lru_cache(maxsize=8)  # methods and seeds of a plan share streams
+def _stream(n_rows: int, length: int, seed: int, stream: int, batch: int) -> Rows:
     passes: list[Rows] = []
     for k in range(math.ceil(length / max(n_rows, 1))):
         rng = np.random.default_rng([seed, stream, k])
