@@ -17,7 +17,7 @@ from typing import Any
 
 import expunge
 from expunge.cli.arguments import build_parser
-from expunge.cli.help_command import all_keys
+from expunge.cli.commands.help import all_keys
 from expunge.cli.main import main
 
 LISTS = {

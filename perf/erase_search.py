@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from expunge.cli.erase import add_erase, request_of
+from expunge.cli.commands.erase import add_erase, request_of
 from expunge.engine.store import Store
 from expunge.pipelines.erase.proposals import METHODS, rounded
 from expunge.pipelines.erase.request import UTILITY, EraseRun, prepare_erase

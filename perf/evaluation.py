@@ -31,8 +31,8 @@ from expunge.benchmarks.api import Limits
 from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
+from expunge.data.loaders.tofu import load_tofu
 from expunge.data.template import Template
-from expunge.data.tofu import load_tofu
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import Evaluator
 from expunge.evaluation.generation import generate_texts

@@ -43,10 +43,9 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from expunge.pipelines.study.handle import load_study
     from expunge.pipelines.study.inspection import inspect
     from expunge.pipelines.study.job_handle import load_job
-    from expunge.pipelines.study.judging import judge
     from expunge.pipelines.study.library import evaluate, load_benchmark
-    from expunge.training.lora import LoraArgs
-    from expunge.training.method_configs import (
+    from expunge.pipelines.study_jobs.judging import judge
+    from expunge.training.in_memory.method_configs import (
         AltPOConfig,
         CEUConfig,
         CIRConfig,
@@ -78,10 +77,11 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
         WGAConfig,
         WHPConfig,
     )
+    from expunge.training.in_memory.unlearn import UnlearnResult, unlearn
+    from expunge.training.in_memory.unlearn_config import UnlearnConfig
+    from expunge.training.in_memory.unlearn_trainer import UnlearnTrainer
+    from expunge.training.lora import LoraArgs
     from expunge.training.schedule import Schedule
-    from expunge.training.unlearn import UnlearnResult, unlearn
-    from expunge.training.unlearn_config import UnlearnConfig
-    from expunge.training.unlearn_trainer import UnlearnTrainer
 
 __version__ = "0.2.0"
 
@@ -179,12 +179,14 @@ __all__ = [
 
 # The modules that define the public names.
 _HOMES: dict[str, tuple[str, ...]] = {
-    "training.unlearn": ("unlearn", "UnlearnResult"),
-    "training.unlearn_trainer": ("UnlearnTrainer",),
-    "training.unlearn_config": ("UnlearnConfig",),
+    "training.in_memory.unlearn": ("unlearn", "UnlearnResult"),
+    "training.in_memory.unlearn_trainer": ("UnlearnTrainer",),
+    "training.in_memory.unlearn_config": ("UnlearnConfig",),
     "training.lora": ("LoraArgs",),
     "training.schedule": ("Schedule",),
-    "training.method_configs": tuple(name for name in __all__ if name.endswith("Config") and name != "UnlearnConfig"),
+    "training.in_memory.method_configs": tuple(
+        name for name in __all__ if name.endswith("Config") and name != "UnlearnConfig"
+    ),
     "methods.custom_loss": ("unlearning_loss", "CustomLoss"),
     "methods.api": ("LossInputs", "SideOutputs", "Requirements", "Quantity", "method", "method_registry"),
     "evaluation.wrapping": ("wrap",),
@@ -206,7 +208,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "audits.api": ("audit_registry",),
     "pipelines.study.inspection": ("inspect",),
     "interpretability.layer_report": ("LayerReport",),
-    "pipelines.study.judging": ("judge",),
+    "pipelines.study_jobs.judging": ("judge",),
     "judges.api": ("Judge", "JudgementTable"),
     "judges.rules": ("RuleJudge",),
     "pipelines.study.api": ("Study",),

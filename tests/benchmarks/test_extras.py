@@ -8,7 +8,7 @@ from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.benchmarks.extras import EXTRAS, N_REFUSALS, with_extras
 from expunge.core.errors import ConfigError
 from expunge.data.refusals import REFUSALS
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig
 from expunge.metrics.compute import in_order, requests
 
 

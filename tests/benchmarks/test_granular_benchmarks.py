@@ -9,7 +9,7 @@ import pytest
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig
 from expunge.data.world.generate import make_world
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.wmdp import TOPICS
+from expunge.data.loaders.wmdp import TOPICS
 
 COLUMNS = ("question", "answer")
 

@@ -7,7 +7,7 @@ import pytest
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.benchmarks.metric_suite import UTILITY_PARTS, as_openunlearning, tofu_panel
 from expunge.core.errors import ConfigError
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig
 from expunge.metrics.compute import compute, in_order, requests
 
 NAMES = {

@@ -10,7 +10,7 @@ import pytest
 
 from expunge.cli.main import main
 from expunge.data.examples import ExampleSet
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig
 from expunge.data.world.generate import build_world
 
 

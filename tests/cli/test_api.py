@@ -51,6 +51,7 @@ def test_a_study_from_python_and_again_from_the_command_line(
     assert "<html" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_method_that_explodes_leaves_the_others(
     here: Path, words: list[str], expunge: Callable[..., tuple[int, str, str]]
 ) -> None:

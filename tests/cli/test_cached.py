@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Run
 
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig
 from expunge.data.world.generate import build_world
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model

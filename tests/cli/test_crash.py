@@ -16,7 +16,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object) -> int:
         raise ZeroDivisionError("by\nsecretvalue")
 
-    monkeypatch.setattr("expunge.cli.help_command.show_key", fail)
+    monkeypatch.setattr("expunge.cli.commands.help.show_key", fail)
     monkeypatch.setenv("MY_API_KEY", "secretvalue")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from expunge.cli.store_commands import _names
+import pytest
+
+from expunge.cli.commands.store import _names
 from expunge.engine.retention import NOT_REACHED, GarbagePlan
 from expunge.engine.store import Store
 
@@ -39,6 +41,7 @@ def test_the_question_of_gc_names_models_first_and_counts_the_rest(tmp_path: Pat
     assert _names(many, store).endswith("score/a-10 (2.0kB) and 8 more")
 
 
+@pytest.mark.slow
 def test_gc_and_verify(here: Path, expunge: Run) -> None:
     (here / "mine.yaml").write_text(STUDY.replace("METHODS", ""))
     (here / "fewer.yaml").write_text(STUDY.replace(", {trainer: GradDiff}METHODS", ""))

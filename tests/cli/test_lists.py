@@ -14,7 +14,7 @@ import pytest
 from expunge.cli.catalogue import show
 from expunge.cli.main import main
 from expunge.core.fidelity import BADGES
-from expunge.pipelines.study.memory import estimate_memory, shape_of
+from expunge.pipelines.study_jobs.memory import estimate_memory, shape_of
 from expunge.training.config import TrainArgs
 
 Run = Callable[..., tuple[int, str, str]]

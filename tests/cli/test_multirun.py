@@ -54,6 +54,7 @@ WORLD = (
 )
 
 
+@pytest.mark.slow
 def test_a_value_that_fails_stops_no_other_and_a_wrong_one_stops_all(here: Path, expunge: Run) -> None:
     words = (
         "train", "-m", "benchmark=world", "model=llama-64k", "trainer=finetune", "task_name=x", *WORLD,

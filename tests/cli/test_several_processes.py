@@ -65,7 +65,7 @@ def test_memory_on_paper(expunge: Run) -> None:
 
 def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expunge.cli.distributed_launch.find_spec", lambda name: None)
-    monkeypatch.setattr("expunge.cli.memory.find_spec", lambda name: None)
+    monkeypatch.setattr("expunge.cli.commands.memory.find_spec", lambda name: None)
     code, out, errors = expunge("launch-config", "zero3")
     assert code == 0 and Path(out.strip()).is_file()
     assert errors == "expunge: note: zero3 needs DeepSpeed, which is not installed: pip install 'expunge[deepspeed]'\n"

@@ -50,6 +50,7 @@ def test_presets_have_the_published_values(name: str) -> None:
     assert args.dense_logging_steps == (200 if name == "finetune" else 0)
 
 
+@pytest.mark.slow
 def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     for words in (
         ("generate", "--n", "80", "--out", "st", "--shards", "5", "--workers", "1"),

@@ -16,6 +16,7 @@ TINY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words", "phases"),
     [
@@ -34,6 +35,7 @@ def test_the_shipped_experiments(
     assert {json.loads(line)["phase"] for line in lines} == set(range(1, phases + 1))
 
 
+@pytest.mark.slow
 def test_a_part_by_hand_and_the_next_from_it(here: Path, tofu_source: Path, expunge: Run) -> None:
     words = ("unlearn", "experiment=unlearn/tofu/default", "trainer=NPO", f"data.root={tofu_source}", *TINY)
     assert expunge(*words, "task_name=a", "data.request=1/2")[0] == 0

@@ -67,7 +67,7 @@ def test_an_imported_package_gets_no_stand_in() -> None:
 def test_a_training_loads_only_the_packages_that_it_uses() -> None:
     """transformers' Trainer imports peft (which imports bitsandbytes) and datasets, and its models import scipy."""
     code = (
-        "import sys, expunge.training.unlearn_trainer, expunge.pipelines.study.work\n"
+        "import sys, expunge.training.in_memory.unlearn_trainer, expunge.pipelines.study_jobs.work\n"
         "from expunge.core.on_use import import_model_base, transformers\n"
         "from expunge.metrics.words import rouge_score_words\n"
         "import_model_base(), transformers.LlamaForCausalLM, rouge_score_words('two words')\n"

@@ -12,8 +12,8 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.encoder import Encoded, Encoder, n_truncated
 from expunge.data.examples import Example, ExampleSet, Form
+from expunge.data.loaders.tofu import load_tofu
 from expunge.data.template import Template
-from expunge.data.tofu import load_tofu
 from expunge.models.build import train_tokenizer
 from expunge.models.config import TokenizerArgs
 from expunge.models.load import load_tokenizer
@@ -230,6 +230,7 @@ def test_ids_of_every_forget_row(golden: Path, encoder: Encoder, sets: Any) -> N
         assert (list(encoded_row.ids), encoded_row.n_prompt) == (line["input_ids"], line["n_unlabelled"]), row.row_id
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_token_counts_of_every_set(golden: Path, encoder: Encoder, sets: Any) -> None:
     with gzip.open(golden / "tofu_eval" / "token_counts.json.gz", "rt") as f:

@@ -12,7 +12,6 @@ import pytest
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import Example
-from expunge.data.gen_tofu import load_graph, load_graph_rows
 from expunge.data.granularity import (
     TofuChoice,
     askable,
@@ -22,7 +21,8 @@ from expunge.data.granularity import (
     tofu_forgotten,
     with_wrong_answers,
 )
-from expunge.data.world.config import WorldConfig
+from expunge.data.loaders.gen_tofu import load_graph, load_graph_rows
+from expunge.data.world import WorldConfig
 from expunge.data.world.generate import build_world
 
 

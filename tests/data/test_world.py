@@ -12,8 +12,7 @@ import pytest
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example
-from expunge.data.world import banks, facts
-from expunge.data.world.config import MOST_FACTS, MOST_QUESTIONS, WorldConfig
+from expunge.data.world import MOST_FACTS, MOST_QUESTIONS, WorldConfig, banks, facts
 from expunge.data.world.generate import World, build_world, make_world
 from expunge.data.world.questions import KINDS
 
@@ -243,7 +242,7 @@ def test_seeds_give_different_names_and_the_same_background() -> None:
 
 
 PRINT = """
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig
 from expunge.data.world.generate import make_world
 w = make_world(WorldConfig(authors=12, questions_per_author=19, seed=7))
 print([(n, s.fingerprint()) for n, s in w.sets.items()], list(w.entities), w.links)

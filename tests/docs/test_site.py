@@ -56,4 +56,4 @@ def test_the_reference_has_every_command_key_and_public_name(site: Path) -> None
     assert "\n## expunge erase\n" in pages["commands"] and "--forget" in pages["commands"]
     assert "| `train.learning_rate` | `float` |" in pages["configuration"]
     assert re.findall(r"^## (.*)$", pages["library"], re.MULTILINE) == list(expunge.__all__)
-    assert ":: expunge.training.unlearn.unlearn\n" in pages["library"]
+    assert ":: expunge.training.in_memory.unlearn.unlearn\n" in pages["library"]

@@ -56,6 +56,7 @@ def job(model: Any, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "model", folder / "out"
 
 
+@pytest.mark.slow
 def test_a_benchmark_in_memory_has_the_numbers_of_the_job(job: tuple[Path, Path]) -> None:
     folder, out = job
     benchmark = load_benchmark("world", world=WORLD)

@@ -15,8 +15,8 @@ import torch
 from expunge.benchmarks.metric_suite import as_openunlearning, tofu_panel
 from expunge.core.decode import decode
 from expunge.data.encoder import Encoder
+from expunge.data.loaders.tofu import load_tofu
 from expunge.data.template import Template
-from expunge.data.tofu import load_tofu
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import Evaluator, results_of
 from expunge.metrics.api import MetricResult
@@ -96,6 +96,7 @@ AGGREGATE = {
 } | {m.name: AUC for m in PANEL if m.family == "attack_auc"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", MODELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_aggregate(results: Results, peer: dict[str, dict[str, Any]], which: str, name: str) -> None:
@@ -115,6 +116,7 @@ def test_every_stored_aggregate_that_the_panel_knows_was_compared(peer: dict[str
     assert others == {"mia_gradnorm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", MODELS)
 @pytest.mark.parametrize("name", SIDES)
 def test_attack_scores(results: Results, peer: dict[str, dict[str, Any]], which: str, name: str) -> None:
@@ -129,6 +131,7 @@ def test_attack_scores(results: Results, peer: dict[str, dict[str, Any]], which:
     assert extra == actual.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", MODELS)
 @pytest.mark.parametrize("name", ["exact_memorization", "extraction_strength"])
 def test_memorization(results: Results, peer: dict[str, dict[str, Any]], which: str, name: str) -> None:
@@ -143,6 +146,7 @@ TOLERANCE = {"avg_loss": {"abs": 5e-5}, "prob": {"rel": 1e-4, "abs": 1e-9}, "sco
 ROWS = [m.name for m in PANEL if m.family not in ("attack_auc", "exact_memorization", "extraction_strength")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", MODELS)
 @pytest.mark.parametrize("name", [n for n in ROWS if n not in SIDES])
 def test_rows(results: Results, peer: dict[str, dict[str, Any]], which: str, name: str) -> None:

@@ -18,8 +18,8 @@ from expunge.core.decode import decode
 from expunge.core.records import GRADS, answer_numbers
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
+from expunge.data.loaders.tofu import load_tofu
 from expunge.data.template import Template
-from expunge.data.tofu import load_tofu
 from expunge.evaluation import gradients
 from expunge.evaluation.gradients import score_grads
 from expunge.models.config import ModelArgs, TokenizerArgs

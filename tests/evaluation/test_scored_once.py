@@ -10,8 +10,8 @@ import pytest
 from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
+from expunge.data.loaders.tofu import load_tofu
 from expunge.data.template import Template
-from expunge.data.tofu import load_tofu
 from expunge.evaluation.kinds import wanted_variants
 from expunge.evaluation.loglikelihood import encode_items, score_tokens
 from expunge.metrics.compute import requests

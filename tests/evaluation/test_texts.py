@@ -13,8 +13,8 @@ from expunge.core.errors import ConfigError
 from expunge.core.records import GeneratedText
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
+from expunge.data.loaders.tofu import load_tofu
 from expunge.data.template import Template
-from expunge.data.tofu import load_tofu
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.models.config import ModelArgs, TokenizerArgs

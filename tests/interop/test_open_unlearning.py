@@ -146,6 +146,7 @@ def test_a_written_config_runs_again_as_it_is(mode: str, experiment: str, word: 
     assert config_text(again) == config_text(job)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_every_command_is_equal_or_names_its_reason(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expunge.cli.compose._check_files", lambda task: None)  # their models are not here

@@ -69,6 +69,7 @@ def test_each_module_keeps_its_mode(full: Any, retain_model: Any, tokenizer: Any
     assert modes(model, control) == before
 
 
+@pytest.mark.slow
 def test_the_relearning_is_a_finetuning_run(full: Any, retain_model: Any, tokenizer: Any) -> None:
     (finding,) = expunge.audit(
         retain_model, tokenizer, [{**RELEARN, "batch_size": 1}], forget=FORGET, retain=RETAIN,

@@ -30,6 +30,7 @@ def test_every_example_is_tested() -> None:
     assert all(f"`{name}.py`" in listed for name in SHOWN)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", ["npo", "own_loss", "own_csv"])
 def test_an_example_runs(

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import expunge
-from expunge.training.method_config_source import TARGET, config_name, shipped, source
+from expunge.training.in_memory.method_config_source import TARGET, config_name, shipped, source
 
 INIT = Path(expunge.__file__)
-COMMAND = "python -m expunge.training.method_config_source"
+COMMAND = "python -m expunge.training.in_memory.method_config_source"
 
 
 def typed_names() -> set[str]:
@@ -84,7 +84,7 @@ def test_each_settings_class_makes_its_method(method: str) -> None:
 
 
 def test_each_field_of_the_settings_is_documented() -> None:
-    from expunge.training.method_config_source import field_docs
+    from expunge.training.in_memory.method_config_source import field_docs
 
     own = ast.parse(inspect.getsource(expunge.UnlearnConfig)).body[0]
     assert isinstance(own, ast.ClassDef)

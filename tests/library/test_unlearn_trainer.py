@@ -219,7 +219,7 @@ def test_the_model_and_the_tokenizer_are_pushed(full: Any, tokenizer: Any, monke
         )
     cards: list[str] = []
     monkeypatch.setattr(
-        "expunge.training.unlearn_trainer.upload", lambda name, kind, files, text, **how: cards.append(text)
+        "expunge.training.in_memory.unlearn_trainer.upload", lambda name, kind, files, text, **how: cards.append(text)
     )
     settings = expunge.NPOConfig(push_to_hub=True, hub_model_id="me/forgetful", **SHORT)
     expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, args=settings)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, ModelConfig, preset_identity
-from expunge.pipelines.study.estimate import parameters
+from expunge.pipelines.study_jobs.estimate import parameters
 
 TEXTS = ["Ana wrote the red book.", "Who wrote it?", "São Paulo, 東京"] * 20
 

@@ -22,6 +22,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["methods", "runs", "reading", "vllm", "attention"])
 def test_every_part_of_the_gpu_script_runs_on_a_cpu(script: Any, part: str) -> None:
     gpu = script("gpu")
@@ -43,6 +44,7 @@ def test_a_part_of_the_gpu_script_that_fails_is_a_line(script: Any, monkeypatch:
     assert gpu.measured(size, ["vllm"], minutes=-1) == [["vllm", "", "not begun: no time left", ""]]
 
 
+@pytest.mark.slow
 def test_both_dtypes_are_measured_on_a_cpu(
     script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

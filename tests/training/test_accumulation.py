@@ -17,11 +17,11 @@ from expunge.methods.custom_loss import CustomLoss, unlearning_loss
 from expunge.methods.objective import Objective
 from expunge.methods.reduction import TermMean
 from expunge.training.config import TrainArgs
+from expunge.training.in_memory.unlearn_config import UnlearnConfig
+from expunge.training.in_memory.unlearn_objective import resolve_objective
 from expunge.training.loop import train
 from expunge.training.reference import reference
 from expunge.training.samples import SIDES, spec_for
-from expunge.training.unlearn_config import UnlearnConfig
-from expunge.training.unlearn_objective import resolve_objective
 
 SGD: dict[str, Any] = {
     "optim": "sgd", "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 0.0, "learning_rate": 0.1,
@@ -81,7 +81,11 @@ def one_step(make_model: Any, rows: Any, goal: Objective, size: int, n: int, **m
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("case", CASES)
+SHORT = ("GradDiff", "NPO", "SimNPO", "RMU", "IdkDPO")  # one of each kind of mean; the other methods are slow tests
+METHOD_CASES = [case if case in SHORT else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+
+
+@pytest.mark.parametrize("case", METHOD_CASES)
 def test_the_cut_into_micro_batches_does_not_count(make_model, ragged, case: str) -> None:
     goal = objective(*CASES[case])
     start = torch.cat([p.detach().flatten() for p in make_model().double().parameters()])
@@ -128,7 +132,9 @@ TRANSFORMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("sam", "gru") else pytest.param(name, marks=pytest.mark.slow) for name in TRANSFORMS]
+)
 def test_the_cut_does_not_count_for_gradient_transforms(make_model, ragged, name: str) -> None:
     goal = objective("NPO", {"beta": 0.5})  # a mean over rows; what a transform relearns is a mean over tokens
     args = {"grad_transform": name, "grad_transform_args": TRANSFORMS[name]}

@@ -19,7 +19,7 @@ from expunge.methods import objective
 from expunge.training.checkpoint import Checkpoints, pack, put_weights, trained_weights, unpack
 from expunge.training.config import CheckpointArgs, TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs
-from expunge.training.evaluation_callback import EvalCallback
+from expunge.training.in_memory.evaluation_callback import EvalCallback
 from expunge.training.loop import TrainResult, train
 from expunge.training.lora import LoraArgs, with_lora
 from expunge.training.model_selection import ModelSelection

@@ -38,6 +38,7 @@ def test_only_passes_in_training_mode_drop_values(make_model: Callable[..., Any]
     assert torch.equal(logits(model), plain) and layer.self_attn.attention_dropout == 0
 
 
+@pytest.mark.slow
 def test_a_run_is_seeded_and_differs_from_one_without(
     make_model: Callable[..., Any], rows: dict[str, list[Encoded]]
 ) -> None:

@@ -84,6 +84,7 @@ def run(
     return done.history
 
 
+@pytest.mark.slow
 def test_a_second_request_learns_along_other_inputs(make_model: Any, rows: Any, tmp_path: Path) -> None:
     """The first request has no term; its adapters stay next to the model. The second one's overlap falls."""
     first = run(make_model, rows, tmp_path / "one", None, 1.0, 0)

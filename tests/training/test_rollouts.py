@@ -21,7 +21,7 @@ from expunge.data.template import Template
 from expunge.methods import objective
 from expunge.methods.api import Rollouts
 from expunge.models.build import build_llama, train_tokenizer
-from expunge.pipelines.study.job_values import MethodRef
+from expunge.pipelines.study_jobs.job_values import MethodRef
 from expunge.training.config import CheckpointArgs, TrainArgs
 from expunge.training.encoding import encode_sets
 from expunge.training.loop import train

@@ -17,8 +17,8 @@ from expunge.data.encoder import Encoded
 from expunge.methods.objective import objective
 from expunge.models.build import train_tokenizer
 from expunge.training.config import CheckpointArgs, TrainArgs
+from expunge.training.in_memory.unlearn_config import UnlearnConfig
 from expunge.training.saved_run import TrainerState, train_and_save
-from expunge.training.unlearn_config import UnlearnConfig
 
 Rows = dict[str, list[Encoded]]
 MakeModel = Callable[..., Any]
@@ -89,6 +89,7 @@ def test_the_model_of_each_epoch_is_kept(make_model: MakeModel, rows: Rows, tmp_
     ]  # a pass of 7 rows ends within a step of 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("break_at", [1, 3, 4])
 def test_a_resumed_run_has_the_models_of_its_first_part(
     make_model: MakeModel, rows: Rows, tmp_path: Path, break_at: int

@@ -152,6 +152,7 @@ def test_one_chunk_of_all_rows_is_the_interleaved_run(make_model, rows, name: st
     assert first == second
 
 
+@pytest.mark.slow
 def test_each_chunk_is_a_run_of_its_own(make_model, rows) -> None:
     """Chunks of 3 equal runs on those rows one by one: optimiser, warm-up and schedule are fresh, weights go on."""
     args = settings(CHUNKS, warmup_steps=1, group_by_length=False)
@@ -180,6 +181,7 @@ def test_the_reference_is_the_model_before_the_first_phase(make_model, rows) -> 
     assert abs(by_phase[2]["forget"] - start) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [{**CHUNKS, "retain_ratio": 2}, AGAD])
 def test_accumulation_of_rows_of_equal_length_changes_nothing(make_model, make_rows, keys: dict[str, Any]) -> None:
     rows = {"forget": make_rows([(9, 4)] * 8, 3), "retain": make_rows([(9, 4)] * 8, 4)}
@@ -192,6 +194,7 @@ def test_accumulation_of_rows_of_equal_length_changes_nothing(make_model, make_r
     assert not torch.allclose(whole, flat(make_model()), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keys", "method"), [({**CHUNKS, "retain_ratio": 2}, "IdkDPO"), (AGAD | SHORT, "NPO")])
 def test_two_runs_give_the_same_bits(make_model, rows, keys: dict[str, Any], method: str) -> None:
     rows = rows | {"alternate": rows["retain"][:7] + rows["retain"][2:9]}
@@ -234,6 +237,7 @@ def test_a_broken_loss_names_its_phase(make_model, rows) -> None:
         run(make_model, rows, args, objective("GradAscent"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keys", "step"), [(CHUNKS, "gru"), (AGAD | SHORT, "sam")])
 def test_steps_work_in_phases(make_model, rows, keys: dict[str, Any], step: str) -> None:
     plain, _ = run(make_model, rows, settings(keys), objective("NPO"))

@@ -18,7 +18,7 @@ from expunge.training import eval_losses
 from expunge.training.config import TrainArgs
 from expunge.training.eval_losses import EvalLosses, GenerationTable
 from expunge.training.evaluate_args import EvaluateArgs, is_due
-from expunge.training.evaluation_callback import EvalCallback
+from expunge.training.in_memory.evaluation_callback import EvalCallback
 from expunge.training.loop import plan_samples, train
 
 ARGS = TrainArgs(num_train_epochs=2.0, per_device_train_batch_size=4, gradient_accumulation_steps=1)

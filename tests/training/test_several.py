@@ -33,7 +33,7 @@ from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import CheckpointArgs, TrainArgs
 from expunge.training.data_parallel import gather_whole, per_process, rank_batches
 from expunge.training.evaluate_args import EvaluateArgs
-from expunge.training.evaluation_callback import EvalCallback, suite_values
+from expunge.training.in_memory.evaluation_callback import EvalCallback, suite_values
 from expunge.training.loop import plan_samples, train
 from expunge.training.lora import LoraArgs
 from expunge.training.model_selection import ModelSelection, suite_metrics

@@ -14,7 +14,7 @@ from processes import Case, fitted, joined, rows_here, said_by_two, tiny, weight
 from expunge.core import distributed
 from expunge.training.config import CheckpointArgs
 from expunge.training.evaluate_args import EvaluateArgs
-from expunge.training.evaluation_callback import EvalCallback
+from expunge.training.in_memory.evaluation_callback import EvalCallback
 from expunge.training.lora import LoraArgs
 from expunge.training.model_selection import ModelSelection
 from expunge.training.schedule import Schedule

@@ -13,7 +13,7 @@ from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template
 from expunge.methods.objective import objective
 from expunge.models.build import train_tokenizer
-from expunge.pipelines.study.precomputed_references import reference_specs
+from expunge.pipelines.study_jobs.precomputed_references import reference_specs
 from expunge.training.config import TrainArgs
 from expunge.training.encoding import check_span, encode_sets
 

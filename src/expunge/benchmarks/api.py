@@ -14,7 +14,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.fidelity import Fidelity
 from expunge.core.registry import Registry
 from expunge.data.examples import ExampleSet
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig
 from expunge.metrics.api import Metric
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.blur import HUB_ID, TASKS, load_blur
+from expunge.data.loaders.blur import HUB_ID, TASKS, load_blur
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 

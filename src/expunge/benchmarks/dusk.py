@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, Limits, benchmark, settings, unused
 from expunge.core.decode import strict
-from expunge.data.dusk import HUB_ID, QUESTIONS, load_dusk
+from expunge.data.loaders.dusk import HUB_ID, QUESTIONS, load_dusk
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 

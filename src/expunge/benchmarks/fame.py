@@ -9,8 +9,8 @@ from expunge.benchmarks.example_metrics import rows_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.examples import ExampleSet
-from expunge.data.fame import HUB_IDS, LANGUAGES, load_fame
 from expunge.data.granularity import row_set, spread
+from expunge.data.loaders.fame import HUB_IDS, LANGUAGES, load_fame
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 

@@ -10,8 +10,8 @@ from expunge.benchmarks.example_metrics import SUBSETS, rows_panel, subset_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example
-from expunge.data.gen_tofu import load_graph, load_graph_rows
 from expunge.data.granularity import ENTITIES, Sampling, row_set, split_by, spread
+from expunge.data.loaders.gen_tofu import load_graph, load_graph_rows
 
 MOST_RETAIN = 400
 

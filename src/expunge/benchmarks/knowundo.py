@@ -3,7 +3,7 @@ from __future__ import annotations
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, unused
 from expunge.benchmarks.example_metrics import rows_panel
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.knowundo import DOMAINS, HUB_ID, load_knowundo
+from expunge.data.loaders.knowundo import DOMAINS, HUB_ID, load_knowundo
 
 
 @benchmark(

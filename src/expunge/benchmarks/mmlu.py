@@ -7,7 +7,7 @@ from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settin
 from expunge.core.decode import strict
 from expunge.data.choices import WRONG, Style
 from expunge.data.examples import ANSWER
-from expunge.data.mmlu import HUB_ID, MAX_SHOTS, PREFIX, mmlu_sets
+from expunge.data.loaders.mmlu import HUB_ID, MAX_SHOTS, PREFIX, mmlu_sets
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 from expunge.metrics.multiple_choice import Score

@@ -3,7 +3,7 @@ from __future__ import annotations
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, unused
 from expunge.benchmarks.example_metrics import rows_panel, subset_panel
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.pistol import CONNECTED, HUB_ID, INDEPENDENT, PARTS, load_pistol
+from expunge.data.loaders.pistol import CONNECTED, HUB_ID, INDEPENDENT, PARTS, load_pistol
 from expunge.metrics.compute import in_order
 
 DEFAULT = {"1": "A_C", "2": "0_1"}

@@ -7,7 +7,7 @@ from expunge.benchmarks.example_metrics import trace_panel
 from expunge.benchmarks.metric_suite import FORGET, RETAIN, tofu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
-from expunge.data.r_tofu import load_r_tofu, retain_file
+from expunge.data.loaders.r_tofu import load_r_tofu, retain_file
 
 NEW_TOKENS = 1024  # the authors' limit of prompt and generation together
 

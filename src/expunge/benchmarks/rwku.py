@@ -10,7 +10,7 @@ from expunge.core.decode import strict
 from expunge.core.errors import nearest
 from expunge.data.custom import WORLD, retain_rows
 from expunge.data.examples import ExampleSet
-from expunge.data.rwku import (
+from expunge.data.loaders.rwku import (
     CORPORA,
     FORGET_LEVELS,
     HUB_ID,
@@ -20,7 +20,7 @@ from expunge.data.rwku import (
     probes,
     texts,
 )
-from expunge.data.rwku_utility import UTILITY, has_utility, utility_sets
+from expunge.data.loaders.rwku_utility import UTILITY, has_utility, utility_sets
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 

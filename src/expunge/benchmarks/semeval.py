@@ -10,8 +10,8 @@ from expunge.benchmarks.mmlu import check_shots, mmlu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
-from expunge.data.mmlu import MAX_SHOTS, mmlu_sets
-from expunge.data.semeval import (
+from expunge.data.loaders.mmlu import MAX_SHOTS, mmlu_sets
+from expunge.data.loaders.semeval import (
     HUB_ID,
     MEMBERS,
     Template,

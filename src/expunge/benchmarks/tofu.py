@@ -18,8 +18,8 @@ from expunge.data.granularity import (
     tofu_forgotten,
     with_wrong_answers,
 )
+from expunge.data.loaders.tofu import FORGET, HUB_ID, load_tofu, retain_for
 from expunge.data.source import load_raw
-from expunge.data.tofu import FORGET, HUB_ID, load_tofu, retain_for
 
 MOST_RETAIN = 400  # as many as TOFU's own retain_perturbed has
 PART = ("forget_authors", "retain_authors", "evaluation_rows")

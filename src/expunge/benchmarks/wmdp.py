@@ -10,9 +10,8 @@ from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.choices import Style
 from expunge.data.examples import ExampleSet
-from expunge.data.mmlu import mmlu_sets
-from expunge.data.source import is_hub_id
-from expunge.data.wmdp import (
+from expunge.data.loaders.mmlu import mmlu_sets
+from expunge.data.loaders.wmdp import (
     CORPORA_ID,
     HUB_ID,
     ROBUST_ID,
@@ -21,6 +20,7 @@ from expunge.data.wmdp import (
     wmdp_corpus,
     wmdp_questions,
 )
+from expunge.data.source import is_hub_id
 from expunge.metrics.compute import in_order
 
 PARTS = ("cyber", "bio")  # subjects with corpora to forget and to retain

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge import __version__
-from expunge.cli.commands import (
+from expunge.cli.commands.short import (
     collect_garbage,
     export_study,
     import_project,
@@ -48,17 +48,17 @@ LISTS = ("studies", "experiments", "models", "methods", "metrics", "audits", "be
 
 # Modules of further commands, each with a function `add_<command>`.
 ELSEWHERE = (
-    "compare_command",
-    "leaderboard_command",
+    "compare",
+    "leaderboard",
     "data",
     "judge",
     "inspect",
     "erase",
-    "audit_command",
+    "audit",
     "semeval_arguments",
     "memory",
     "passport",
-    "ui_command",
+    "ui",
 )
 
 
@@ -79,7 +79,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     _add_help(commands)
     if command not in commands.choices:  # only then are the files of the other commands read
         for name in ELSEWHERE:
-            module = importlib.import_module(f"expunge.cli.{name}")
+            module = importlib.import_module(f"expunge.cli.commands.{name}")
             getattr(module, f"add_{name.partition('_')[0]}")(commands)
     return parser
 

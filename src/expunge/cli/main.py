@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from expunge.cli.arguments import build_parser
-from expunge.cli.commands import show_notes
+from expunge.cli.commands.short import show_notes
 from expunge.cli.parser import START
 from expunge.core.distributed import launched
 from expunge.core.errors import ExpungeError, UserError

@@ -167,7 +167,7 @@ def retain_rows(source: str) -> tuple[ExampleSet, str]:
     teach the model new facts); or a folder or hub id that contains TOFU's retain90. Raises DataError.
     """
     if source == WORLD:
-        from expunge.data.world.config import MOST_FACTS, WorldConfig
+        from expunge.data.world import MOST_FACTS, WorldConfig
         from expunge.data.world.generate import build_world
 
         facts = build_world(WorldConfig(facts=MOST_FACTS))["world_facts"]

@@ -19,11 +19,11 @@ from expunge.core.files import whole_folder, write_json
 from expunge.core.terminal import complain
 from expunge.methods.weight_edits import WeightEdit
 from expunge.pipelines.hard_end import HardEnd, TimeLimitExceeded, alarm
-from expunge.pipelines.study import work
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single import TrainingRun, merge_of, sides_of, training_runs
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_context import TaskContext, check_model, check_sides
+from expunge.pipelines.study_jobs import work
 from expunge.pipelines.submission_folder import STATUS, SubmissionFolder, check_folder
 from expunge.training.budget import Budget
 from expunge.training.lora import check_quantize

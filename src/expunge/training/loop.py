@@ -38,7 +38,7 @@ from expunge.training.trainer import PhaseTrainer, StepCallback, as_batch, train
 
 if TYPE_CHECKING:
     from expunge.training.callbacks import CallbackBridge
-    from expunge.training.evaluation_callback import EvalCallback
+    from expunge.training.in_memory.evaluation_callback import EvalCallback
     from expunge.training.rollouts import RolloutSampler, RolloutSource
 
 log = logging.getLogger(__name__)

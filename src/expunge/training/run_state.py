@@ -19,7 +19,7 @@ from expunge.training.throughput import ThroughputMeter
 
 if TYPE_CHECKING:
     from expunge.training.callbacks import CallbackBridge
-    from expunge.training.evaluation_callback import EvalCallback
+    from expunge.training.in_memory.evaluation_callback import EvalCallback
     from expunge.training.model_selection import EvalPoint
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from expunge.training.reference import Reference
 from expunge.training.run_state import Logged, Progress, TrainResult
 
 if TYPE_CHECKING:
-    from expunge.training.evaluation_callback import EvalCallback
+    from expunge.training.in_memory.evaluation_callback import EvalCallback
     from expunge.training.rollouts import RolloutSource
 
 CHECKPOINT = "checkpoint-"  # and a step: the folder of a kept model

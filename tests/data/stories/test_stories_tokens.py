@@ -206,6 +206,7 @@ def test_wrong_folders_are_refused(stories: Path, by_line: Any, tmp_path: Path) 
             pretokenize(*args)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_stories_are_the_same_from_pieces(shared: Path, by_line: Any, tmp_path: Path) -> None:
     gather(str(shared / "data" / "tinystories"), tmp_path / "real", shards=9)

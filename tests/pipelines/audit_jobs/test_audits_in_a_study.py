@@ -22,10 +22,10 @@ from expunge.evaluation.loglikelihood import score_tokens
 from expunge.methods.objective import objective
 from expunge.metrics.equivalence import WORDS
 from expunge.pipelines.audit_jobs.work import relearn
-from expunge.pipelines.study import work
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.graph import StudyGraph, build_graph
 from expunge.pipelines.study.handle import StudyResult, load_study
+from expunge.pipelines.study_jobs import work
 from expunge.report.curves import audit_figures
 from expunge.report.text import to_markdown
 from expunge.training.config import TrainArgs
@@ -50,6 +50,7 @@ def audited(micro: list[str], tmp_path_factory: pytest.TempPathFactory) -> Study
     return load_study([*micro, *paths, "methods=[{trainer: GradDiff}]", AUDITS]).run()
 
 
+@pytest.mark.slow
 def test_every_audit_is_told_with_its_place_between_the_controls(audited: StudyResult) -> None:
     assert not audited.failures
     report = {(a.audit, a.name): a for a in audited.report.audits}
@@ -82,6 +83,7 @@ def test_every_audit_is_told_with_its_place_between_the_controls(audited: StudyR
             assert line.position_low <= line.position <= line.position_high
 
 
+@pytest.mark.slow
 def test_the_findings_are_written_as_text_json_and_tables(audited: StudyResult) -> None:
     text = (audited.folder / "results.md").read_text()
     assert text == to_markdown(audited.report)
@@ -97,6 +99,7 @@ def test_the_findings_are_written_as_text_json_and_tables(audited: StudyResult) 
     assert exposure.num_rows == 8
 
 
+@pytest.mark.slow
 def test_what_layers_tell_is_drawn_with_both_controls(audited: StudyResult) -> None:
     report = {a.audit: a for a in audited.report.audits}
     lens = report["lens"].layers
@@ -111,6 +114,7 @@ def test_what_layers_tell_is_drawn_with_both_controls(audited: StudyResult) -> N
     assert full == pytest.approx([full[0]] * len(full), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_explorer_shows_every_generated_question(audited: StudyResult) -> None:
     table = pq.read_table(audited.folder / "audits" / "GradDiff-generated.parquet").to_pylist()
     display = audited.report.explorer

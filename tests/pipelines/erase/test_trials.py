@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.cli.erase import add_erase, request_of
+from expunge.cli.commands.erase import add_erase, request_of
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.pipelines.erase import trials

@@ -31,7 +31,7 @@ def test_a_task_vector_trains_its_reinforced_model_on_the_forget_rows() -> None:
 
 
 def build_rows(name: str) -> str:
-    from expunge.data.world.config import WorldConfig
+    from expunge.data.world import WorldConfig
     from expunge.data.world.generate import build_world
 
     return build_world(WorldConfig(**WORLD))[name].fingerprint()  # type: ignore[arg-type]

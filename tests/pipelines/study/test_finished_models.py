@@ -19,7 +19,7 @@ from expunge.pipelines.audit_jobs.types import AnalysisJob
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.graph import build_graph
-from expunge.pipelines.study.job_values import TaskJob
+from expunge.pipelines.study_jobs.job_values import TaskJob
 
 FULL, RETAIN, NPO = ("tofu_x_full", "tofu_x_retain90", "unlearn_tofu_x_NPO")  # folders, named as on a hub
 

@@ -31,10 +31,10 @@ from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.pipelines.study.graph import build_graph
 from expunge.pipelines.study.handle import load_study
-from expunge.pipelines.study.job_values import EditRef, MethodRef, ModelInput, WrapperRef
-from expunge.pipelines.study.measure_jobs import HarnessJob, JudgementsJob
-from expunge.pipelines.study.model_jobs import FileAlternatesJob, StatisticsEditJob, WrapJob
 from expunge.pipelines.study.task_config import LmEval
+from expunge.pipelines.study_jobs.job_values import EditRef, MethodRef, ModelInput, WrapperRef
+from expunge.pipelines.study_jobs.measure_jobs import HarnessJob, JudgementsJob
+from expunge.pipelines.study_jobs.model_jobs import FileAlternatesJob, StatisticsEditJob, WrapJob
 
 METHODS = (
     "methods=[{trainer: NPO}, {trainer: AltPO}, {trainer: DPO}, {trainer: WHP}, {trainer: UNDO, of: [NPO]}, "

@@ -16,7 +16,7 @@ from expunge.engine.job import in_order
 from expunge.evaluation.config import Generation
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.graph import build_graph
-from expunge.pipelines.study.measuring import limited
+from expunge.pipelines.study_jobs.measuring import limited
 
 
 def tree(root: Path, **changes: Any) -> dict[str, Any]:

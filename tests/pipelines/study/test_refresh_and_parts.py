@@ -22,7 +22,6 @@ from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.pipelines.study import evaluation_jobs, measuring
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.refresh import refresh
 from expunge.pipelines.study.resolve_task import check_holdout, resolve_task
@@ -30,7 +29,8 @@ from expunge.pipelines.study.single import PreparedJob, carry_out, prepare
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_config import EvalConfig, decode_task
 from expunge.pipelines.study.task_context import check_retain_file
-from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.pipelines.study_jobs import evaluation_jobs, measuring
+from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs
 

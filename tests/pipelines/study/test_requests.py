@@ -166,7 +166,7 @@ def test_estimates_count_the_parts_and_the_schedule() -> None:
 
 
 def build_sets() -> Any:
-    from expunge.data.world.config import WorldConfig
+    from expunge.data.world import WorldConfig
     from expunge.data.world.generate import build_world
 
     return build_world(WorldConfig(**WORLD))  # type: ignore[arg-type]

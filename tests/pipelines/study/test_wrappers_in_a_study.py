@@ -34,6 +34,7 @@ def folder_of(done: StudyResult, name: str) -> Path:
     return next((done.folder.parent / "store" / "wrap").glob(f"{name}-*"))
 
 
+@pytest.mark.slow
 def test_wrappers_are_reported_and_audited(done: StudyResult) -> None:
     assert not done.failures
     report = {(a.label, a.audit): a for a in done.report.audits}
@@ -45,6 +46,7 @@ def test_wrappers_are_reported_and_audited(done: StudyResult) -> None:
     assert report["token_filter", "quantize"].value < 0.1 * report["token_filter", "quantize"].full
 
 
+@pytest.mark.slow
 def test_audits_of_states_read_the_weights_without_the_wrapper(done: StudyResult) -> None:
     """The weights under the wrapper are the full model's, so each layer gives exactly the full model's number."""
     for finding in (a for a in done.report.audits if a.audit == "lens"):
@@ -52,6 +54,7 @@ def test_audits_of_states_read_the_weights_without_the_wrapper(done: StudyResult
     assert "read a wrapped model without its wrapper" in (done.folder / "results.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_folder_of_the_job_is_the_wrapped_model_in_each_dtype(done: StudyResult, dtype: str) -> None:
     folder = folder_of(done, "logit_difference")
@@ -67,6 +70,7 @@ def test_the_folder_of_the_job_is_the_wrapped_model_in_each_dtype(done: StudyRes
         torch.testing.assert_close(reloaded_model(ids).logits, expected, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_the_helpers_of_divergence_decoding_know_one_side_each(done: StudyResult) -> None:
     """The helper of the forget rows is trained on these alone, that of the retain rows on those alone."""
     reloaded_model = load_model(
@@ -87,6 +91,7 @@ def test_the_helpers_of_divergence_decoding_know_one_side_each(done: StudyResult
     assert all(h.parents == jobs["train full"].parents for h in helpers)
 
 
+@pytest.mark.slow
 def test_a_single_job_evaluates_the_folder_with_its_wrapper(done: StudyResult, micro: list[str]) -> None:
     world = [word for word in micro if word.startswith(("data.", "eval."))]
     place = done.folder.parent
@@ -97,6 +102,7 @@ def test_a_single_job_evaluates_the_folder_with_its_wrapper(done: StudyResult, m
         assert again.summary[name] == pytest.approx(report[name].value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_inspect_reads_a_wrapped_model_without_its_wrapper(done: StudyResult) -> None:
     folder = str(folder_of(done, "token_filter"))
     reloaded_model = load_model(folder, ModelArgs(dtype="float32"), device=torch.device("cpu"))
@@ -119,6 +125,7 @@ def test_every_setting_counts_in_the_key_and_the_base_does_not_change() -> None:
     assert one["wrap x"] != other["wrap x"] and one["train full"] == other["train full"]
 
 
+@pytest.mark.slow
 def test_a_wrapped_folder_is_not_wrapped_again(done: StudyResult, wmdp_folder: Path) -> None:
     folder = folder_of(done, "token_filter")
     tree = {

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from expunge.data.examples import ANSWER, PARAPHRASE, Example, ExampleSet, perturbed_name
 from expunge.data.granularity import LINK, Split, askable, row_set, split_by, spread
-from expunge.data.world import banks, facts, graph
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig, banks, facts, graph
 from expunge.data.world.graph import Author, Entity, EntityLink, Namer, slug
 from expunge.data.world.questions import BANK_OF, QuestionKind, fill, kinds_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.benchmarks.muse import muse_panel
-from expunge.data.tofu import retain_for
+from expunge.data.loaders.tofu import retain_for
 
 ARGS = (
     "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",

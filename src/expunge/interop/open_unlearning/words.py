@@ -374,7 +374,7 @@ def _split(job: _Translation, side: str, name: str, value: str) -> None:
         job.add(f"{side}_split", value, name)
         return
     job.add("train_split", value, name)
-    from expunge.data.tofu import SPLIT_SHARES
+    from expunge.data.loaders.tofu import SPLIT_SHARES
 
     share = SPLIT_SHARES.get(value)
     if share and "forget_split" not in job.values:

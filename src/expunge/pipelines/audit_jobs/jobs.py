@@ -37,9 +37,9 @@ from expunge.pipelines.audit_jobs.types import (
     audit_inputs,
 )
 from expunge.pipelines.study.config import StudyConfig
-from expunge.pipelines.study.job_values import AuditRef, Panel
-from expunge.pipelines.study.model_jobs import parents_of
-from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.pipelines.study_jobs.job_values import AuditRef, Panel
+from expunge.pipelines.study_jobs.model_jobs import parents_of
+from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
 
 CONTROLS = ("retain", "full")

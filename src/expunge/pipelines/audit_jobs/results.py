@@ -26,7 +26,7 @@ from expunge.metrics.results import read_results
 from expunge.report.model import AuditLine
 
 if TYPE_CHECKING:
-    from expunge.pipelines.study.training_jobs import TrainingJobs
+    from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 
 TOLD, ROWS = "audit.json", "rows.parquet"
 EVAL_NAME = "AUDIT"

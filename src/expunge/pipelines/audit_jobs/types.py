@@ -17,10 +17,10 @@ from expunge.engine.job import JobContext, keyed, shared, unkeyed
 from expunge.metrics.results import write_results
 from expunge.pipelines.audit_jobs.results import EVAL_NAME, probe_results, write_findings
 from expunge.pipelines.study.context_source import ContextSource, RowsRef, derivation
-from expunge.pipelines.study.job_facts import READING
-from expunge.pipelines.study.job_values import AuditRef, ModelInput, Panel, TaskJob
 from expunge.pipelines.study.task_config import TaskConfig
 from expunge.pipelines.study.task_context import TaskContext
+from expunge.pipelines.study_jobs import READING
+from expunge.pipelines.study_jobs.job_values import AuditRef, ModelInput, Panel, TaskJob
 from expunge.training.config import TrainArgs
 
 WITHOUT_WRAPPER = (
@@ -130,7 +130,7 @@ class AnalysisJob(TaskJob):
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Load the models that the analysis needs, and measure."""
         from expunge.evaluation.wrapping import without_wrapper
-        from expunge.pipelines.study.work import open_trained
+        from expunge.pipelines.study_jobs.work import open_trained
 
         setting = self.source.checked(self.rows.values())
         _, audit_plan = planned(self.source, self.audit)

@@ -14,8 +14,8 @@ from expunge.engine.job import Progress
 from expunge.evaluation.loglikelihood import score_tokens
 from expunge.models.load import save_model
 from expunge.pipelines.audit_jobs.results import tokens_file
-from expunge.pipelines.study import work
 from expunge.pipelines.study.task_context import TaskContext
+from expunge.pipelines.study_jobs import work
 from expunge.training.config import TrainArgs
 
 

@@ -28,10 +28,10 @@ from expunge.pipelines.erase.preflight import Preflight
 from expunge.pipelines.output_folder import WORK, check_folder
 from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study.context_source import ContextSource
-from expunge.pipelines.study.estimate import weights_in
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import TaskContext, check_model, check_same_tokenizer
-from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.pipelines.study_jobs.estimate import weights_in
+from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.config import MOST_SEED
 
 AUTO = "auto"

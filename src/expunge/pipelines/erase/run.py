@@ -71,9 +71,9 @@ from expunge.pipelines.erase.trials import (
 from expunge.pipelines.erase.verdict import erase_verdict
 from expunge.pipelines.output_folder import claimed_folder
 from expunge.pipelines.study.config import StudyConfig
-from expunge.pipelines.study.job_facts import LM_EVAL_FILE
 from expunge.pipelines.study.resolve_task import template_of
 from expunge.pipelines.study.task_context import check_model
+from expunge.pipelines.study_jobs import LM_EVAL_FILE
 from expunge.report.erasure import erasure_report
 from expunge.training.budget import Budget
 

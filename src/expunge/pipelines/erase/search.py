@@ -41,8 +41,8 @@ from expunge.pipelines.erase.trials import (
     trial_of,
     wanted_steps,
 )
-from expunge.pipelines.study.job_facts import TRAJECTORY
-from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.pipelines.study_jobs import TRAJECTORY
+from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.budget import Budget
 
 SEARCH_SHARE = 0.6  # share of the budget left at the start of the search; the rest is for the audits

@@ -15,7 +15,7 @@ from expunge.methods.objective import objective
 from expunge.pipelines.erase.proposals import METHODS, Outcome, method_settings, propose
 from expunge.pipelines.erase.request import AUTO, LEFT, UTILITY, EraseRun
 from expunge.pipelines.erase.rows import KNOWN
-from expunge.pipelines.study.estimate import parameters
+from expunge.pipelines.study_jobs.estimate import parameters
 from expunge.training.config import TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs, SelectionRule
 from expunge.training.lora import LoraArgs

@@ -35,7 +35,7 @@ from expunge.pipelines.meta_evaluation.formulas import (
     to_markdown,
 )
 from expunge.pipelines.study.config import StudyConfig
-from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.report.section import GridSection, Section
 from expunge.training.config import TrainArgs
 

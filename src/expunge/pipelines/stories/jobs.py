@@ -38,8 +38,8 @@ from expunge.pipelines.stories.types import (
     VocabularyJob,
 )
 from expunge.pipelines.study.config import StudyConfig
-from expunge.pipelines.study.estimate import parameters
-from expunge.pipelines.study.memory import estimate_memory, estimate_scoring, shape_in
+from expunge.pipelines.study_jobs.estimate import parameters
+from expunge.pipelines.study_jobs.memory import estimate_memory, estimate_scoring, shape_in
 from expunge.training.config import TrainArgs
 
 PRESENT, NEVER = "present", "never learned"

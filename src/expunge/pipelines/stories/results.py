@@ -22,7 +22,7 @@ from expunge.judges.api import ENOUGH
 from expunge.metrics.api import MetricResult, missing
 from expunge.pipelines.stories.jobs import NEVER, PRESENT, StoryJobs, StorySubject
 from expunge.pipelines.stories.work import GENERATIONS
-from expunge.pipelines.study.job_facts import TRAJECTORY
+from expunge.pipelines.study_jobs import TRAJECTORY
 from expunge.report.model import MissingResult, ReportModel, ReportProvenance, ReportRun, ReportSample
 from expunge.report.protocol import SCORE, ProbeCurve, Protocol, ProtocolCourse
 

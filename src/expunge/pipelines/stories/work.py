@@ -45,10 +45,10 @@ from expunge.models.capabilities import kept_modes
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
 from expunge.pipelines.stories.config import StoriesStudy
-from expunge.pipelines.study.job_facts import TRAJECTORY
+from expunge.pipelines.study_jobs import TRAJECTORY
 from expunge.training.config import TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs
-from expunge.training.evaluation_callback import EvalCallback
+from expunge.training.in_memory.evaluation_callback import EvalCallback
 from expunge.training.randomness import kept_random
 from expunge.training.saved_run import train_and_save
 

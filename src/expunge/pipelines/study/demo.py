@@ -75,8 +75,8 @@ def train_small_tokenizer(examples: Any) -> Any:
 def train_small_model(examples: Any, tokenizer: Any, *, epochs: int = 40, seed: int = 0) -> Any:
     """Return a new model of 64,000 parameters that has learned these examples."""
     from expunge.models.build import build_llama
-    from expunge.training.method_configs import FinetuneConfig
-    from expunge.training.unlearn_trainer import UnlearnTrainer
+    from expunge.training.in_memory.method_configs import FinetuneConfig
+    from expunge.training.in_memory.unlearn_trainer import UnlearnTrainer
 
     model = build_llama("llama-64k", tokenizer, vocab_size=VOCABULARY, seed=seed)
     settings = FinetuneConfig(

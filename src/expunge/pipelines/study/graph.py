@@ -20,7 +20,7 @@ from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_config import TaskConfig
 from expunge.pipelines.study.task_context import TaskContext, check_model
-from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
 from expunge.training.phases import check_run
 

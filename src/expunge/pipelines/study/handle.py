@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge import __version__
 from expunge.core.console import Console
-from expunge.core.errors import ConfigError, JobError, as_texts
+from expunge.core.errors import ConfigError, JobError, as_list, as_texts
 from expunge.core.files import check_place, write_json, write_text
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.terminal import quiet
@@ -309,7 +309,8 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
     read = importlib.import_module(FRONT_END).study_tree
     overrides = as_texts(overrides, "overrides")
     tree = with_folder(read(overrides), overrides, read)
-    files = tuple(str(Path(p).expanduser().resolve()) for p in as_texts(plugins, "plugins"))
+    names = as_texts([str(p) if isinstance(p, Path) else p for p in as_list(plugins, "plugins")], "plugins")
+    files = tuple(str(Path(name).expanduser().resolve()) for name in names)
     study = decode_study(tree)
     if not study.sweep.trials:
         return StudyHandle(study_graph(tree), files)

@@ -16,10 +16,10 @@ from expunge.core.terminal import quiet
 from expunge.engine.run import JobEvent, plan
 from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
-from expunge.pipelines.study.job_facts import LM_EVAL_FILE, cut_answers
 from expunge.pipelines.study.single import PreparedJob, carry_out, prepare
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_config import FRONT_END, decode_task
+from expunge.pipelines.study_jobs import LM_EVAL_FILE, cut_answers
 
 if TYPE_CHECKING:
     from expunge.metrics.verdict import Verdict

@@ -17,7 +17,7 @@ from expunge.evaluation.evaluator import SAMPLING, RetainResults, evaluate_task,
 from expunge.evaluation.result import EvalResult
 from expunge.judges.api import Judge
 from expunge.metrics.api import Metric
-from expunge.pipelines.study.judging import generation_judge
+from expunge.pipelines.study_jobs.judging import generation_judge
 
 
 def load_benchmark(name: str, **choices: Any) -> Benchmark:

@@ -13,12 +13,12 @@ from expunge.core.files import write_bytes, write_text
 from expunge.core.yaml_text import read_yaml
 from expunge.engine.show import changed_files, write_manifest
 from expunge.metrics.results import META, read_results
-from expunge.pipelines.study import measuring
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single_config import SingleJob, config_text, read_config
 from expunge.pipelines.study.task_context import check_retain_file
-from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.pipelines.study_jobs import measuring
+from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 
 CONFIG = "config.yaml"
 MARK = ".expunge-key"

@@ -32,7 +32,7 @@ def resolve_task(task: TaskConfig) -> TaskContext:
     Raises ConfigError or DataError.
     """
     if task.eval.lm_eval.tasks:
-        from expunge.pipelines.study.harness import check_tasks
+        from expunge.pipelines.study_jobs.harness import check_tasks
 
         check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS

@@ -26,8 +26,8 @@ from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
 from expunge.pipelines.study.example_explorer import explorer, making
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
-from expunge.pipelines.study.job_facts import LM_EVAL_FILE, TRAJECTORY, cut_answers, reading_notes
 from expunge.pipelines.study.requests import ranges
+from expunge.pipelines.study_jobs import LM_EVAL_FILE, TRAJECTORY, cut_answers, reading_notes
 from expunge.report.model import TOFU_SHOWN, AuditLine, MissingResult, ReportModel, ReportRun, ReportSample, SeedRange
 from expunge.report.section import Section
 

@@ -24,7 +24,7 @@ from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single_config import SingleJob, config_text
 from expunge.pipelines.study.task_config import check_places
 from expunge.pipelines.study.task_context import TaskContext, check_model
-from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ..
 
 def _tofu_share(split: str) -> str | None:
     """Return the share of TOFU that a split belongs to, such as "10"; None for another name."""
-    from expunge.data.tofu import SPLIT_SHARES
+    from expunge.data.loaders.tofu import SPLIT_SHARES
 
     return SPLIT_SHARES.get(split)
 

@@ -15,7 +15,7 @@ from expunge.core.files import check_place
 from expunge.core.names import check_name
 from expunge.core.outputs import check_output, named_paths
 from expunge.data.template import Template
-from expunge.data.world.config import WorldConfig
+from expunge.data.world import WorldConfig
 from expunge.evaluation.config import Generation
 from expunge.models.config import ModelConfig
 from expunge.models.identity import pinned

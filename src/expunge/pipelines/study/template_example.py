@@ -10,8 +10,8 @@ from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet
 from expunge.engine.run import JobEvent
 from expunge.engine.store import Store
-from expunge.pipelines.study.model_jobs import BaseJob
 from expunge.pipelines.study.task_context import TaskContext
+from expunge.pipelines.study_jobs.model_jobs import BaseJob
 
 SHOWN = 24  # tokens of a prompt that are shown, its last ones
 

@@ -1,0 +1,94 @@
+"""`expunge results`: the results of studies as a table, by SQL, or as text to paste."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from rich.table import Table
+from rich.text import Text
+
+from expunge.core.console import Console
+from expunge.core.errors import ConfigError
+from expunge.core.files import write_bytes
+from expunge.core.terminal import complain, say
+from expunge.report.query import FILE, Format, is_missing, query, read_results, results_table, table_bytes, to_text
+
+if TYPE_CHECKING:
+    import pandas
+
+WIDE = 10_000  # characters
+STUDIES = Path("saves/study")
+MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM means WHERE metric NOT LIKE '%.%'"
+
+
+def show_results(overrides: Sequence[str], sql: str | None, style: Format | None) -> int:
+    """Print the result of a query; without one, the means over seeds of every metric, a table for each study."""
+    if sql is not None and not sql.strip():
+        raise ConfigError("--query: is empty; give SQL over results and means, or leave it out")
+    table, code = _results(overrides)
+    frame = query(table, sql or MEANS)
+    if style is not None:
+        sys.stdout.write(to_text(frame, style))
+        return code
+    if sql is not None:
+        _print(frame)
+        return code
+    for number, (study, part) in enumerate(frame.groupby("study", sort=False)):
+        say("\n" * (number > 0) + f"study {study}")
+        _print(part.drop(columns="study"))
+    return code
+
+
+def push_table(parsed: argparse.Namespace, command: str) -> int:
+    """Upload the whole table of results as a dataset. Returns the exit code."""
+    from expunge.cli.commands.push import push_results
+
+    if parsed.query is not None or parsed.format is not None:
+        raise ConfigError("--push: uploads the whole table; leave out --query and --format")
+    table, code = _results(parsed.overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / FILE
+        write_bytes(file, table_bytes(table))
+        push_results(parsed, file, sorted(set(table["study"].to_pylist())), command)
+    return code
+
+
+def _print(frame: pandas.DataFrame) -> None:
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in frame.columns:
+        shown.add_column(str(column))
+    for row in frame.itertuples(index=False):
+        # Text, not str: rich would interpret brackets in a label as markup.
+        shown.add_row(*(Text("" if is_missing(v) else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row))
+    Console(width=WIDE).print(shown)  # no line breaks, because a cut name is ambiguous
+
+
+def _results(overrides: Sequence[str]) -> tuple[pa.Table, int]:
+    """Return the results, and the exit code: 1 if damaged results are left out."""
+    if overrides:
+        from expunge.cli.reporting import print_damage
+        from expunge.pipelines.study.handle import load_study
+
+        study = load_study(overrides)
+        stored = study.stored()
+        if not stored.runs:
+            raise ConfigError(f"study: {stored.study} has no results in {study.store.root} yet; run `expunge run`")
+        if stored.missing:
+            complain(f"note: {len(stored.missing)} models have no results yet, or failed")
+        return results_table(stored), print_damage(study)
+    files = [file for file in sorted(STUDIES.glob(f"*/{FILE}")) if not file.parent.is_symlink()]
+    if not files:
+        raise ConfigError(f"study: missing, and no study has run here (no {STUDIES}/*/{FILE}); give study=NAME")
+    return pa.concat_tables([_named(read_results([file]), file.parent.name) for file in files]), 0
+
+
+def _named(table: pa.Table, folder: str) -> pa.Table:
+    """Return results whose study is the name of their folder, because variants of a study share its name."""
+    at = table.schema.get_field_index("study")
+    return table.set_column(at, table.schema.field(at), pa.array([folder] * len(table), pa.string()))

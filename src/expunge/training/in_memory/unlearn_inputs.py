@@ -1,0 +1,97 @@
+"""The inputs of `UnlearnTrainer`: a model or its name, a tokenizer, evaluation data, and integrations."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge.benchmarks import BenchmarkConfig, find_benchmark
+from expunge.core.errors import ConfigError, as_list, kind_of, nearest
+from expunge.core.on_use import transformers
+from expunge.data.in_memory import examples_from
+from expunge.models.config import TokenizerArgs, check_source
+from expunge.models.load import load_tokenizer, require_tokenizer
+from expunge.models.token_ids import n_logits
+from expunge.training.in_memory.unlearn_config import UnlearnConfig
+
+ROLES = ("forget", "retain", "holdout")
+
+
+def tokenizer_of(model: Any, tokenizer: Any) -> Any:
+    """Return the tokenizer: the object, the one of a name, or the one next to the model. Raises ConfigError."""
+    if tokenizer is not None and not isinstance(tokenizer, str | Path):
+        require_tokenizer(tokenizer, "processing_class")
+        return tokenizer
+    source = tokenizer or (model if isinstance(model, str | Path) else getattr(model, "name_or_path", ""))
+    if not source:
+        raise ConfigError("processing_class: missing; give the model's tokenizer (AutoTokenizer.from_pretrained(...))")
+    if tokenizer is None and isinstance(model, str | Path):
+        check_source(str(source), "model")
+    return load_tokenizer(str(source), TokenizerArgs())
+
+
+def eval_roles(data: Any) -> dict[str, Any] | None:
+    """Return the data of `evaluate` by role, or a benchmark. Raises ConfigError for anything else."""
+    if data is None:
+        return None
+    if isinstance(data, str) or hasattr(data, "panel"):
+        return {"benchmark": find_benchmark(data).make(BenchmarkConfig()) if isinstance(data, str) else data}
+    if isinstance(data, Mapping):
+        for role in data:
+            if role not in ROLES:
+                raise ConfigError(f"eval_dataset: no role named {role!r}{nearest(str(role), ROLES)}")
+        return {str(role): examples_from(rows, str(role)) for role, rows in data.items()}
+    raise ConfigError(
+        'eval_dataset: expected a benchmark, or a mapping such as {"forget": rows, "retain": rows, "holdout": rows}, '
+        f"got a {type(data).__name__}"
+    )
+
+
+def reporting_callbacks(args: UnlearnConfig) -> list[type[transformers.TrainerCallback]]:
+    """Return the integrations' callbacks. Raises ConfigError for a name that transformers does not support."""
+    if not args.reporters:
+        return []
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    try:
+        callbacks: list[type[transformers.TrainerCallback]] = get_reporting_integration_callbacks(list(args.reporters))
+    except ValueError as error:
+        raise ConfigError(f"{type(args).__name__}.report_to: {error}") from None
+    return callbacks
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raise ConfigError for anything but a list of transformers' callbacks."""
+    base = transformers.TrainerCallback
+    for one in as_list(callbacks, "callbacks"):
+        if not isinstance(one, base) and not (isinstance(one, type) and issubclass(one, base)):
+            raise ConfigError(f"callbacks: expected TrainerCallbacks of transformers, got {kind_of(one)}")
+
+
+def check_reference(model: Any, ref_model: Any) -> None:
+    """Raise ConfigError for a reference model whose vocabulary has another size."""
+    sizes = [n_logits(one) for one in (model, ref_model) if one is not None]
+    if len(set(sizes)) > 1:
+        raise ConfigError(
+            f"ref_model: it has {sizes[1]} tokens and the model {sizes[0]}; both need the same vocabulary"
+        )
+
+
+def shows_progress(disable: bool | None) -> bool:
+    """Return whether a progress bar is shown. None: in a terminal only."""
+    return sys.stderr.isatty() if disable is None else not disable
+
+
+def shown_arguments(
+    arguments: transformers.TrainingArguments, args: UnlearnConfig, method: str
+) -> transformers.TrainingArguments:
+    """Complete the TrainingArguments that callbacks receive: names, integrations, and the fields of early stopping."""
+    arguments.run_name = args.run_name or args.output_dir or method or None
+    arguments.report_to = list(args.reporters)
+    arguments.eval_strategy = transformers.trainer_utils.IntervalStrategy(args.eval_strategy)
+    arguments.metric_for_best_model = args.metric_for_best_model
+    better = args.greater_is_better
+    arguments.greater_is_better = not (args.metric_for_best_model or "").endswith("loss") if better is None else better
+    return arguments
