@@ -145,20 +145,17 @@ def lines_of(name: str, unit: str, found: list[dict[str, Any]]) -> list[list[Any
 
 
 def model_lines(given: argparse.Namespace) -> list[list[Any]]:
-    """Scoring by rows and by vocabulary, training by steps and by vocabulary, and both by cores."""
+    """Scoring by rows and by vocabulary, and training by steps and by vocabulary."""
+    series = [
+        ("scoring, vocabulary 2,048", "rows", given.scored, lambda n: ("score", n, 2048)),
+        ("NPO, vocabulary 2,048", "steps", given.steps, lambda n: ("train", n, 2048)),
+        ("scoring of 500 rows", "tokens known", given.vocabulary, lambda v: ("score", 500, v)),
+        ("NPO, 10 steps", "tokens known", given.vocabulary, lambda v: ("train", 10, v)),
+    ]
     lines: list[list[Any]] = []
-    by_work = {
-        "scoring, vocabulary 2,048": [("score", n, 2048, "rows") for n in given.scored],
-        "NPO, vocabulary 2,048": [("train", n, 2048, "steps") for n in given.steps],
-        "scoring of 500 rows": [("score", 500, v, "tokens known") for v in given.vocabulary],
-        "NPO, 10 steps": [("train", 10, v, "tokens known") for v in given.vocabulary],
-    }
-    for name, sizes in by_work.items():
-        found = [
-            {**in_a_process(MODEL, work, str(n), str(v), cores=1), "n": v if unit == "tokens known" else n}
-            for work, n, v, unit in sizes
-        ]
-        lines += lines_of(name, sizes[0][3] if sizes else "", found)
+    for name, unit, sizes, words in series:
+        found = [{**in_a_process(MODEL, *map(str, words(size)), cores=1), "n": size} for size in sizes]
+        lines += lines_of(name, unit, found)
     return lines
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 from test_folder_settings import folder_of
 
 from expunge.core.errors import ConfigError
 from expunge.core.limited import run_limited
 from expunge.models import trial, trial_child
 from expunge.models.config import ModelArgs, ModelConfig, TokenizerArgs, check_source
+from expunge.models.identity import small_files
 from expunge.models.trial import LOADED, try_model
 
 
@@ -113,6 +115,17 @@ def test_the_small_files_of_a_hub_id_are_tried(tmp_path: Path, own: str, monkeyp
     folder_of(snapshot, hidden_act="nope")
     with pytest.raises(ConfigError, match=r"^model\..*org/name/config.json describes no model that can be built: "):
         try_model(config_of("org/name", own))
+
+
+def test_a_hub_that_breaks_off_leaves_the_files_to_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BrokenConnectionError(HfHubHTTPError.__mro__[1]):  # type: ignore[misc]  # the HTTP library's, no OSError
+        """As of a connection that ends during a download."""
+
+    def broken(*_args: Any, **_kwargs: Any) -> str:
+        raise BrokenConnectionError("the connection ended")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    assert small_files("someone/broken", "b" * 40) is None
 
 
 def test_a_limit_is_one_line(tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,13 +99,7 @@ def _field_value(cls: type[Any], name: str, value: Any) -> Any:
     if name not in known:
         raise ConfigError(f"{where}: unknown key{nearest(name, known)}")
     hint, adapter = _field_adapter(cls, name)  # type: ignore[arg-type]  # a class is hashable
-    plain = _plain(value, where)
-    try:
-        decoded = adapter.validate_python(plain)
-    except ValidationError as error:
-        raise ConfigError(_explain(hint, error, plain, where)) from None
-    _refuse_odd_numbers(plain, decoded, where)
-    return decoded
+    return _validated(hint, adapter, value, where)
 
 
 def decode(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
@@ -115,11 +109,17 @@ def decode(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or cls.__name__}: expected a group of keys, got {data!r}")
-    plain = _plain(data, where)
+    decoded: T = _validated(cls, _adapter(cls), data, where)  # type: ignore[arg-type]  # a class is hashable
+    return decoded
+
+
+def _validated(hint: Any, adapter: TypeAdapter[Any], value: Any, where: str) -> Any:
+    """Return a value in the type of its hint. Raises ConfigError."""
+    plain = _plain(value, where)
     try:
-        decoded: T = _adapter(cls).validate_python(plain)  # type: ignore[arg-type]  # a class is hashable
+        decoded = adapter.validate_python(plain)
     except ValidationError as error:
-        raise ConfigError(_explain(cls, error, plain, where)) from None
+        raise ConfigError(_explain(hint, error, plain, where)) from None
     _refuse_odd_numbers(plain, decoded, where)
     return decoded
 

@@ -21,9 +21,9 @@ def canonical(value: Any) -> Any:
     """Convert a value to plain JSON types in one stable form. Raises TypeError for others (paths, objects, sets)."""
     if value is None or type(value) in _PLAIN:
         return value
-    if type(value) is dict:  # these two first, because plans have millions of them
+    if isinstance(value, dict):  # dicts and lists come early, because plans have millions of them
         return _canonical_mapping(value)
-    if type(value) in (list, tuple):
+    if isinstance(value, list | tuple):
         return [canonical(v) for v in value]
     if isinstance(value, bool | int | str):
         return value
@@ -39,8 +39,6 @@ def canonical(value: Any) -> Any:
         return {name: canonical(v) for name, v in fields.items() if name not in later or v != later[name]}
     if isinstance(value, Mapping):
         return _canonical_mapping(value)
-    if isinstance(value, list | tuple):
-        return [canonical(v) for v in value]
     raise TypeError(f"a fingerprint cannot cover a {type(value).__name__}: {value!r}")
 
 

@@ -38,16 +38,8 @@ _ASIDE = ("evals", ".git", ".cache", "__pycache__")  # folders of measurements, 
 _TEMPLATES = "additional_chat_templates"
 _GENERATION = "generation_config.json"
 _WRAPPER = "wrapper.json"
-_SMALL = [
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-    "*.vocab",
-    "*.bpe",
-    "*.tiktoken",
-    "tokenizer*",
-]  # files of a hub id that are no weights
+# files of a hub id that are no weights
+_SMALL = ["*.json", "*.jinja", "*.txt", "*.model", "*.vocab", "*.bpe", "*.tiktoken", "tokenizer*"]
 _VERSION = ("transformers_version", "_from_model_config")  # keys of the generation settings that change nothing
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SETTLED_NS = 2 * 10**9
@@ -197,7 +189,7 @@ def pinned_revision(source: str, revision: str | None) -> str | None:
     if _COMMIT.fullmatch(named):
         return named
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
     try:
@@ -209,8 +201,7 @@ def pinned_revision(source: str, revision: str | None) -> str | None:
         commit = (refs / named).read_text(encoding="utf-8").strip()
         if _COMMIT.fullmatch(commit):
             return commit
-    http_error = HfHubHTTPError.__mro__[1]  # of the HTTP library, which depends on the version of huggingface_hub
-    with contextlib.suppress(OSError, HFValidationError, http_error):
+    with contextlib.suppress(HFValidationError, *_unreachable()):
         return HfApi().model_info(source, revision=named, timeout=10).sha
     return revision
 
@@ -224,10 +215,9 @@ def small_files(source: str, commit: str | None) -> Path | None:
     if commit is None or not _COMMIT.fullmatch(commit):
         return None
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     for local in (True, False):
-        with contextlib.suppress(OSError, LocalEntryNotFoundError, HfHubHTTPError):
+        with contextlib.suppress(*_unreachable()):
             folder = Path(
                 snapshot_download(
                     source, revision=commit, allow_patterns=_SMALL, local_files_only=local, etag_timeout=10
@@ -236,3 +226,10 @@ def small_files(source: str, commit: str | None) -> Path | None:
             if (folder / "config.json").is_file():
                 return folder
     return None
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """Return the errors of a hub that cannot be reached or refuses, and of a file that the cache lacks."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, HfHubHTTPError.__mro__[1]  # of the HTTP library, which depends on the version of huggingface_hub

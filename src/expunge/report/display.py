@@ -141,9 +141,7 @@ class _Line:
     wall_s: float = 0.0
     started: float = 0.0
     reason: str = ""
-    resumed: tuple[int, float] | None = (
-        None  # units done and the time at the first progress: a run may continue another
-    )
+    resumed: tuple[int, float] | None = None  # units done at the first progress, and its time
 
     def seconds_per_unit(self, now: float) -> float:
         """Return the time of a unit since the first progress; until there is a second one, since the start."""

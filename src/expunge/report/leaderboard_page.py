@@ -72,8 +72,8 @@ def leaderboard_column(study: LeaderboardStudy) -> LeaderboardColumn:
     if result is None:
         return LeaderboardColumn(study, {}, "", "no unlearned model with a verdict")
     groups = {group[0].label: group for group in study.report.groups() if group[0].role == "unlearn"}
-    places = {id(v): place for place, v in zip(result.places, result.all, strict=True) if place.isdigit()}
-    cells = {v.model: _cell(v, groups[v.model], study.report, places.get(id(v), ABSENT)) for v in result.all}
+    placed = zip(result.places, result.all, strict=True)
+    cells = {v.model: _cell(v, groups[v.model], study.report, place) for place, v in placed}
     metric = next((v.forgot.metric for v in result.all if v.forgot.metric), "")
     return LeaderboardColumn(study, cells, metric)
 

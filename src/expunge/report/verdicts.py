@@ -10,6 +10,7 @@ from expunge.metrics.verdict import DIRECT, QUESTIONS, Verdict, choice, direct_f
 from expunge.metrics.verdict import utility_answer as utility_of
 from expunge.report.markup import markdown_text
 from expunge.report.model import ReportModel
+from expunge.report.table import ABSENT
 
 RANK_HEADS = ("rank", "model", "forgot?", "robust?", "detectable?", "utility left", "why here")
 RANKING = (
@@ -41,7 +42,7 @@ class Judgement:
     def places(self) -> list[str]:
         """The rank of each model; a dash for broken models and for models without any answer."""
         numbers = (str(k) for k in itertools.count(1))
-        return [next(numbers) if v.measured and not v.broken else "\u2013" for v in self.all]
+        return [next(numbers) if v.measured and not v.broken else ABSENT for v in self.all]
 
 
 def judgement(model: ReportModel) -> Judgement | None:
@@ -81,7 +82,7 @@ def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
         verdict.forgot.word,
         verdict.robust.word,
         verdict.detectable.word,
-        f"{left:.0%}" if math.isfinite(left) else "\u2013",
+        f"{left:.0%}" if math.isfinite(left) else ABSENT,
         f"broken: {why}" if verdict.broken else why,
     )
 

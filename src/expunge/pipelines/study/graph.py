@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
@@ -225,8 +225,7 @@ def _check_tokenizers(makers: Mapping[str, TrainingJobs]) -> None:
 
 def _maker(study: StudyConfig, cache: TrainingCache) -> tuple[TrainingJobs, Mapping[str, str]]:
     """Return the training jobs of a study, and its forget sets by the names of their requests."""
-    own = {f.name: getattr(study, f.name) for f in dataclasses.fields(TaskConfig)}
-    cache_key = fingerprint({**own, "requests": study.requests})
+    cache_key = fingerprint({"task": task_fields(study), "requests": study.requests})
     if cache_key not in cache:
         check_model(study.model, runs_here=study.launch.kind == "local")
         setting = resolve_task(study)
@@ -246,6 +245,11 @@ def _maker(study: StudyConfig, cache: TrainingCache) -> tuple[TrainingJobs, Mapp
             source = source.then("requests", {"requests": study.requests}).holding(setting)
         cache[cache_key] = TrainingJobs(setting, study.eval, source), links
     return cache[cache_key]
+
+
+def task_fields(study: StudyConfig) -> dict[str, Any]:
+    """Return the settings of a study that decide its examples, model and measurements."""
+    return {f.name: getattr(study, f.name) for f in dataclasses.fields(TaskConfig)}
 
 
 class Baselines(NamedTuple):

@@ -17,12 +17,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from expunge.benchmarks import Benchmark
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, UserError, nearest
+from expunge.core.fingerprints import fingerprint
 from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.pipelines.study.config import MethodEntry, StudyConfig, decode_study, entry_label, unlearn_args, with_value
-from expunge.pipelines.study.graph import ModelNode, StudyGraph
+from expunge.pipelines.study.graph import ModelNode, StudyGraph, task_fields
 from expunge.pipelines.study.grid import cells, study_graph
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import check_model
@@ -124,13 +126,14 @@ def _searches(tree: Mapping[str, Any], whole: StudyConfig) -> list[_SweepSearch]
         key = "stories" if whole.stories is not None else "meta"
         raise ConfigError(f"sweep: a study with {key} has no sweep; remove `sweep`")
     out = []
+    benchmarks: dict[str, Benchmark] = {}
     for name, own in [(c.name, c.tree) for c in cells(tree, whole)] if whole.grid else [("", tree)]:
         try:
             study = decode_study(own)
             spaces = check_sweep(study)
-            rule = _rule_args(study)
-        except ConfigError as error:
-            raise ConfigError(f"grid, {name}: {error}" if name else str(error)) from None
+            rule = _rule_args(study, benchmarks)
+        except UserError as error:
+            raise type(error)(f"grid, {name}: {error}" if name else str(error)) from None
         points: dict[str, list[Values]] = {label: [] for label in spaces}
         out.append(_SweepSearch(name, study, spaces, points, {label: [] for label in spaces}, rule))
     return out
@@ -246,10 +249,16 @@ def _read(search: _SweepSearch, graph: StudyGraph, store: Store) -> list[SweepTr
     return out
 
 
-def _rule_args(study: StudyConfig) -> EvaluateArgs:
-    """Return the rule as settings of evaluations during training. Raises ConfigError for an unknown metric."""
-    check_model(study.model, runs_here=study.launch.kind == "local")
-    benchmark, rule = resolve_task(study).benchmark, study.sweep.rule
+def _rule_args(study: StudyConfig, benchmarks: dict[str, Benchmark]) -> EvaluateArgs:
+    """Return the rule as settings of evaluations during training. Raises ConfigError for an unknown metric.
+
+    benchmarks: those of other cells by the settings that decide them, so that equal ones are read once.
+    """
+    key = fingerprint(task_fields(study))
+    if key not in benchmarks:
+        check_model(study.model, runs_here=study.launch.kind == "local")
+        benchmarks[key] = resolve_task(study).benchmark
+    benchmark, rule = benchmarks[key], study.sweep.rule
     rule = dataclasses.replace(rule, utility=rule.utility or benchmark.utility)
     args = EvaluateArgs(steps=1, panel="full", rule=rule)
     names = [metric.name for metric in benchmark.panel]
