@@ -100,6 +100,27 @@ def test_what_shards_cannot_do_is_refused_before_a_weight_is_read(
     assert not Path("saves").exists()
 
 
+LEAVING = """
+import argparse, atexit, sys
+from expunge.cli.distributed_launch import run_distributed
+class Held:
+    def __del__(self): print("cleaned up", flush=True)
+sys.held = Held()
+atexit.register(print, "registered function")
+run_distributed(argparse.Namespace(mode="eval", command=lambda *_: 3), ["eval"])
+"""
+
+
+def test_a_process_of_a_launch_leaves_without_cleaning_up_objects() -> None:
+    """Communication threads of a sharded model that still run during the clean-up abort some processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
+    done = subprocess.run([sys.executable, "-c", LEAVING], env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (3, "registered function\n"), done.stderr
+
+
 def start(here: Path, processes: int, *words: str, config: str = "ddp_cpu") -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

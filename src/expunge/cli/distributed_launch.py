@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import sys
@@ -19,10 +20,11 @@ COMMANDS = ("train", "unlearn", "eval")
 
 
 def run_distributed(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    """Run the command together with the other processes. Returns the exit code.
+    """Run the command together with the other processes. Returns the exit code if it is refused; otherwise exits.
 
     The first process that fails prints the reason and exits. The launcher ends the processes that wait for it; the
-    others exit without a message.
+    others exit without a message. After success the process exits without the interpreter's clean-up of objects:
+    communication threads of a sharded model still run then, and abort the process in some runs.
     """
     mode = getattr(parsed, "mode", "")
     if mode not in COMMANDS or getattr(parsed, "refresh", None):
@@ -38,14 +40,15 @@ def run_distributed(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         with joined() as rank:
             if not rank.first:
                 logging.getLogger("expunge").setLevel(logging.ERROR)  # all processes have the same warnings
-            return int(parsed.command(parsed, words))
+            code = int(parsed.command(parsed, words))
+        atexit._run_exitfuncs()  # trackers send their last values here
     except BaseException as error:
         code = _code(error)
         if first_to_fail():
             _say(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # a normal exit would block on a pending collective
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # after an error, a normal exit would block on a pending collective
 
 
 def _code(error: BaseException) -> int:
