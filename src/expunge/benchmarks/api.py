@@ -58,6 +58,11 @@ class Benchmark:
     loss_sets: tuple[str, ...] = ()
     preview: tuple[str, ...] = ()  # first rows, for the terminal alone: a report must not repeat the forget set
 
+    def __repr__(self) -> str:
+        sets = ", ".join(f"{name} {len(rows)}" for name, rows in self.sets.items())
+        metrics = ", ".join(metric.name for metric in self.panel) or "none"
+        return f"Benchmark({self.name}, {self.split})\n  rows: {sets}\n  metrics: {metrics}"
+
 
 @strict
 @dataclass(frozen=True, kw_only=True)

@@ -128,6 +128,9 @@ class ExampleSet:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, {len(self)} rows)"
+
     @property
     def n_tokens(self) -> int | None:
         """The number of tokens of a set that is stored as tokens; None for a set of texts."""

@@ -107,6 +107,10 @@ class Job:
         if known is not None and known.__qualname__ != cls.__qualname__:
             raise ConfigError(f"job type {cls.__name__}: defined twice, in {known.__module__} and {cls.__module__}")
         _TYPES[cls.__name__] = cls
+        cls.__repr__ = Job.__repr__  # type: ignore[method-assign]  # the one of a dataclass would show all parents
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.label})"
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Compute the result into the empty folder `out`.

@@ -93,6 +93,13 @@ class JudgementTable:
     warning: str | None
     lines: tuple[JudgementLine, ...]
 
+    def __repr__(self) -> str:
+        interval = "" if self.interval == "none" else f", 95 % [{self.ci_low:.3g}, {self.ci_high:.3g}]"
+        notes = "; ".join(note for note in (self.reason, self.warning) if note)
+        return f"JudgementTable({self.judge}: {self.mean:.3g}{interval}, n = {self.n})" + (
+            f"\n  {notes}" if notes else ""
+        )
+
 
 def judge_texts(judge: Judge, texts: Sequence[GeneratedText]) -> JudgementTable:
     """Judge stored generations. The result does not depend on their order."""

@@ -20,7 +20,7 @@ from expunge.data.stories.records import Split
 from expunge.data.stories.tokens import load_tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenDataset(ExampleSet):
     """Rows of tokens. It has no texts: `rows` is empty, so readers of texts get nothing.
 

@@ -23,6 +23,11 @@ class DemoWorld:
     tokenizer: Any
     """A tokenizer that is trained on the questions and answers."""
 
+    def __repr__(self) -> str:
+        return (
+            f"DemoWorld({len(self.forget)} rows to forget, {len(self.retain)} to keep, {len(self.holdout)} never seen)"
+        )
+
     @property
     def forget(self) -> ExampleSet:
         """The examples to forget: all questions about two of six authors."""

@@ -115,6 +115,9 @@ class StudyHandle:
         """All graphs of the study: of a sweep the trials and, once they are done, the winners."""
         return self.swept.stage.graphs if self.swept else (self.graph,)
 
+    def __repr__(self) -> str:
+        return f"StudyHandle({self.graph.study.name}, {len(in_order(self.graph.jobs))} jobs)"
+
     @functools.cached_property
     def store(self) -> Store:
         """The store of its jobs. It remembers the records and checksums that it has read."""
