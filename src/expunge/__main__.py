@@ -8,6 +8,9 @@ import sys
 def run() -> int:
     """Run the command line, and return its exit code. Ctrl-C while it is imported ends it without a traceback."""
     try:
+        from expunge.core.terminal import keep_interrupts
+
+        keep_interrupts()
         from expunge.cli.main import main
     except KeyboardInterrupt:
         print("expunge: interrupted", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 from expunge.core.console import Console
 from expunge.core.terminal import printable, say
@@ -28,3 +30,23 @@ def test_a_console_writes_only_its_own_codes() -> None:
     console.print(HOSTILE, style="red", markup=False, highlight=False)
     output = out.getvalue()
     assert output.startswith("\x1b[31ma\\x1b[31mb") and output.count("\x1b") == 2 and "\x9b" not in output
+
+
+INTERRUPTED_IN_A_DEL = """
+import signal, time
+from expunge.core.terminal import keep_interrupts
+class Held:
+    def __del__(self): signal.raise_signal(signal.SIGINT); [None for _ in range(9)]
+keep_interrupts()
+try:
+    Held()
+    time.sleep(20)
+    print("lost")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_in_the_removal_of_an_object_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IN_A_DEL], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

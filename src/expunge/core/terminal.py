@@ -1,13 +1,17 @@
-"""The output in a terminal: no text moves its cursor or changes its colours, and libraries print only errors."""
+"""The terminal: no text moves its cursor or changes its colours, libraries print only errors, and no Ctrl-C is lost."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 from typing import Any, TextIO
 
 from expunge.core.on_use import transformers
+
+AGAIN_S = 0.05  # seconds until a lost Ctrl-C is repeated
 
 # C0 without tab and line feed, DEL, C1, and the marks that reorder text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -38,3 +42,16 @@ def quiet() -> None:
     logging: Any = transformers.logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def keep_interrupts() -> None:
+    """Repeat a Ctrl-C that arrives while Python removes an object, in place of a traceback and no interruption."""
+    before = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        if issubclass(event.exc_type, KeyboardInterrupt):
+            threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            before(event)
+
+    sys.unraisablehook = hook
