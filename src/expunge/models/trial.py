@@ -13,8 +13,8 @@ from typing import Any
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
-from expunge.models.config import ModelConfig, looks_local, tokenizer_folder
-from expunge.models.identity import pinned, small_files, tokenizer_identity
+from expunge.models.config import ModelConfig, adapter_base, looks_local, tokenizer_folder
+from expunge.models.identity import pinned, pinned_revision, small_files, tokenizer_identity
 from expunge.models.options import configuration_options
 
 LOADED = ".loaded"  # in a store: an empty file for each configuration and tokenizer that was loaded
@@ -37,7 +37,10 @@ def try_model(model: ModelConfig, store: Path | None = None) -> None:
     """
     source, named = model.source, model.tokenizer_source
     model = pinned(model)
-    place = None if source is None else _folder(source, model.model_args.revision)
+    commit = model.model_args.revision
+    if source is not None and (base := adapter_base(source)):
+        source, commit = base, None if looks_local(base) else pinned_revision(base, None)
+    place = None if source is None else _folder(source, commit)
     config = None if place is None else _configuration(place)
     revision = model.tokenizer_args.revision
     tokens = None if named is None or model.tokenizer_args.trust_remote_code else _tokenizer(named, revision)
