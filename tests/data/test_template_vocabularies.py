@@ -83,3 +83,25 @@ def test_ids_are_those_of_the_whole_conversation(tokenizer: Any, path: Path) -> 
             assert answer.strip() in tokenizer.decode(row.ids[row.n_prompt :]).replace("▁", " ")
             shared += encoder.prompt(question) == list(row.ids[: row.n_prompt])
         assert shared >= len(ANSWERS) // 2
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS, ids=lambda path: path.name)
+def plain(request: pytest.FixtureRequest) -> Any:
+    """A tokenizer with its own vocabulary alone: most marks of the templates are text."""
+    return AutoTokenizer.from_pretrained(request.param)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_marks_that_are_text_have_the_ids_of_the_whole_conversation(plain: Any, path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if any(name in path.name for name in TOOLS_ONLY) and "r7b" not in path.name:
+        return
+    encoder = Encoder(Template(apply_chat_template=True, chat_template=text, thought="none"), plain)
+    turns = [{"role": "user", "content": QUESTIONS[0]}, {"role": "assistant", "content": ANSWERS[0]}]
+    assert encoder.text.chat is not None
+    rendered, part = encoder.text.chat.render(turns), encoder.text.chat.turn(turns[:1], ANSWERS[0])
+    expected = plain(rendered, add_special_tokens=False)["input_ids"]
+    row = encoder.encode(QUESTIONS[0], ANSWERS[0])
+    if part.end and rendered.startswith(part.prompt + part.answer + part.end):
+        assert list(row.ids) == expected[: len(row.ids)]
+        assert part.end.strip() in plain.decode(row.ids[row.n_prompt :]).replace("▁", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -77,3 +78,22 @@ def test_a_local_judge_compares_yes_with_no_and_stores_its_scores(model, tokeniz
     assert score.score == pytest.approx(float(torch.sigmoid(yes - no)), rel=1e-5)
     monkeypatch.setattr(judge, "_logits", lambda ids: pytest.fail("the score is stored"))
     assert judge.judge([JudgeReply("Ana")]) == [score]
+
+
+def test_a_local_judge_reads_the_same_date_each_day(model, tokenizer, tmp_path) -> None:
+    own = copy.deepcopy(tokenizer)
+    start = "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    own.chat_template = {"default": start + "{% if add_generation_prompt %}[assistant]{% endif %}", "rag": "{{ 1 }}"}
+    save_model(model, own, tmp_path / "model")
+    config = LocalJudgeConfig(question="Is it?", model=str(tmp_path / "model"), dtype="float32", device="cpu")
+    text = own.decode(LocalJudge(config)._ids("Is Ana a name?"))
+    assert "".join(text.split()) == "2025-04-10[user]IsAnaaname?[assistant]"
+
+
+def test_a_judge_whose_template_fails_ends_in_one_line(model, tokenizer, tmp_path) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{{ raise_exception('two turns, please') }}"
+    save_model(model, own, tmp_path / "model")
+    config = LocalJudgeConfig(question="Is it?", model=str(tmp_path / "model"), dtype="float32", device="cpu")
+    with pytest.raises(ConfigError, match=r"^judge model [^\n]*two turns, please$"):
+        LocalJudge(config)

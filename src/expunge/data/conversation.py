@@ -7,7 +7,6 @@ with a marker in the answer's place shows both.
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from expunge.core.records import CLOSED_THOUGHT
 from expunge.data.column_roles import TRACE_FIELDS
 from expunge.data.row_tokenizer import token_pattern
 from expunge.data.template import THINK_TAGS, Thought
-from expunge.data.template_trial import check_template
+from expunge.data.template_trial import check_template, fixed_clock, template_text
 from expunge.data.verbatim_template import PLACE, Skeleton, copies_contents, has_plain_fields
 
 KEY = "model.template_args"
@@ -31,6 +30,8 @@ _TRACE = "\U000f9006\U000f9007\U000f9006"
 _MARKER = "\U000f9000\U000f9001\U000f9000"  # no template trims, splits or changes the case of private characters
 _QUESTION = "\U000f9002\U000f9003\U000f9002"
 _NEXT = "\U000f9004\U000f9005\U000f9004"
+_SYSTEM = "\U000f9008\U000f9009\U000f9008"
+_LISTS = ("tools", "documents")  # transformers passes None for them
 _OPENED = re.compile(r"<(?![/|]*\s*/|\|?END)([^<>/]*think[^<>/]*)>|<\|channel>thought|reasoning steps:", re.IGNORECASE)
 _CLOSED = CLOSED_THOUGHT
 _EMPTY_THOUGHT = re.compile(rf"(?:{_OPENED.pattern})\s*(?:{_CLOSED.pattern})\s*\Z", re.IGNORECASE)
@@ -44,21 +45,24 @@ _NO_THOUGHT: tuple[dict[str, Any], ...] = (
     {"thinking_budget": 0},
 )
 _CHANCE = re.compile(r"\|\s*random\b|\blipsum\s*\(")  # of Jinja: each rendering gives other text
-_DATES = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%B %d, %Y")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The text of a conversation up to the end of its answer: prompt + answer + end. `end` may be empty."""
+    """The text of a conversation up to the end of its answer: prompt + answer + end. `end` may be empty.
+
+    tail: the text that follows an end of several tokens, because its first characters can share a token with the end.
+    """
 
     prompt: str
     answer: str
     end: str
+    tail: str = ""
 
 
 @dataclass(frozen=True)
 class TraceFrame:
-    """The text around a trace and its answer: before + trace + between + answer + end.
+    """The text around a trace and its answer: before + trace + between + answer + end, and the `tail` of `Turn`.
 
     field: the field of the message that holds the trace; None: its content holds the trace between tags.
     written: whether the template itself writes the trace. If not, the frame puts it where the generation prompt ends.
@@ -69,6 +73,7 @@ class TraceFrame:
     end: str
     field: str | None
     written: bool
+    tail: str = ""
 
     def message(self, trace: str, answer: str) -> dict[str, str]:
         """Return the assistant's message with a trace."""
@@ -99,10 +104,10 @@ class Conversation:
         self.variables: dict[str, Any] = dict(template_kwargs or {})
         if date_string is not None:
             self.variables.setdefault("date_string", date_string)
-        self.text = chat_template or self._own_text()
+        self.text = template_text(tokenizer, chat_template or None, self.variables.get("tools"), f"{KEY}.chat_template")
         if chance := _CHANCE.search(self.text):
             raise ConfigError(f"{KEY}.chat_template: the template draws by chance ({chance.group()}); write fixed text")
-        self._override = self._with_fixed_date(chat_template, date_string)
+        self._source = self._with_fixed_date(date_string)
         self._copies = copies_contents(self.text)
         self._skeletons: dict[tuple[Any, ...], Skeleton] = {}
         self._frame: tuple[Any, tuple[str, str]] = (None, ("", ""))
@@ -115,23 +120,16 @@ class Conversation:
         )
         self._closer = ""
 
-    def _own_text(self) -> str:
-        try:
-            return str(self.tokenizer.get_chat_template())
-        except ValueError as error:
-            raise ConfigError(f"{KEY}.chat_template: {_line(error)}") from None
-
-    def _with_fixed_date(self, chat_template: str | None, date_string: str | None) -> str | None:
-        """Return the template with a fixed date in place of today's date; None: the tokenizer's own."""
+    def _with_fixed_date(self, date_string: str | None) -> str:
+        """Return the template with a fixed date in place of today's date."""
         if "strftime_now" not in self.text:
-            return chat_template
+            return self.text
         shown = date_string or FROZEN_DATE
-        day = next((d for form in _DATES if (d := _parsed(shown, form))), None)
         if date_string is None:
             self.notes.append(
                 f"the chat template reads today's date; it is fixed at {shown} ({KEY}.date_string sets another)"
             )
-        return _fixed_clock(self.text, day, shown) + self.text
+        return fixed_clock(self.text, shown) + self.text
 
     def render(self, messages: Messages, *, generation_prompt: bool = False, **variables: Any) -> str:
         """Return the text of a conversation. Raises ConfigError if the template rejects it."""
@@ -145,12 +143,10 @@ class Conversation:
         return self._skeletons[key].fill(messages)
 
     def _rendered(self, messages: Messages, generation_prompt: bool, extra: dict[str, Any]) -> str:
-        if self._override is not None:
-            extra["chat_template"] = self._override
+        turns = [dict(m) for m in messages]
+        options = {**extra, "chat_template": self._source, "add_generation_prompt": generation_prompt}
         try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(m) for m in messages], tokenize=False, add_generation_prompt=generation_prompt, **extra
-            )
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"{KEY}.chat_template: line {error.lineno} is not valid: {_line(error)}") from None
         except jinja2.UndefinedError as error:
@@ -158,11 +154,21 @@ class Conversation:
                 f"{KEY}.template_kwargs: the chat template reads a variable that is not set: {_line(error)}"
             ) from None
         except Exception as error:  # a template is a program, and may raise anything
-            raise self._refusal(messages, error) from None
+            raise self._refusal(messages, error, extra) from None
         return str(text)
 
-    def _refusal(self, messages: Messages, error: Exception) -> ConfigError:
-        """Name the setting that the template rejects: the system prompt if it is the cause, else the template."""
+    def _refusal(self, messages: Messages, error: Exception, extra: Mapping[str, Any]) -> ConfigError:
+        """Name the setting that the template rejects: an absent list, the system prompt, else the template."""
+        for name in _LISTS:
+            if name in extra or re.search(rf"\b{name}\b", self.text) is None:
+                continue
+            try:
+                self.render(messages, **{**extra, name: []})
+            except ConfigError:
+                continue
+            return ConfigError(
+                f"{KEY}.template_kwargs: the chat template needs a list of {name}; give {{{name}: []}} for none"
+            )
         if messages and messages[0]["role"] == "system" and self._has_system:
             try:
                 self.render([m for m in messages if m["role"] != "system"])
@@ -283,7 +289,8 @@ class Conversation:
             before, body, after = whole[:at], bare, whole[at + len(bare) :]
         if self.thought != "empty":
             prompt = before
-        return Turn(prompt, body, self._end(messages, after))
+        end = self._end(messages, after)
+        return Turn(prompt, body, end, self._tail(after, end))
 
     def _frame_of(self, messages: Messages) -> tuple[str, str]:
         """Return the text before and after the answer. Caches the text of the last messages."""
@@ -319,8 +326,9 @@ class Conversation:
             if name is None and _EMPTY_THOUGHT.search(whole[: max(at, 0)].removesuffix(THINK_TAGS[0])):
                 return None  # the template writes a closed thought before every content
             if 0 <= at < answer:
-                end = self._end(messages, whole[answer + len(_MARKER) :])
-                return TraceFrame(whole[:at], whole[at + len(_TRACE) : answer], end, name, written=True)
+                after = whole[answer + len(_MARKER) :]
+                end, between = self._end(messages, after), whole[at + len(_TRACE) : answer]
+                return TraceFrame(whole[:at], between, end, name, written=True, tail=self._tail(after, end))
         return None
 
     def _added_trace(self, messages: Messages) -> TraceFrame:
@@ -328,8 +336,9 @@ class Conversation:
         start = self.render(messages, generation_prompt=True)
         if not _open(start):
             start = _EMPTY_THOUGHT.sub("", self._rendered_frame(messages)[0]) + THINK_TAGS[0]
-        between = self._closing(start)
-        return TraceFrame(start, between, self._end(messages, self._rendered_frame(messages)[1]), None, written=False)
+        after = self._rendered_frame(messages)[1]
+        end = self._end(messages, after)
+        return TraceFrame(start, self._closing(start), end, None, written=False, tail=self._tail(after, end))
 
     def check_trace(self, messages: Messages, trace: str, answer: str) -> None:
         """Raise DataError for a trace or an answer that the template rewrites, or a trace that closes itself."""
@@ -358,20 +367,36 @@ class Conversation:
             self._ends[after] = after[: match.end()] if match else self._end_before_next(messages)
         if self._ends[after]:
             return self._ends[after] or ""
-        text = self._text_end(messages)
+        text = self._text_end()
         return text if after.startswith(text) or not after.strip() else ""
 
     def has_token(self, end: str) -> bool:
         """Return whether an end contains an added token of the tokenizer; otherwise it is text of several tokens."""
         return self._tokens.search(end) is not None
 
-    def _text_end(self, messages: Messages) -> str:
-        """Return the text that the template writes after each answer; "" if it is blank or depends on the question."""
+    def _tail(self, after: str, end: str) -> str:
+        """Return the text after an end of several tokens; an end that is a token shares none with the text after it."""
+        own = not end or self.has_token(end) or not after.startswith(end)
+        return "" if own else after[len(end) :]
+
+    def _text_end(self) -> str:
+        """Return the text that the template writes after each answer; "" if it is blank or depends on the question.
+
+        It is the same for every conversation. A system message shows it for a template with a system text of its own.
+        """
         if self._written is None:
-            questions = [[*messages[:-1], {"role": "user", "content": q}] for q in (_QUESTION, "?")]
-            ends = {self._text_after(m) for m in questions}
-            self._written = ends.pop() if len(ends) == 1 else ""
+            openings: Sequence[Messages] = ((), ({"role": "system", "content": _SYSTEM},))
+            self._written = next(filter(None, map(self._text_end_after, openings)), "")
         return self._written
+
+    def _text_end_after(self, opening: Messages) -> str:
+        """Return the text end in conversations that begin with an opening; "" if the template rejects them."""
+        questions = [[*opening, {"role": "user", "content": q}] for q in (_QUESTION, _TRACE)]
+        try:
+            ends = {self._text_after(messages) for messages in questions}
+        except ConfigError:
+            return ""
+        return ends.pop() if len(ends) == 1 else ""
 
     def _text_after(self, messages: Messages) -> str:
         """Return the first line that the template writes after an answer, at the end or before the next question."""
@@ -420,24 +445,6 @@ def _open(text: str) -> bool:
     opened = [m.start() for m in _OPENED.finditer(text)]
     closed = [m.start() for m in _CLOSED.finditer(text)]
     return bool(opened) and (not closed or closed[-1] < opened[-1])
-
-
-def _fixed_clock(template: str, day: datetime.datetime | None, shown: str) -> str:
-    """Return a Jinja macro in place of `strftime_now`, for the codes in a template; without a day it writes `shown`."""
-    if day is None:
-        value = repr(shown)
-    else:
-        codes = sorted(set(re.findall(r"%-?[A-Za-z]", template)))
-        value = "form" + "".join(f" | replace({code!r}, {day.strftime(code)!r})" for code in codes)
-    # the empty text keeps a newline at the beginning of the template
-    return f"{{% macro strftime_now(form) %}}{{{{ {value} }}}}{{% endmacro %}}{{{{ '' }}}}"
-
-
-def _parsed(text: str, form: str) -> datetime.datetime | None:
-    try:
-        return datetime.datetime.strptime(text, form)
-    except ValueError:
-        return None
 
 
 def _line(error: Exception) -> str:

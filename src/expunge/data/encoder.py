@@ -71,8 +71,8 @@ class Encoder:
     def __init__(self, template: Template, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
             raise ConfigError(
-                "model.tokenizer_args: the tokenizer has no EOS token, so an answer could not end; use a tokenizer "
-                "with an EOS token"
+                "model.tokenizer_args.eos_token: the tokenizer has no EOS token, so an answer could not end; name "
+                "the token of its vocabulary that ends a text"
             )
         template = template.resolved(tokenizer_has_one=bool(getattr(tokenizer, "chat_template", None)))
         if template.apply_chat_template and not (template.chat_template or tokenizer.chat_template):
@@ -285,9 +285,8 @@ class Encoder:
             n, stop = len(before), len(ids)
             if ids[:n] != before:
                 n = self._boundary(parts.prompt, whole, ids)[0]
-            if parts.tail:  # a token with a part of the trace belongs to the trace
-                stop, shared = self._boundary(parts.prompt + parts.rest, whole, ids)
-                stop += shared
+            if parts.tail:
+                stop = self._stop(parts.prompt + parts.rest, whole, ids)
             before, ids = ids[:n], ids[n:stop]
         head = self._started(before, bos=parts.bos)
         end = [] if parts.end and ids and ids[-1] == parts.end[0] else list(parts.end)
@@ -298,12 +297,20 @@ class Encoder:
             return Encoded((*head[:start], *head[start + over :], *tail), len(head) - over, over)
         return self._cut(head, tail, where)
 
+    def _stop(self, head: str, whole: str, ids: Sequence[int]) -> int:
+        """Return the number of ids up to the end of `head`; a token with a part of it belongs to it."""
+        own = self._ids(head) if self.tokens.backend is None else None  # without offsets
+        if own is not None and list(ids[: len(own)]) == own:
+            return len(own)
+        stop, shared = self._boundary(head, whole, ids)
+        return stop + shared
+
     def _boundary(self, head: str, whole: str, ids: Sequence[int]) -> tuple[int, bool]:
         """Return the boundary of `RowTokenizer.boundary`. Raises DataError if it is unknown."""
         boundary = self.tokens.boundary(head, whole, ids)
         if boundary is None:
             raise DataError(
-                "this tokenizer joins the prompt's last and the answer's first characters in one token and gives no "
+                "this tokenizer joins characters of the answer and of the text next to it in one token and gives no "
                 "offsets; use a fast tokenizer (tokenizer.json)"
             )
         return boundary

@@ -24,7 +24,7 @@ class TextParts:
     """The text of an example in two parts, and the ids that follow it (its end token, if the text has none).
 
     blank: the prompt's last blanks. They are at the beginning of `rest`, because most tokenizers join a blank to the
-    word after it. tail: text after a trace, which is tokenised with it and then cut off.
+    word after it. tail: text after a trace or an end, which is tokenised with it and then cut off.
     """
 
     prompt: str
@@ -66,7 +66,7 @@ class ExampleText:
         if self.template.compat == "openunlearning":
             return self.chat.render([*self.messages("?"), {"role": "assistant", "content": "!"}])
         turn = self.chat.turn(self.messages("?"), "!")
-        return turn.prompt + turn.answer + turn.end
+        return turn.prompt + turn.answer + turn.end + turn.tail
 
     def row_prompt(self, rows: ExampleSet, row: Example) -> tuple[str, str]:
         """Return the text that generation starts from, and its last blanks, which belong to the answer's first word."""
@@ -84,21 +84,21 @@ class ExampleText:
             return self._trace_parts(row, variant, where)
         return self.parts(row.question, row.answers[variant], where, row.turns)
 
-    def row_frame(self, row: Example, where: str) -> tuple[str, str, str]:
-        """Return the prompt of a row, the text between its trace and an answer, and the text that ends an answer.
+    def row_frame(self, row: Example, where: str) -> tuple[str, str, str, str]:
+        """Return the prompt of a row, the text between its trace and an answer, the text that ends an answer, its tail.
 
         The prompt of a row with a trace ends with the tag that opens the thought.
         """
         if row.trace is None:
-            return self.prompt(row.question, where, row.turns), "", ""
+            return self.prompt(row.question, where, row.turns), "", "", ""
         if self.chat is None:
             t = self.template
             head = self.prompt(row.question, where, row.turns) + t.think_start_tag
-            return head, t.think_end_tag, self.tag_end or ""
+            return head, t.think_end_tag, self.tag_end or "", ""
         with row_named(where):
             messages = self.messages(self.hide(row.question, where), where, row.turns)
             frame = self.chat.trace_frame(messages)
-        return frame.before, frame.between, frame.end
+        return frame.before, frame.between, frame.end, frame.tail
 
     def single_question(self, row: Example, where: str) -> Example:
         """Return a row of one question and one answer. Raises DataError for others, which compat has no form for."""
@@ -131,13 +131,14 @@ class ExampleText:
         answer = self.hide(answer, where)
         if self.chat is None:
             text = self.prompt(question, where, turns)
-            after = self.tag_end or ""
+            after, tail = self.tag_end or "", ""
         else:
             with row_named(where):
                 turn = self.chat.turn(self.messages(self.hide(question, where), where, turns), answer)
-            text, answer, after = turn.prompt, turn.answer, turn.end
+            text, answer, after, tail = turn.prompt, turn.answer, turn.end, turn.tail
         bare, blank = without_blanks(text)
-        return TextParts(bare, blank, blank + answer + after, () if after else (self._eos,), bos=self.chat is None)
+        end = () if after else (self._eos,)
+        return TextParts(bare, blank, blank + answer + after, end, bos=self.chat is None, tail=tail)
 
     def messages(self, question: str, where: str = "row", earlier: Turns = ()) -> list[dict[str, str]]:
         """Return the conversation before an answer. compat=openunlearning: an empty system prompt is none."""
@@ -172,7 +173,7 @@ class ExampleText:
 
     def _trace_parts(self, row: Example, variant: str, where: str) -> TextParts:
         """Return the parts of a row with a trace: the prompt of an answer contains the trace."""
-        before, between, after = self.row_frame(row, where)
+        before, between, after, tail = self.row_frame(row, where)
         trace = self.hide((row.trace or "").strip(), where)
         answer = self.hide((row.answers.get(variant, row.answer)).strip(), where)
         if self.chat is not None:
@@ -183,11 +184,11 @@ class ExampleText:
         bos = self.chat is None
         if variant not in (TRACE, TRACE_ANSWER):
             bare, blank = without_blanks(before + trace + between)
-            return TextParts(bare, blank, blank + answer + after, end, bos=bos)
+            return TextParts(bare, blank, blank + answer + after, end, bos=bos, tail=tail)
         bare, blank = without_blanks(before)
         if variant == TRACE:
             return TextParts(bare, blank, blank + trace, (), bos=bos, tail=between)
-        return TextParts(bare, blank, blank + trace + between + answer + after, end, bos=bos)
+        return TextParts(bare, blank, blank + trace + between + answer + after, end, bos=bos, tail=tail)
 
 
 def without_blanks(text: str) -> tuple[str, str]:

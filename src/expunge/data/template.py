@@ -13,6 +13,12 @@ from expunge.core.fingerprints import LATER
 Thought = Literal["auto", "none", "empty"]
 THINK_TAGS = ("<think>\n", "\n</think>\n\n")
 MOST_LENGTH = 10**7
+# Arguments of transformers' apply_chat_template, and the messages: no variables of a template.
+_ARGUMENTS = frozenset({
+    "conversation", "conversations", "messages", "chat_template", "add_generation_prompt", "continue_final_message",
+    "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "sanitize_control_tokens",
+})  # fmt: skip
 LENGTH, FRAME = 512, 128  # the default max_length, and the tokens of a template that it has room for
 
 
@@ -24,7 +30,7 @@ class Template:
     apply_chat_template: bool | None = None
     """Use the tokenizer's chat template, not the tags. null: use it if the tokenizer has one and no tag is set."""
     chat_template: str | None = None
-    """A chat template (Jinja text) in place of the tokenizer's own."""
+    """A chat template (Jinja text) in place of the tokenizer's own, or the name of one of its templates (tool_use)."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the chat template, such as {enable_thinking: false}."""
     thought: Thought = "auto"
@@ -69,6 +75,10 @@ class Template:
             raise ValueError("max_length must be at least 2 tokens")
         if self.max_length is not None and self.max_length > MOST_LENGTH:
             raise ValueError("max_length must be at most 1e7 tokens")
+        for name in sorted(_ARGUMENTS & set(self.template_kwargs)):
+            own = name in {f.name for f in dataclasses.fields(Template)}
+            act = f"write template_args.{name}" if own else "remove it"
+            raise ValueError(f"template_kwargs: {name!r} is not a variable of a chat template ({act})")
 
     @property
     def has_tags(self) -> bool:

@@ -22,6 +22,8 @@ from expunge.models.load import context_in, load_model, load_tokenizer, pick_dev
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from expunge.data.conversation import Conversation
+
 WORDS = ("Yes", "No")
 
 
@@ -65,6 +67,7 @@ class LocalJudge:
     def __init__(self, config: LocalJudgeConfig) -> None:
         self.config, self.name = config, config.name
         self._tokenizer = load_tokenizer(config.model, TokenizerArgs())
+        self._chat = _conversation(self._tokenizer, config.model)
         device = pick_device(config.device)
         self._model = load_model(config.model, ModelArgs(dtype=config.dtype), device=device)
         yes, no = (list(self._tokenizer(word, add_special_tokens=False)["input_ids"]) for word in WORDS)
@@ -103,9 +106,8 @@ class LocalJudge:
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of the question, in the model's chat template if it has one."""
-        if getattr(self._tokenizer, "chat_template", None):
-            turns = [{"role": "user", "content": text}]
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        if self._chat is not None:
+            text = self._chat.render([{"role": "user", "content": text}], generation_prompt=True)
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(self._tokenizer(f"{text}\n")["input_ids"])
 
@@ -116,3 +118,21 @@ class LocalJudge:
             out: Any = logits_in(self._model(input_ids=row, **forward_options(self._model, use_cache=False)))
         last: Tensor = out[0, -1]
         return last
+
+
+def _conversation(tokenizer: Any, model: str) -> Conversation | None:
+    """Return the chat template of a judging model with a fixed date; None if it has none.
+
+    Raises ConfigError if the template cannot write a question.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    from expunge.data.conversation import Conversation
+
+    try:
+        chat = Conversation(tokenizer)
+        chat.render([{"role": "user", "content": "?"}], generation_prompt=True)
+    except ConfigError as error:
+        reason = str(error).split(": ", 1)[-1]  # its key names the template of the models under study
+        raise ConfigError(f"judge model {model}: {reason}") from None
+    return chat

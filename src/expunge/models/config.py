@@ -196,10 +196,8 @@ def tokenizer_folder(source: str) -> str:
 def has_chat_template(source: str) -> bool:
     """Return whether a local tokenizer folder contains a chat template; no tokenizer is loaded."""
     folder = Path(tokenizer_folder(source)).expanduser()
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    if (folder / "additional_chat_templates").is_dir():
-        return True
+    if (folder / "chat_template.jinja").is_file() or any((folder / "additional_chat_templates").glob("*.jinja")):
+        return True  # chat_template.json belongs to a processor; no tokenizer reads it
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
