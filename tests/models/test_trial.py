@@ -117,6 +117,20 @@ def test_the_small_files_of_a_hub_id_are_tried(tmp_path: Path, own: str, monkeyp
         try_model(config_of("org/name", own))
 
 
+def test_a_hub_id_of_an_adapter_is_refused_with_the_way_to_read_it(
+    tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "c" * 40
+    snapshot = tmp_path / "models--org--lora" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--org--lora" / "refs").mkdir()
+    (tmp_path / "models--org--lora" / "refs" / "main").write_text(commit)
+    (snapshot / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    with pytest.raises(ConfigError, match=r"org/lora contains an adapter; download it as a folder"):
+        try_model(config_of("org/lora", own))
+
+
 def test_a_hub_that_breaks_off_leaves_the_files_to_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
     class BrokenConnectionError(HfHubHTTPError.__mro__[1]):  # type: ignore[misc]  # the HTTP library's, no OSError
         """As of a connection that ends during a download."""

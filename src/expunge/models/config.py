@@ -181,6 +181,14 @@ def adapter_base(source: str) -> str | None:
     return str(inside) if named and not Path(named).expanduser().exists() and inside.is_dir() else named
 
 
+def only_adapter(source: str) -> str:
+    """Return the message about a hub id that contains an adapter alone: as a folder it is read and merged."""
+    return (
+        f"model.model_args.pretrained_model_name_or_path: {source} contains an adapter; download it as a folder (hf "
+        f"download {source} --local-dir FOLDER) and give model=FOLDER"
+    )
+
+
 def weights_source(source: str) -> str:
     """Return the folder or hub id of a model's base weights: the source itself, or the base of an adapter alone."""
     return adapter_base(source) or source

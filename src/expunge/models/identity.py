@@ -19,7 +19,7 @@ from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256, fingerprint
-from expunge.models.config import ModelConfig, adapter_base, looks_local, shards, tokenizer_folder
+from expunge.models.config import ADAPTER, ModelConfig, adapter_base, looks_local, shards, tokenizer_folder
 
 # texts about a model, pictures, and the files of jobs; no loader and no code of a model reads them
 _ABOUT = re.compile(
@@ -223,7 +223,7 @@ def small_files(source: str, commit: str | None) -> Path | None:
                     source, revision=commit, allow_patterns=_SMALL, local_files_only=local, etag_timeout=10
                 )
             )
-            if (folder / "config.json").is_file():
+            if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
                 return folder
     return None
 

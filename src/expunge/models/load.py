@@ -24,6 +24,7 @@ from expunge.models.config import (
     adapter_base,
     check_source,
     looks_local,
+    only_adapter,
     tokenizer_folder,
     weights_source,
 )
@@ -128,6 +129,8 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
     except Exception as error:  # configurations are checked in many places, which share no base class
         raise ConfigError(f"model {source}: cannot be loaded: {_first_line(error)}") from None
     model, info = loaded
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers leaves the adapter beside the weights
+        raise ConfigError(only_adapter(source))
     model = _ready(model, info, source, args, device, quantized=quantize is not None or own is not None)
     if not has_wrapper(source):
         return model

@@ -13,7 +13,7 @@ from typing import Any
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
-from expunge.models.config import ModelConfig, adapter_base, looks_local, tokenizer_folder
+from expunge.models.config import ADAPTER, ModelConfig, adapter_base, looks_local, only_adapter, tokenizer_folder
 from expunge.models.identity import pinned, pinned_revision, small_files, tokenizer_identity
 from expunge.models.options import configuration_options
 
@@ -41,6 +41,8 @@ def try_model(model: ModelConfig, store: Path | None = None) -> None:
     if source is not None and (base := adapter_base(source)):
         source, commit = base, None if looks_local(base) else pinned_revision(base, None)
     place = None if source is None else _folder(source, commit)
+    if place is not None and source is not None and not looks_local(source) and (place / ADAPTER).is_file():
+        raise ConfigError(only_adapter(source))
     config = None if place is None else _configuration(place)
     revision = model.tokenizer_args.revision
     tokens = None if named is None or model.tokenizer_args.trust_remote_code else _tokenizer(named, revision)
