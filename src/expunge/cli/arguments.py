@@ -109,8 +109,8 @@ def _add_studies(commands: Any) -> None:
         if does is run_single:
             text = "a job for each combination of the values listed: trainer.args.learning_rate=1e-5,1e-4"
             sub.add_argument("-m", "--multirun", action="store_true", help=text)
-            for option in ("--config-name", "--config-dir", "--config-path", "--cfg"):  # pasted from other projects
-                sub.add_argument(option, help=argparse.SUPPRESS)
+        if name != "run":
+            _add_hydra(sub)
         if name == "eval":
             sub.add_argument(
                 "--refresh",
@@ -236,7 +236,14 @@ def _add_help(commands: Any) -> None:
     sub.add_argument("--docs", action="store_true", help="put each key's documentation above it")
     sub.add_argument("--diff", metavar="PROFILE", help="show only the settings that profile=PROFILE would change")
     _add_plugin(sub)
+    _add_hydra(sub)
     sub.set_defaults(command=print_config)
+
+
+def _add_hydra(sub: argparse.ArgumentParser) -> None:
+    """Add the options of Hydra, which a command of another project may have."""
+    for option in ("--config-name", "--config-dir", "--config-path", "--cfg"):
+        sub.add_argument(option, help=argparse.SUPPRESS)
 
 
 def _add_plugin(sub: argparse.ArgumentParser) -> None:

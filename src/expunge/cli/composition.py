@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.cli.config_files import CONF, SUFFIXES, ConfigFile, method_settings, open_file, options, other_shape
+from expunge.cli.config_files import (
+    CONF,
+    SUFFIXES,
+    ConfigFile,
+    fork_hint,
+    method_settings,
+    open_file,
+    options,
+    other_shape,
+    shipped,
+)
 from expunge.cli.schema import GROUPS, check_tree, tree_of
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.trees import merge
@@ -42,6 +52,7 @@ class Composition:
         self.tree: dict[str, Any] = {}
         self.user_keys: set[str] = set()
         self.bare_model = False
+        self.own_models: set[str] = set()  # models that a file describes itself, under `models`
         self.profile_word = "profile" in choices
         self._fallback: dict[str, str | None] = {}
         self._open: list[Path] = []
@@ -81,6 +92,8 @@ class Composition:
         if file.near is not None and "model" not in self.choices:
             model = file.tree.get("model")
             self.bare_model |= isinstance(model, dict) and _names_model(model)
+        models = file.tree.get("models")
+        self.own_models |= set(models) - set(shipped("model")) if isinstance(models, dict) else set()
         with self._within(file):
             for included in self._included(file):
                 self._collect(included)
@@ -124,6 +137,8 @@ class Composition:
     def _merge_groups(self) -> None:
         for group in GROUPS[self.mode][1:-1]:
             name = self.choices.get(group, None if group == "model" and self.bare_model else self._fallback.get(group))
+            if group == "model" and name in self.own_models:
+                continue
             if name is None:
                 if group == "trainer":
                     raise ConfigError(f"trainer: missing; give trainer=NAME{nearest('', options('trainer'))}")
@@ -183,9 +198,8 @@ class Composition:
         from expunge.training.config import TrainArgs
 
         if name not in method_settings():
-            raise ConfigError(
-                f"trainer: no trainer named {name!r}{other_shape(name) or nearest(name, options('trainer'))}"
-            )
+            hint = other_shape(name) or f"{nearest(name, options('trainer'))}{fork_hint('trainer', name)}"
+            raise ConfigError(f"trainer: no trainer named {name!r}{hint}")
         node = {"handler": name, "args": canonical(TrainArgs()), "method_args": {}}
         self.tree = merge(self.tree, {"trainer": merge(node, own)})
 

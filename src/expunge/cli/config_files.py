@@ -56,6 +56,19 @@ def other_shape(name: str) -> str:
     )
 
 
+def fork_hint(group: str, name: str) -> str:
+    """Return the words to type for a name that only a fork of OpenUnlearning may have; "" for any other name."""
+    bare = name.removesuffix(".yaml")
+    if group == "experiment" and bare.split("/")[0] in ("unlearn", "eval", "finetune") and "/" in bare:
+        return (
+            f". If a fork of OpenUnlearning has it: expunge import openunlearning FORK --experiment {bare} "
+            "--out mine.yaml, then experiment=mine.yaml"
+        )
+    if group == "model" and "lora" in name.lower():
+        return ". For adapters, name the base model, and write trainer.args.lora.r=N"
+    return ". A method of your own is a plugin: --plugin FILE.py" if group == "trainer" else ""
+
+
 def method_settings() -> Mapping[str, frozenset[str]]:
     """Return every method's name and aliases, those of plugins included, each with its own settings."""
     settings = dict(shipped_methods())
@@ -132,7 +145,7 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
             hint = (
                 "; this folder has no config.json" if Path(name).expanduser().is_dir() else "; there is no such folder"
             )
-        raise ConfigError(f"{group}: no {group} named {name!r}{hint}")
+        raise ConfigError(f"{group}: no {group} named {name!r}{hint}{fork_hint(group, name)}")
     path = Path(name).expanduser()
     for place in [near / path] if near is not None else []:
         if place.is_file():
@@ -143,7 +156,8 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
         return CONF / group / f"{bare}.yaml", False
     folder = path.parent
     names = [str(folder / p.name) for p in folder.glob("*.y*ml")] if folder.is_dir() else []
-    raise ConfigError(f"{group}: no file {path}{nearest(str(path), [*names, *shipped(group)])}")
+    hint = nearest(str(path), [*names, *shipped(group)])
+    raise ConfigError(f"{group}: no file {path}{hint}{fork_hint(group, name)}")
 
 
 def _canonical_form(mode: str, file: ConfigFile) -> None:

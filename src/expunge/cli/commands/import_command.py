@@ -12,14 +12,25 @@ from expunge.core.terminal import complain, say
 
 def import_experiments(configs: Path, name: str | None, out: Path) -> int:
     """Write one experiment of a fork of OpenUnlearning to a file, or all of them to a folder. Raises ConfigError."""
-    from expunge.cli.config_files import method_settings
-    from expunge.interop.open_unlearning.import_configs import experiments, import_experiment
+    from expunge.benchmarks.metric_suite import tofu_panel
+    from expunge.benchmarks.muse import muse_panel
+    from expunge.cli.config_files import CONF, method_settings, shipped
+    from expunge.cli.field_docs import fields_of
+    from expunge.cli.schema import hint_of
+    from expunge.core.yaml_text import read_yaml
+    from expunge.interop.open_unlearning.import_configs import Known, experiments, import_experiment
 
     if out.exists():
         raise ConfigError(f"--out: {out} exists already; name another file or folder")
-    methods = frozenset(method_settings())
+    weights = frozenset(fields_of("methods/objective.py", "TermWeights"))
+    known = Known(
+        methods={method: own | weights for method, own in method_settings().items()},
+        is_key=lambda mode, key: hint_of(mode, key) is not None,
+        metrics=frozenset(metric.name for metric in (*tofu_panel(holdout=True), *muse_panel())),
+        models={model: read_yaml(CONF / "model" / f"{model}.yaml", "model") for model in shipped("model")},
+    )
     for each in [name] if name else experiments(configs):
-        result = import_experiment(configs, each, methods)
+        result = import_experiment(configs, each, known)
         file = out if name else out / f"{result.name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, result.to_yaml())

@@ -20,7 +20,7 @@ SINGLE = {"train": "train", "finetune": "train", "unlearn": "unlearn", "eval": "
 
 def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, every_job: bool) -> int:
     """Print the plan of `study=...`, or of a single job: `expunge plan unlearn experiment=...`. Raises ConfigError."""
-    mode, words = _mode(words)
+    mode, words = mode_of(words)
     for note in check(mode, words).notes:
         complain(f"note: {note}")
     # Imported after the check, so that a wrong word is reported at once.
@@ -52,7 +52,7 @@ def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, ev
     return 0
 
 
-def _mode(words: Sequence[str]) -> tuple[str, list[str]]:
+def mode_of(words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the command that a plan is of, and its words. An experiment's name begins with it."""
     if words and words[0] in SINGLE:
         return SINGLE[words[0]], list(words[1:])

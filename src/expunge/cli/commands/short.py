@@ -73,8 +73,14 @@ def _next_of_study(overrides: Sequence[str]) -> str:
 
 def plan_study(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Print the jobs of a study and the estimated work."""
-    from expunge.cli.commands.plan import show_plan
+    from expunge.cli.commands.plan import mode_of, show_plan
 
+    if _has_hydra(parsed):
+        parsed.mode, parsed.overrides = mode_of(parsed.overrides)
+        _apply_hydra(parsed)
+        if parsed.cfg:
+            return print_config(parsed, words)
+        parsed.overrides = [parsed.mode, *parsed.overrides]
     return show_plan(parsed.overrides, parsed.plugin, as_json=parsed.json, every_job=parsed.all)
 
 
@@ -84,10 +90,7 @@ def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     if getattr(parsed, "refresh", None):
         return _refresh(parsed.refresh, parsed.overrides)
-    if parsed.config_name or parsed.config_dir or parsed.config_path or parsed.cfg:
-        from expunge.cli.hydra_options import with_hydra_options
-
-        parsed.overrides = with_hydra_options(parsed)
+    _apply_hydra(parsed)
     if parsed.cfg:
         return print_config(parsed, words)
     push = getattr(parsed, "push", None)
@@ -129,6 +132,18 @@ def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         f"next:    {NEXT[parsed.mode].format(folder=done.folder)}", highlight=False, markup=False, soft_wrap=True
     )
     return 0
+
+
+def _has_hydra(parsed: argparse.Namespace) -> bool:
+    return bool(parsed.config_name or parsed.config_dir or parsed.config_path or parsed.cfg)
+
+
+def _apply_hydra(parsed: argparse.Namespace) -> None:
+    """Replace the words by those of Hydra's options, if the command has such options. Raises ConfigError."""
+    if _has_hydra(parsed):
+        from expunge.cli.hydra_options import with_hydra_options
+
+        parsed.overrides = with_hydra_options(parsed)
 
 
 def _check_push(parsed: argparse.Namespace) -> None:
@@ -245,6 +260,8 @@ def print_config(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Print the resolved settings of a command."""
     from expunge.cli.commands.help import show_config, show_difference
 
+    if parsed.command is print_config:
+        _apply_hydra(parsed)
     if parsed.diff is not None:
         return show_difference(parsed.mode, parsed.overrides, parsed.diff)
     return show_config(parsed.mode, parsed.overrides, docs=parsed.docs)

@@ -34,12 +34,14 @@ _QA = {
     "args.hf_args.path": "locuslab/TOFU",
 }
 _TEXT = {"args.text_key": "text", "args.hf_args.name": "raw"}
+_CORPUS = {"args.text_key": "text", "args.hf_args.path": "text", "args.hf_args.split": "train"}
 _IDK = ("DPO", "IdkDPO", "IdkNLL")
 DATASETS: Mapping[str, Dataset] = {
     "TOFU_QA_full": Dataset("tofu", train_split="full", fixed=_QA),
     "TOFU_QA_forget": Dataset("tofu", "forget", train_split="forget", fixed=_QA),
     "TOFU_QA_forget_idk": Dataset(
-        "tofu", "forget", word="trainer=DPO", trainers=_IDK, handlers=("QAwithIdkDataset",), fixed=_QA
+        "tofu", "forget", word="trainer=DPO", trainers=_IDK, handlers=("QAwithIdkDataset",),
+        fixed={**_QA, "args.idk_path": "./data/idk.jsonl", "args.return_original": "true"},
     ),
     "TOFU_QA_retain": Dataset("tofu", "retain", train_split="retain", fixed=_QA),
     "MUSE_train": Dataset(
@@ -59,6 +61,6 @@ DATASETS: Mapping[str, Dataset] = {
     "MUSE_retain": Dataset(
         "muse", "retain", split_key="args.hf_args.split", handlers=("PretrainingDataset",), fixed=_TEXT
     ),
-    "WMDP_forget": Dataset("wmdp", "forget", split_key="", handlers=("PretrainingDataset",), fixed=_TEXT),
-    "WMDP_retain": Dataset("wmdp", "retain", split_key="", handlers=("PretrainingDataset",), fixed=_TEXT),
+    "WMDP_forget": Dataset("wmdp", "forget", split_key="", handlers=("PretrainingDataset",), fixed=_CORPUS),
+    "WMDP_retain": Dataset("wmdp", "retain", split_key="", handlers=("PretrainingDataset",), fixed=_CORPUS),
 }  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,34 @@ import yaml
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.trees import leaves, merge
 from expunge.core.yaml_text import read_yaml
-from expunge.interop.open_unlearning.words import translate
+from expunge.interop.open_unlearning.datasets import BENCHMARKS, DATASETS
+from expunge.interop.open_unlearning.words import METRICS, translate
+from expunge.models.options import with_options
 
 WHOLE_REFERENCE = re.compile(r"\$\{[^{}]*\}")
 MODES = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
+TOPS = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
+SIDES = {"unlearn": "data/datasets@data.forget", "train": "data/datasets@data.train"}
 HANDLERS = {"FinetuneTrainer": "finetune"}
 DROPPED = ("mode", "task_name", "trainer.args.report_to")  # the command, the user and the package's log have these
+METHOD_ARGS = "trainer.method_args."
+# Texts of a template that a model has only if its file has them.
+TEXTS = tuple(f"template_args.{name}" for name in ("system_prompt", "system_prompt_with_special_tokens", "date_string"))
+SUITES = (*BENCHMARKS, "lm_eval")
+
+
+@dataclass(frozen=True)
+class Known:
+    """The names that exist here.
+
+    methods: each method with its settings. is_key: whether a command has a dotted key. metrics: the names of metrics.
+    models: the shipped models' settings.
+    """
+
+    methods: Mapping[str, frozenset[str]]
+    is_key: Callable[[str, str], bool]
+    metrics: frozenset[str] = frozenset()
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,21 +67,41 @@ def experiments(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in names.items() if name.split("/")[0] in MODES}
 
 
-def import_experiment(folder: Path, name: str, methods: frozenset[str]) -> ImportedExperiment:
-    """Return an experiment of a fork. methods: the names of the known methods. Raises ConfigError."""
-    known = experiments(folder)
+def import_experiment(folder: Path, name: str, known: Known) -> ImportedExperiment:
+    """Return an experiment of a fork, with the settings of each of its methods and models. Raises ConfigError."""
+    present = experiments(folder)
     name = name.removesuffix(".yaml")
-    if name not in known:
-        raise ConfigError(f"--experiment: no experiment named {name!r}{nearest(name, known)}")
+    if name not in present:
+        raise ConfigError(f"--experiment: no experiment named {name!r}{nearest(name, present)}")
     configs = _configs(folder)
-    own = read_yaml(known[name], "")
-    groups = _overrides(own.pop("defaults", None) or [])
-    mode = MODES[name.split("/")[0]]
-    tree: dict[str, Any] = {"trainer": _with_defaults(configs, "trainer", groups.get("trainer", "finetune"))}
-    model = groups.get("model")
-    if model:
-        tree["model"] = _with_defaults(configs, "model", model)
-    return _Carried(name, mode, groups, merge(tree, own)).result(methods)
+    top = configs / f"{TOPS[name.split('/')[0]]}.yaml"
+    below = _overrides(read_yaml(top, "").get("defaults")) if top.is_file() else {}
+    own, body = _experiment(present, name, ())
+    groups = {key: value for key, value in {**below, **own}.items() if value is not None}
+    return _Carried(configs, name, groups, body, known).result()
+
+
+def _experiment(
+    present: Mapping[str, Path], name: str, above: tuple[str, ...]
+) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """Return the groups that an experiment chooses and its settings, over the experiments that it includes.
+
+    above: the experiments that include this one. Raises ConfigError.
+    """
+    if name in above or name not in present:
+        raise ConfigError(f"experiment {above[-1]}: defaults: {name}: no other experiment of the fork")
+    body = read_yaml(present[name], "")
+    entries = body.pop("defaults", None) or []
+    groups: dict[str, str | None] = {}
+    below: dict[str, Any] = {}
+    for entry in entries:
+        if isinstance(entry, str) and entry != "_self_":
+            parent = name.rpartition("/")[0]
+            other = entry.removeprefix("/experiment/") if entry.startswith("/") else f"{parent}/{entry}"
+            more, tree = _experiment(present, other.removesuffix(".yaml"), (*above, name))
+            groups |= more
+            below = merge(below, tree)
+    return {**groups, **_overrides(entries)}, merge(below, body)
 
 
 def _configs(folder: Path) -> Path:
@@ -68,12 +111,12 @@ def _configs(folder: Path) -> Path:
     raise ConfigError(f"import openunlearning: {folder} has no folder configs/experiment; name the fork or its configs")
 
 
-def _overrides(entries: Any) -> dict[str, str]:
-    """Return the groups that a file's `defaults` choose, by name."""
-    out = {}
+def _overrides(entries: Any) -> dict[str, str | None]:
+    """Return the groups that a file's `defaults` choose, by name; None for a group without a file."""
+    out: dict[str, str | None] = {}
     for entry in entries if isinstance(entries, list) else ():
         for key, value in entry.items() if isinstance(entry, dict) else ():
-            out[str(key).removeprefix("override").strip().lstrip("/")] = str(value)
+            out[str(key).removeprefix("override").strip().lstrip("/")] = None if value is None else str(value)
     return out
 
 
@@ -95,74 +138,221 @@ def _with_defaults(configs: Path, group: str, name: str) -> dict[str, Any]:
 class _Carried:
     """The settings of one experiment while they are carried over, as words."""
 
+    configs: Path
     name: str
-    mode: str
     groups: Mapping[str, str]
-    tree: Mapping[str, Any]
+    body: Mapping[str, Any]
+    known: Known
+    notes: list[str] = field(default_factory=list)
 
-    def result(self, methods: frozenset[str]) -> ImportedExperiment:
-        """Return the experiment with the settings that can be carried."""
-        tree = dict(self.tree)
-        handler = tree["trainer"].pop("handler", "finetune")
-        handler = HANDLERS.get(handler, handler)
-        notes = []
-        if handler not in methods and self.mode != "eval":
-            notes.append(
-                f"trainer={handler}: a class of the fork; write it as a method in a plugin (see examples/own_loss.py)"
-            )
-        if self.mode == "eval":
-            tree.pop("trainer")
-        values = {key: value for key, value in leaves(tree) if not _refers(value) and key not in DROPPED}
-        if self._benchmark() == "wmdp":
-            values.pop("eval.lm_eval.tasks", None)  # the benchmark has the same questions
-        words, refused = self._translated(values)
-        out: dict[str, Any] = {"benchmark": self._benchmark()}
-        for word in words:
-            key, _, text = word.partition("=")
-            value = values[key] if key in values and _text(values[key]) == text else yaml.safe_load(text)
-            _set_key(out, key, value)
+    @property
+    def mode(self) -> str:
+        return MODES[self.name.split("/")[0]]
+
+    def result(self) -> ImportedExperiment:
+        """Return the experiment: its own settings, and those of each method and model of the fork."""
+        out: dict[str, Any] = {"benchmark": self.benchmark}
+        model = self.groups.get("model")
+        models, adapters = self._models(model)
+        if model:
+            out["defaults"] = [{"override /model": model}]
+        skipped = ("hydra", "trainer") if self.mode == "eval" else ("hydra",)
+        body = merge(self._datasets(), {k: v for k, v in self.body.items() if k not in skipped})
+        if "hydra" in self.body:
+            self.notes.append("not carried: hydra: a search is the key `sweep` of a study, or --multirun")
         if self.mode != "eval":
-            out["trainer"] = {"handler": handler, **out.get("trainer", {})}
-            args = out["trainer"].setdefault("args", {})
-            args["whole_steps"] = True
-            if (args.get("evaluate") or {}).get("every"):
-                args["evaluate"]["panel"] = "full"
-        model_args = out.get("model", {}).get("model_args", {})
-        if model_args.get("dtype") == "bfloat16":
-            model_args["dtype"] = "auto"
-        task = self.tree.get("task_name")
+            self._methods(out, body)
+            for key, value in adapters.items():
+                _set_key(out, key, value)
+        sets = [f"{key}={value}" for key, value in self.groups.items() if "@" in key and value in DATASETS]
+        own = self._carry(body, [f"trainer={self.trainer}"], _values(self._file_of(self.trainer)), sets=sets)
+        for key, value in own.items():
+            if self._is_setting(self.handler, key):
+                _set_key(out, key, value)
+        if models:
+            out["models"] = models
+        task = self.body.get("task_name")
         if isinstance(task, str) and task != "???":
             out["task_name"] = task
-        return ImportedExperiment(self.name, self.mode, out, (*notes, *refused))
+        return ImportedExperiment(self.name, self.mode, out, tuple(dict.fromkeys(self.notes)))
 
-    def _benchmark(self) -> str:
+    @cached_property
+    def trainer(self) -> str:
+        """The name of the trainer's file."""
+        return "" if self.mode == "eval" else self.groups.get("trainer", "finetune")
+
+    @cached_property
+    def handler(self) -> str:
+        """The method of the experiment."""
+        own = (self.body.get("trainer") or {}).get("handler") or self._file_of(self.trainer)["trainer"].get("handler")
+        return HANDLERS.get(own, own or "finetune")
+
+    @cached_property
+    def benchmark(self) -> str:
+        """The benchmark whose data sets and metrics the experiment has; `custom` for data of the fork's own."""
         suite = self.groups.get("eval", "tofu")
-        corpus = self.groups.get("data/datasets@data.forget", "").startswith("WMDP")
+        sets = {key: name for key, name in self.groups.items() if key.startswith("data/datasets@")}
+        own = [name for name in sets.values() if name not in DATASETS]
+        unnamed = self.mode in SIDES and SIDES[self.mode] not in sets
+        if own or unnamed or suite not in SUITES:
+            files = "forget=FILE and retain=FILE" if self.mode == "unlearn" else "forget=FILE"
+            names = [*own, *([f"eval={suite}"] if suite not in SUITES else [])] or ["the data"]
+            self.notes.append(f"not carried: {', '.join(names)}: of the fork's own; name your rows by {files}")
+            return "custom"
+        self.notes += self._unknown_metrics(suite)
+        corpus = sets.get("data/datasets@data.forget", "").startswith("WMDP")
         return "wmdp" if suite == "lm_eval" and (corpus or "wmdp" in self.name) else suite
 
-    def _translated(self, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-        """Return the words of the values, and a note for each that cannot be carried."""
-        sets = [f"{key}={value}" for key, value in self.groups.items() if key.startswith("data/datasets@")]
-        words = [*sets, *(f"{key}={_text(value)}" for key, value in values.items())]
-        family = self._benchmark()
-        context = [
-            f"experiment={self.name.split('/')[0]}/{family}/default",
-            f"trainer={self.groups.get('trainer', '')}",
-        ]
-        carried, refused = [], []
-        for word in words:
-            rest = [other for other in words if other != word]
+    def _unknown_metrics(self, suite: str) -> list[str]:
+        """Return a note on the metrics of the fork's suite that do not exist here."""
+        path = self.configs / "eval" / f"{suite}.yaml"
+        entries = (read_yaml(path, "").get("defaults") if path.is_file() else None) or []
+        lists = [names for entry in entries if isinstance(entry, dict) for names in entry.values()]
+        names = [name for each in lists if isinstance(each, list) for name in each]
+        own = [str(name) for name in names if METRICS.get(name, name) not in self.known.metrics]
+        return [f"not carried: metrics {', '.join(own)}: no metrics here; write them in a plugin"] if own else []
+
+    def _file_of(self, trainer: str) -> dict[str, Any]:
+        return {"trainer": _with_defaults(self.configs, "trainer", trainer)} if trainer else {"trainer": {}}
+
+    def _datasets(self) -> dict[str, Any]:
+        """Return the fork's files of the selected data sets, as part of the key `data`."""
+        out: dict[str, Any] = {}
+        for group, name in self.groups.items():
+            side = group.partition("@data.")[2]
+            path = self.configs / "data" / "datasets" / f"{name}.yaml"
+            if side and name in DATASETS and path.is_file():
+                out = merge(out, {"data": {side: read_yaml(path, "")}})
+        return out
+
+    def _methods(self, out: dict[str, Any], body: Mapping[str, Any]) -> None:
+        """Add the trainer's settings that all methods share, and under `trainers` those of each method."""
+        own: dict[str, dict[str, Any]] = {}
+        unknown = []
+        for path in sorted((self.configs / "trainer").glob("*.yaml")):
+            tree = self._file_of(path.stem)
+            handler = tree["trainer"].pop("handler", "finetune")
+            name = path.stem if path.stem in self.known.methods else HANDLERS.get(handler, handler)
+            if HANDLERS.get(handler, handler) not in self.known.methods:
+                unknown.append(path.stem)
+            elif self.mode == "unlearn" or path.stem == self.trainer:
+                words = self._carry(tree, [f"trainer={name}"], _values(body))
+                own[name] = {key: value for key, value in words.items() if self._is_setting(name, key)}
+        if self.handler not in self.known.methods:
+            self.notes.append(
+                f"trainer={self.handler}: a class of the fork; write it as a method in a plugin "
+                "(see examples/own_loss.py)"
+            )
+        if others := [name for name in unknown if name != self.trainer]:
+            self.notes.append(f"not carried: trainer={', '.join(others)}: classes of the fork")
+        first = next(iter(own.values()), {})
+        shared = {k: v for k, v in first.items() if all(k in each and each[k] == v for each in own.values())}
+        shared = {k: v for k, v in shared.items() if not k.startswith(METHOD_ARGS)}
+        _set_key(out, "trainer.handler", self.handler)
+        for key, value in {**shared, "trainer.args.whole_steps": True}.items():
+            _set_key(out, key, value)
+        if any("trainer.args.evaluate.every" in each for each in own.values()):
+            _set_key(out, "trainer.args.evaluate.panel", "full")
+        for name, each in own.items():
+            for key, value in each.items():
+                if key not in shared:
+                    _set_key(out.setdefault("trainers", {}).setdefault(name, {}), key.removeprefix("trainer."), value)
+
+    def _models(self, choice: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the settings of each model of the fork that differ from the shipped model of this name.
+
+        The second value is the settings of the selected model's adapters, which are settings of the training.
+        """
+        out: dict[str, Any] = {}
+        adapters: dict[str, Any] = {}
+        adapted = []
+        for path in sorted((self.configs / "model").glob("*.yaml")):
             try:
-                new, _ = _one(word, [*context, *rest], self.mode)
-                carried += [w for w in new if w not in carried]
+                tree = {"model": _with_defaults(self.configs, "model", path.stem)}
             except ConfigError as error:
-                refused.append(f"not carried: {error}")
-        return carried, refused
+                if path.stem == choice:
+                    raise
+                self.notes.append(f"not carried: model={path.stem}: {error}")
+                continue
+            known = dict(leaves(self.known.models.get(path.stem, {})))
+            carried = self._carry(tree, [], {}, quiet=path.stem != choice)
+            lora = {key: value for key, value in carried.items() if not key.startswith("model.")}
+            if lora and self.mode != "eval" and path.stem != choice:
+                adapted.append(path.stem)
+                continue
+            own = {key.removeprefix("model."): value for key, value in carried.items() if key not in lora}
+            absent = {key: None for key in TEXTS if key in known and key not in own}
+            for key, value in {**own, **absent}.items():
+                if key not in known or known[key] != value:
+                    _set_key(out.setdefault(path.stem, {}), key, value)
+            if path.stem == choice:
+                out.setdefault(choice, {})
+                adapters = lora
+        if adapted:
+            self.notes.append(f"not carried: adapters of model={', '.join(adapted)}; write trainer.args.lora.r=N")
+        return {name: own for name, own in out.items() if own or name not in self.known.models}, adapters
+
+    def _is_setting(self, method: str, key: str) -> bool:
+        """Return whether a method has a setting, with a note if not. True for every other key."""
+        if not key.startswith(METHOD_ARGS) or method not in self.known.methods:
+            return True
+        name = key.removeprefix(METHOD_ARGS).partition(".")[0]
+        if name not in self.known.methods[method]:
+            self.notes.append(f"not carried: {key}: {method} has no setting of this name here")
+        return name in self.known.methods[method]
+
+    def _carry(
+        self, tree: Mapping[str, Any], context: Sequence[str], below: Mapping[str, Any],
+        *, sets: Sequence[str] = (), quiet: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return the settings under our names, by key, and note the settings that cannot be carried.
+
+        context: further words of the command. below: settings that these are laid over. sets: words that choose data
+        sets. quiet: note nothing.
+        """
+        values = {key: value for key, value in _values(tree).items() if key not in DROPPED}
+        if self.benchmark == "wmdp":
+            values.pop("eval.lm_eval.tasks", None)  # the benchmark has the same questions
+        if self.benchmark == "custom":  # one note names the data and the metrics of the fork
+            keep = ("data.anchor",)
+            values = {k: v for k, v in values.items() if k in keep or not k.startswith(("data.", "eval."))}
+        above = [f"experiment={self.name.split('/')[0]}/{self.benchmark}/default", *context]
+        above += [f"{key}={_text(value)}" for key, value in below.items()]
+        words = [*sets, *(f"{key}={_text(value)}" for key, value in values.items())]
+        out: dict[str, Any] = {}
+        for word in words:
+            others = [other for other in words if other != word]
+            try:
+                for new in translate([word], self.mode, context=[*above, *others])[0]:
+                    key, _, text = new.partition("=")
+                    value = values[key] if key in values and _text(values[key]) == text else yaml.safe_load(text)
+                    self._check(key, value)
+                    out[key] = _as_ours(key, value)
+            except ConfigError as error:
+                if not quiet:
+                    self.notes.append(f"not carried: {error}")
+        return out
+
+    def _check(self, key: str, value: Any) -> None:
+        """Raise ConfigError for a key that the command does not have."""
+        top = key.partition(".")[0]
+        if not self.known.is_key(self.mode, top):
+            raise ConfigError(f"{top}: no setting here")
+        if not self.known.is_key(self.mode, key):
+            raise ConfigError(f"{key}={_text(value)}: no setting here")
+        group, _, name = key.removeprefix("model.").partition(".")
+        if key.startswith("model.") and group in ("model_args", "tokenizer_args"):
+            args = {"pretrained_model_name_or_path": None, name: value}
+            with_options({"model_args": {}, "tokenizer_args": {}, "preset": None, group: args})
 
 
-def _one(word: str, others: list[str], mode: str) -> tuple[list[str], list[str]]:
-    """Translate one word in the context of the others."""
-    return translate([word], mode, context=others)
+def _values(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings by key, without references to other keys and values that the user must give."""
+    return {key: value for key, value in _leaves(tree) if not _refers(value)}
+
+
+def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, value in leaves(tree) if key != "trainer.handler" and value != {})
 
 
 def _refers(value: Any) -> bool:
@@ -171,11 +361,11 @@ def _refers(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, list)
-        else str(value)
-    )
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _as_ours(key: str, value: Any) -> Any:
+    return "auto" if key == "model.model_args.dtype" and value == "bfloat16" else value
 
 
 def _set_key(tree: dict[str, Any], key: str, value: Any) -> None:

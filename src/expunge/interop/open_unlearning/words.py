@@ -22,6 +22,7 @@ RENAMED: Mapping[str, str] = {
     "eval.tofu.retain_logs_path": "retain_logs_path",
     "eval.tofu.forget_split": "forget_split",
     "eval.tofu.holdout_split": "holdout_split",
+    "eval.tofu.retain_split": "retain_split",
     "eval.tofu.question_key": "data.args.question_key",
     "eval.muse.retain_logs_path": "retain_logs_path",
     "eval.muse.data_split": "data_split",
@@ -64,6 +65,11 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "trainer.args.use_cpu": "model.device sets the device",
     "trainer.args.dataloader_num_workers": _SPEED,
     "trainer.args.dataloader_pin_memory": _SPEED,
+    "trainer.args.dataloader_persistent_workers": _SPEED,
+    "trainer.args.dataloader_prefetch_factor": _SPEED,
+    "trainer.args.log_on_each_node": "the first process writes the log",
+    "trainer.args.log_level": "the log is next to the model",
+    "trainer.args.disable_tqdm": "-q turns progress off",
     "trainer.method_args.loss_names": "PDU has these two losses",
     "eval.tofu.batch_size": _BUDGET,
     "eval.tofu.overwrite": _IDENTITY,
@@ -81,7 +87,6 @@ _PUSH = "write the option --push OWNER/NAME, or use UnlearnTrainer.push_to_hub()
 _LAUNCH = "start several processes by `accelerate launch --config_file FILE -m expunge ...` (see docs/training.md)"
 # Words that cannot act here, with the words to type instead.
 REFUSED: Mapping[str, str] = {
-    "trainer.args.data_seed": "one seed decides the order, too; write trainer.args.seed=N",
     "trainer.args.deepspeed": _LAUNCH,
     "trainer.args.fsdp": _LAUNCH,
     "trainer.args.hub_model_id": _PUSH,
@@ -95,7 +100,8 @@ REFUSED: Mapping[str, str] = {
 REFUSED_GROUPS: Mapping[str, str] = {
     "eval.tofu.metrics.": "choose metrics by eval.metrics=[NAME,...], and change generations by eval.generation.*",
     "eval.muse.metrics.": "choose metrics by eval.metrics=[NAME,...], and change generations by eval.generation.*",
-    "hydra.": "only hydra.run.dir is read; `--multirun` and paths.output_dir replace the others",
+    "hydra.job.": "only hydra.run.dir is read; paths.output_dir and task_name replace the others",
+    "hydra.sweep.": "only hydra.run.dir is read; `--multirun` and paths.output_dir replace the others",
 }
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "null", "none", "")
 METRICS = {"forget_Truth_Ratio": "forget_truth_ratio"}  # names of files -> names in results
@@ -156,9 +162,29 @@ def translate(
                 raise ConfigError(f"{word}: {REFUSED[name]}")
         elif group := next((group for group in REFUSED_GROUPS if name.startswith(group)), None):
             raise ConfigError(f"{word}: {REFUSED_GROUPS[group]}")
-        else:
+        elif not _of_forks(job, name, value):
             job.out.append(word.lstrip("+") if key.startswith("+trainer.args") else word)
     return job.out, job.notes
+
+
+# The beginnings of the words that `fork_words` knows.
+FORKS = re.compile(
+    r"model\.(model_args\.)?(use_lora|lora|peft|base_model_name|quantization_|model_handler)"
+    r"|hydra[./]|(adapter|lora|peft|quantization|(trainer\.)?do_save)$"
+)
+
+
+def _of_forks(job: _Translation, name: str, value: str) -> bool:
+    """Translate a word of forks, and return whether it is one. Raises ConfigError."""
+    if FORKS.match(name) is None:
+        return False
+    from expunge.interop.open_unlearning.fork_words import fork_word
+
+    result = fork_word(job.mode, name, value, job.values)
+    if result is not None:
+        job.out += [word for word in result[0] if word not in job.out]
+        job.notes += result[1]
+    return result is not None
 
 
 def _truth(job: _Translation, name: str, value: str) -> bool:
@@ -195,6 +221,14 @@ def _seed(job: _Translation, name: str, value: str) -> None:
         raise ConfigError(f"seed={value}: an evaluation draws nothing at random; for eval.extras=[leak], write "
                           f"eval.sampling.seed={value}")  # fmt: skip
     job.add("trainer.args.seed", value, f"seed={value}")
+
+
+def _data_seed(job: _Translation, name: str, value: str) -> None:
+    """Accept a seed of the order that equals the seed of the run. Raises ConfigError for another one."""
+    if value == job.values.get("trainer.args.seed", job.values.get("seed")):
+        job.notes.append(f"{name} has no effect: trainer.args.seed={value} decides the order, too")
+    elif value.lower() not in ("null", "none"):
+        raise ConfigError(f"{name}={value}: one seed decides the order, too; write trainer.args.seed=N")
 
 
 def _eval_strategy(job: _Translation, name: str, value: str) -> None:
@@ -267,6 +301,7 @@ RULES: Mapping[str, Callable[[_Translation, str, str], None]] = {
     **dict.fromkeys(STRATEGIES, _eval_strategy),
     "trainer.args.eval_steps": _eval_steps,
     "trainer.args.do_train": _do_train,
+    "trainer.args.data_seed": _data_seed,
     "trainer.args.push_to_hub": _push,
     "trainer.args.load_best_model_at_end": _best,
     "trainer.args.greater_is_better": _greater,
@@ -310,13 +345,15 @@ def _data_word(job: _Translation, match: re.Match[str], name: str, value: str) -
         return  # parts of the file of other answers
     elif key in ("args.hf_args.name", "args.hf_args.split") and key == known.split_key:
         _split(job, side, name, value)
+    elif key in known.fixed and value.lower() == known.fixed[key].lower():
+        return
     elif key == "args.hf_args.path":
         job.add("data.root", value, name)
+    elif known.benchmark == "wmdp" and (corpus := re.fullmatch(rf"(bio|cyber)-{side}-corpus", value)):
+        job.add("data_split", corpus[1], f"{name}={value}")
     elif key == "args.hf_args.data_files" and known.benchmark == "wmdp":
         if "${data_split}" not in value:
             job.add(f"{side}_split", value, name)
-    elif key in known.fixed and value == known.fixed[key]:
-        return
     elif key == "args.max_length":
         job.add("model.template_args.max_length" if known.benchmark == "tofu" else "data.args.max_length", value, name)
     else:

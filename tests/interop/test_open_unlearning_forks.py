@@ -1,0 +1,258 @@
+"""Work of forks of OpenUnlearning: their words, their configs folder as experiment files, and the lines of refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from expunge.cli.compose import check, single_tree
+from expunge.cli.main import main
+from expunge.core.errors import ConfigError
+from expunge.interop.open_unlearning.words import translate
+
+LORA = "trainer.args.lora"
+TOFU = "experiment=unlearn/tofu/default"
+TAGS = {"apply_chat_template": False, "user_start_tag": "Q: ", "user_end_tag": "\n", "asst_start_tag": "A: "}
+SHARED = {"learning_rate": 1e-5, "num_train_epochs": 10, "eval_strategy": "epoch", "seed": 0}
+
+# A small fork: files of its configs folder.
+FORK: dict[str, Any] = {
+    "unlearn": {"defaults": [{"model": "phi-1_5"}, {"trainer": "GradAscent"}, {"eval": "tofu"}, "_self_"]},
+    "trainer/finetune": {"handler": "FinetuneTrainer", "args": SHARED},
+    "trainer/GradAscent": {"defaults": ["finetune"], "handler": "GradAscent", "method_args": {}},
+    "trainer/NPO": {
+        "defaults": ["finetune"],
+        "handler": "NPO",
+        "args": {"learning_rate": 3e-5, "log_on_each_node": False},
+        "method_args": {"beta": 0.7, "annealed": True},
+    },
+    "trainer/Mine": {"defaults": ["finetune"], "handler": "Mine"},
+    "model/phi-1_5": {
+        "model_args": {"pretrained_model_name_or_path": "microsoft/phi-1_5"},
+        "tokenizer_args": {"pretrained_model_name_or_path": "microsoft/phi-1_5"},
+        "template_args": {**TAGS, "user_start_tag": "Ask: "},
+    },
+    "model/tiny": {
+        "model_args": {"pretrained_model_name_or_path": "me/tiny", "torch_dtype": "bfloat16"},
+        "tokenizer_args": {"pretrained_model_name_or_path": "me/tiny"},
+        "template_args": TAGS,
+    },
+    "model/tiny-lora": {
+        "use_lora": True,
+        "model_args": {"pretrained_model_name_or_path": "me/tiny", "base_model_name_or_path": None},
+        "lora_config": {"r": 8, "lora_alpha": 64, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"},
+        "template_args": TAGS,
+    },
+    "eval/tofu": {"defaults": [{"tofu_metrics": ["forget_quality", "forget_Truth_Ratio", "my_metric"]}]},
+    "data/datasets/TOFU_QA_forget": {
+        "TOFU_QA_forget": {
+            "handler": "QADataset",
+            "args": {
+                "hf_args": {"name": "forget10", "split": "train", "path": "locuslab/TOFU"},
+                "question_key": "question",
+                "answer_key": "answer",
+                "max_length": 256,
+            },
+        }
+    },
+    "experiment/unlearn/tofu/default": {
+        "defaults": [
+            {"override /data": "unlearn"},
+            {"override /data/datasets@data.forget": "TOFU_QA_forget"},
+            {"override /data/datasets@data.retain": "TOFU_QA_retain"},
+        ],
+        "forget_split": "forget05",
+        "data": {"forget": {"TOFU_QA_forget": {"args": {"hf_args": {"name": "${forget_split}"}}}}},
+        "trainer": {"args": {"num_train_epochs": 4, "unusual": 1}},
+        "own_switch": {"a": 1, "b": 2},
+    },
+    "experiment/unlearn/tofu/adapters": {
+        "defaults": ["default", {"override /model": "tiny-lora"}, {"override /trainer": "NPO"}],
+        "forget_split": "forget01",
+    },
+    "experiment/unlearn/mine/default": {
+        "defaults": [{"override /data/datasets@data.forget": "MINE"}, {"override /eval": "mine"}],
+        "eval": {"mine": {"forget_split": "x"}},
+    },
+    "experiment/unlearn/loaders/default": {"data": {"custom_loaders": [1]}, "hydra": {"sweeper": {"n_trials": 3}}},
+}
+
+
+@pytest.fixture
+def fork(tmp_path: Path) -> Path:
+    for name, content in FORK.items():
+        path = tmp_path / "fork" / "configs" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    (tmp_path / "fork" / "configs" / "model" / "broken.yaml").write_text("a: b: c")
+    return tmp_path / "fork"
+
+
+def imported(fork: Path, name: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """Return the word that reads the imported experiment, and the notes."""
+    file = fork / f"{name.replace('/', '_')}.yaml"
+    assert main(["import", "openunlearning", str(fork), "--experiment", name, "--out", str(file)]) == 0
+    return f"experiment={file}", capsys.readouterr().err
+
+
+def tree_of(*words: str) -> dict[str, Any]:
+    check("unlearn", [*words, "task_name=t"])
+    return single_tree("unlearn", [*words, "task_name=t"])[0]
+
+
+def test_each_method_has_the_settings_of_its_own_file(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    plain, npo = tree_of(word)["trainer"], tree_of(word, "trainer=NPO")["trainer"]
+    assert (plain["handler"], plain["args"]["learning_rate"]) == ("GradAscent", 1e-5)
+    assert (npo["args"]["learning_rate"], npo["method_args"]["beta"]) == (3e-5, 0.7)
+    assert plain["args"]["num_train_epochs"] == npo["args"]["num_train_epochs"] == 4
+    assert tree_of(word, "trainer=NPO", "trainer.args.learning_rate=1")["trainer"]["args"]["learning_rate"] == 1
+    for line in ("annealed: NPO has no setting", "trainer=Mine: classes of the fork", "unusual=1: no setting here"):
+        assert line in notes
+    assert notes.count("own_switch") == 1
+
+
+def test_each_model_has_the_template_of_its_own_file(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    assert tree_of(word)["model"]["template_args"]["user_start_tag"] == "Ask: "
+    own, other = tree_of(word, "model=tiny")["model"], tree_of(word, "model=Llama-2-7b-hf")["model"]
+    assert own["template_args"]["user_start_tag"] == "Q: "
+    assert own["model_args"]["pretrained_model_name_or_path"] == "me/tiny"
+    assert other["template_args"]["user_start_tag"] != "Ask: "
+    assert "model=broken" in notes
+    with pytest.raises(ConfigError, match="no model named 'tini'"):
+        tree_of(word, "model=tini")
+
+
+def test_the_adapters_of_the_chosen_model_are_trained(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    word, notes = imported(fork, "unlearn/tofu/adapters", capsys)
+    tree = tree_of(word)
+    assert tree["trainer"]["args"]["lora"] == {"r": 8, "lora_alpha": 64, "target_modules": ["q_proj"]}
+    assert (tree["trainer"]["handler"], tree["forget_split"]) == ("NPO", "forget01")
+    assert "adapters of" not in notes
+    plain, notes = imported(fork, "unlearn/tofu/default", capsys)
+    assert "adapters of model=tiny-lora; write trainer.args.lora.r=N" in notes
+    with pytest.raises(ConfigError, match=r"name the base model, and write trainer\.args\.lora\.r=N"):
+        tree_of(plain, "model=tiny-lora")
+
+
+def test_the_files_of_data_sets_and_metrics_are_read(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    tree = tree_of(word)
+    assert (tree["forget_split"], tree["model"]["template_args"]["max_length"]) == ("forget05", 256)
+    assert "metrics my_metric: no metrics here" in notes
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("mine", "MINE, eval=mine: of the fork's own"), ("loaders", "the data: of")]
+)
+def test_data_of_the_fork_is_never_replaced(
+    fork: Path, name: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word, notes = imported(fork, f"unlearn/{name}/default", capsys)
+    assert line in notes
+    with pytest.raises(ConfigError, match="forget=FILE"):
+        check("unlearn", [word, "task_name=t"])
+
+
+def test_an_experiment_that_includes_itself(fork: Path) -> None:
+    file = fork / "configs" / "experiment" / "unlearn" / "tofu" / "default.yaml"
+    file.write_text("defaults: [adapters]\n")
+    words = [
+        "import",
+        "openunlearning",
+        str(fork),
+        "--experiment",
+        "unlearn/tofu/default",
+        "--out",
+        str(fork / "o.yaml"),
+    ]
+    assert main(words) == 2
+
+
+def test_a_configs_folder_of_a_fork_names_the_import(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unlearn", "--config-dir", str(fork / "configs"), f"{TOFU}.yaml"]) == 2
+    line = f"expunge import openunlearning {fork}/configs --experiment unlearn/tofu/default --out mine.yaml"
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "result"),
+    [
+        (["model.lora_config.r=4", "model.lora_config.lora_alpha=8"], [f"{LORA}.r=4", f"{LORA}.lora_alpha=8"]),
+        (["+model.peft_args.r=4", "model.use_lora=true"], [f"{LORA}.r=4"]),
+        (['model.lora_config.target_modules=["q_proj", "v_proj"]'], [f"{LORA}.target_modules=[q_proj,v_proj]"]),
+        (["model.lora_config.task_type=CAUSAL_LM", "model.model_args.use_lora=false"], []),
+        (["do_save=False", "model.model_handler=AutoModelForCausalLM", "quantization=null"], []),
+        (["++trainer.args.seed=3", "++trainer.args.data_seed=3"], ["++trainer.args.seed=3"]),
+        (["eval.tofu.retain_split=retain95"], ["retain_split=retain95"]),
+        (["model.device=cpu", "model.preset=null"], ["model.device=cpu", "model.preset=null"]),
+    ],
+)
+def test_words_of_forks_that_act(words: list[str], result: list[str]) -> None:
+    assert translate(words)[0] == result
+
+
+def test_a_part_of_the_settings_of_adapters_names_the_others() -> None:
+    notes = translate(["model.lora_config.r=4", "do_save=true"])[1]
+    others = "lora_alpha=32, lora_dropout=0, target_modules=all-linear"
+    assert notes == [
+        f"model.lora_config.r is now {LORA}.r",
+        f"{LORA} has {others}; a fork's own file may have other values",
+        "do_save has no effect: a job always saves its model",
+    ]
+
+
+REFUSED = [
+    ("unlearn", ["adapter=lora"], f"{LORA}.r=32"),
+    ("unlearn", ["model.use_lora=true"], f"{LORA}.r=N"),
+    ("unlearn", ["model.lora_config.use_rslora=true"], "leave it out"),
+    ("unlearn", ["model.lora_config.rank=4"], "(allowed: bias, lora_alpha"),
+    ("unlearn", ["model.model_handler=LoRAModel"], f"{LORA}.r=N"),
+    ("eval", ["quantization=4bit"], f"{LORA}.quantize=nf4"),
+    ("eval", ["model.peft_args.path=saves/a"], "model.model_args.pretrained_model_name_or_path=saves/a"),
+    ("eval", ["+model.model_args.base_model_name_or_path=a/b"], "leave it out"),
+    ("unlearn", ["hydra/sweeper=optuna"], "`sweep` of a study"),
+    ("unlearn", ["hydra.sweeper.n_trials=3"], "`sweep` of a study"),
+    ("unlearn", ["trainer.args.seed=1", "trainer.args.data_seed=3"], "write trainer.args.seed=N"),
+]
+
+
+@pytest.mark.parametrize(("mode", "words", "message"), REFUSED)
+def test_words_of_forks_that_are_refused(mode: str, words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        translate(words, mode)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("experiment=unlearn/popqa/npo.yaml", "import openunlearning FORK --experiment unlearn/popqa/npo --out"),
+        ("experiment=unlearn/popqa/npo", "import openunlearning FORK --experiment unlearn/popqa/npo --out"),
+        ("trainer=GroupNPO", "--plugin FILE.py"),
+        ("model=Llama-3.1-8B-Instruct-lora", f"{LORA}.r=N"),
+    ],
+)
+def test_a_name_of_a_fork_names_the_way_to_use_it(word: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check("unlearn", [TOFU, "task_name=t", word])
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "command", [["config", "unlearn"], ["plan", "unlearn", "--cfg", "job"], ["plan", "--cfg", "job"]]
+)
+def test_a_command_with_hydra_options_is_shown(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--config-name=unlearn.yaml", TOFU, "trainer=NPO", "task_name=t"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["handler"] == "NPO"
+
+
+def test_hydra_options_of_another_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "train", "--config-name=unlearn.yaml", TOFU]) == 2
+    assert "write expunge unlearn" in capsys.readouterr().err
+    assert main(["config", "run", "--config-name=unlearn.yaml", "study=quickstart"]) == 2
+    assert "study=FILE.yaml" in capsys.readouterr().err
