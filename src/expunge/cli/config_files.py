@@ -132,6 +132,8 @@ def _is_source(name: str) -> bool:
 def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
     """Return the path of a file, and whether it is a user's own. Raises ConfigError with the nearest name."""
     bare = name.removesuffix(".yaml").removesuffix(".yml")
+    if not name:
+        raise ConfigError(f"{group}=: no name after the sign{nearest('', options(group))}")
     if not name.endswith(SUFFIXES):
         if bare in shipped(group):
             return CONF / group / f"{bare}.yaml", False

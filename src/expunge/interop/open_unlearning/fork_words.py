@@ -26,6 +26,10 @@ LORA_FIXED: Mapping[str, tuple[str, ...]] = {
     "modules_to_save": ("null",),
     "path": ("null",),
 }
+# The settings of a suite of metrics, such as eval.tofu, that stand at the top of a command here.
+SUITE = re.compile(
+    r"eval\.(\w+)\.((?:forget|retain|holdout|data)_split|retain_logs_path|question_key|batch_size|overwrite|handler)"
+)
 SWITCHES = ("model.use_lora", "model.model_args.use_lora")
 BASE = ("model.model_args.base_model_name_or_path", "model.base_model_name_or_path")
 SAVES = ("do_save", "trainer.do_save")
@@ -36,8 +40,8 @@ _SAVED = "has no effect: a job always saves its model"
 _SEARCH = "a search is the key `sweep` of a study (see docs/how-to/studies.md); --multirun runs a grid of values"
 _ADAPTER = f"write the settings of that file, such as {TARGET}.r=32 {TARGET}.lora_alpha=32"
 _BITS = (
-    f"write {TARGET}.quantize=nf4 to train on a quantised model, or `expunge audit` with audits=[quantize] "
-    "to measure one"
+    f"write {TARGET}.quantize=nf4 to train on a quantised model; `expunge audit MODEL --forget FILE --audits quantize` "
+    "measures one"
 )
 REFUSED: Mapping[str, str] = {
     "adapter": _ADAPTER,
@@ -64,6 +68,11 @@ def fork_word(mode: str, name: str, value: str, values: Mapping[str, str]) -> tu
     word = f"{name}={value}"
     if match := LORA.fullmatch(name):
         return _adapter(mode, match[1], name, value, values)
+    if match := SUITE.fullmatch(name):
+        instead = f"write {match[2]}={value}" if match[2].endswith(("_split", "_path")) else "leave it out"
+        raise ConfigError(
+            f"{word}: no suite {match[1]!r} here; {instead}, and choose metrics by eval.metrics=[NAME,...]"
+        )
     if name in SWITCHES:
         return _switch(mode, name, value, values)
     if name in BASE:

@@ -69,6 +69,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "trainer.args.dataloader_prefetch_factor": _SPEED,
     "trainer.args.log_on_each_node": "the first process writes the log",
     "trainer.args.log_level": "the log is next to the model",
+    "trainer.args.run_name": "task_name names the run",
     "trainer.args.disable_tqdm": "-q turns progress off",
     "trainer.method_args.loss_names": "PDU has these two losses",
     "eval.tofu.batch_size": _BUDGET,
@@ -170,7 +171,7 @@ def translate(
 # The beginnings of the words that `fork_words` knows.
 FORKS = re.compile(
     r"model\.(model_args\.)?(use_lora|lora|peft|base_model_name|quantization_|model_handler)"
-    r"|hydra[./]|(adapter|lora|peft|quantization|(trainer\.)?do_save)$"
+    r"|eval\.(?!lm_eval|generation|sampling|judge)\w+\.(\w+_split|retain_logs_path|question_key|batch_size|overwrite|handler)$|hydra[./]|(adapter|lora|peft|quantization|(trainer\.)?do_save)$"
 )
 
 
