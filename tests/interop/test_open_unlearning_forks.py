@@ -113,6 +113,7 @@ def test_each_method_has_the_settings_of_its_own_file(fork: Path, capsys: pytest
     for line in ("annealed: NPO has no setting", "trainer=Mine: classes of the fork", "unusual=1: no setting here"):
         assert line in notes
     assert notes.count("own_switch") == 1
+    assert "profile=openunlearning gives" in notes
 
 
 def test_each_model_has_the_template_of_its_own_file(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:

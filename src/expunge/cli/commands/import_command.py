@@ -18,7 +18,7 @@ def import_experiments(configs: Path, name: str | None, out: Path) -> int:
     from expunge.cli.field_docs import fields_of
     from expunge.cli.schema import hint_of
     from expunge.core.yaml_text import read_yaml
-    from expunge.interop.open_unlearning.import_configs import Known, experiments, import_experiment
+    from expunge.interop.open_unlearning.import_configs import FORMS, Known, experiments, import_experiment
 
     if out.exists():
         raise ConfigError(f"--out: {out} exists already; name another file or folder")
@@ -37,6 +37,7 @@ def import_experiments(configs: Path, name: str | None, out: Path) -> int:
         for note in result.notes:
             complain(f"note: {result.name}: {note}")
         say(f"written: {file}; see its settings with: expunge config {result.mode} experiment={shlex.quote(str(file))}")
+    complain(f"note: {FORMS}")
     return 0
 
 

@@ -24,6 +24,7 @@ TOPS = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
 SIDES = {"unlearn": "data/datasets@data.forget", "train": "data/datasets@data.train"}
 HANDLERS = {"FinetuneTrainer": "finetune"}
 DROPPED = ("mode", "task_name", "trainer.args.report_to")  # the command, the user and the package's log have these
+FORMS = "Some formulas follow the papers; profile=openunlearning gives OpenUnlearning's."
 METHOD_ARGS = "trainer.method_args."
 # Texts of a template that a model has only if its file has them.
 TEXTS = tuple(f"template_args.{name}" for name in ("system_prompt", "system_prompt_with_special_tokens", "date_string"))
@@ -55,7 +56,7 @@ class ImportedExperiment:
 
     def to_yaml(self) -> str:
         """Return the experiment file, with the notes as comments."""
-        head = [f"OpenUnlearning's experiment {self.name}, for `expunge {self.mode}`.", *self.notes]
+        head = [f"OpenUnlearning's experiment {self.name}, for `expunge {self.mode}`.", FORMS, *self.notes]
         return "".join(f"# {line}\n" for line in head) + yaml.safe_dump(dict(self.tree), sort_keys=False, width=110)
 
 
@@ -158,7 +159,7 @@ class _Carried:
             out["defaults"] = [{"override /model": model}]
         skipped = ("hydra", "trainer") if self.mode == "eval" else ("hydra",)
         body = merge(self._datasets(), {k: v for k, v in self.body.items() if k not in skipped})
-        if "hydra" in self.body:
+        if "hydra" in self.body or "hydra/sweeper" in self.groups:
             self.notes.append("not carried: hydra: a search is the key `sweep` of a study, or --multirun")
         if self.mode != "eval":
             self._methods(out, body)
