@@ -261,3 +261,11 @@ def test_hydra_options_of_another_command(capsys: pytest.CaptureFixture[str]) ->
     assert "write expunge unlearn" in capsys.readouterr().err
     assert main(["config", "run", "--config-name=unlearn.yaml", "study=quickstart"]) == 2
     assert "study=FILE.yaml" in capsys.readouterr().err
+
+
+def test_files_that_include_each_other_are_named(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainers = fork / "configs" / "trainer"
+    (trainers / "NPO.yaml").write_text(yaml.safe_dump({"defaults": ["Other"], "handler": "NPO"}))
+    (trainers / "Other.yaml").write_text(yaml.safe_dump({"defaults": ["NPO"]}))
+    assert main(["import", "openunlearning", str(fork), "--out", str(fork / "out")]) == 2
+    assert "NPO.yaml: its defaults include it again, by Other" in capsys.readouterr().err

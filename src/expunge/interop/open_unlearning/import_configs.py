@@ -20,7 +20,6 @@ from expunge.models.options import with_options
 
 WHOLE_REFERENCE = re.compile(r"\$\{[^{}]*\}")
 MODES = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
-TOPS = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
 SIDES = {"unlearn": "data/datasets@data.forget", "train": "data/datasets@data.train"}
 HANDLERS = {"FinetuneTrainer": "finetune"}
 DROPPED = ("mode", "task_name", "trainer.args.report_to")  # the command, the user and the package's log have these
@@ -75,7 +74,7 @@ def import_experiment(folder: Path, name: str, known: Known) -> ImportedExperime
     if name not in present:
         raise ConfigError(f"--experiment: no experiment named {name!r}{nearest(name, present)}")
     configs = _configs(folder)
-    top = configs / f"{TOPS[name.split('/')[0]]}.yaml"
+    top = configs / f"{MODES[name.split('/')[0]]}.yaml"
     below = _overrides(read_yaml(top, "").get("defaults")) if top.is_file() else {}
     own, body = _experiment(present, name, ())
     groups = {key: value for key, value in {**below, **own}.items() if value is not None}
@@ -121,16 +120,21 @@ def _overrides(entries: Any) -> dict[str, str | None]:
     return out
 
 
-def _with_defaults(configs: Path, group: str, name: str) -> dict[str, Any]:
-    """Return a file of a group over the files that its `defaults` name. Raises ConfigError."""
+def _with_defaults(configs: Path, group: str, name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a file of a group over the files that its `defaults` name. above: the files that include this one.
+
+    Raises ConfigError.
+    """
     path = configs / group / f"{name.removesuffix('.yaml')}.yaml"
+    if name in above:
+        raise ConfigError(f"{path}: its defaults include it again, by {above[-1]}")
     if not path.is_file():
         raise ConfigError(f"{group}: no file {path}{nearest(name, [p.stem for p in path.parent.glob('*.yaml')])}")
     own = read_yaml(path, "")
     below: dict[str, Any] = {}
     for entry in own.pop("defaults", None) or []:
         if isinstance(entry, str) and entry != "_self_":
-            below = merge(below, _with_defaults(configs, group, entry))
+            below = merge(below, _with_defaults(configs, group, entry, (*above, name)))
     tree: dict[str, Any] = merge(below, own)
     return tree
 
