@@ -129,7 +129,7 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
     except Exception as error:  # configurations are checked in many places, which share no base class
         raise ConfigError(f"model {source}: cannot be loaded: {_first_line(error)}") from None
     model, info = loaded
-    if getattr(model, "_hf_peft_config_loaded", False):  # transformers leaves the adapter beside the weights
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers leaves the adapter next to the weights
         raise ConfigError(only_adapter(source))
     model = _ready(model, info, source, args, device, quantized=quantize is not None or own is not None)
     if not has_wrapper(source):
