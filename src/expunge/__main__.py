@@ -8,9 +8,10 @@ import sys
 def run() -> int:
     """Run the command line, and return its exit code. Ctrl-C while it is imported ends it without a traceback."""
     try:
-        from expunge.core.terminal import keep_interrupts
+        from expunge.core.terminal import keep_interrupts, warn_once
 
         keep_interrupts()
+        warn_once()
         from expunge.cli.main import main
     except KeyboardInterrupt:
         print("expunge: interrupted", file=sys.stderr)

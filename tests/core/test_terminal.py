@@ -50,3 +50,17 @@ except KeyboardInterrupt:
 def test_ctrl_c_in_the_removal_of_an_object_is_not_lost() -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED_IN_A_DEL], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+WARNED_AGAIN = """
+import logging
+from expunge.core.terminal import warn_once
+warn_once()
+for rate in (1, 1, 2, 1):
+    logging.getLogger("expunge.training").warning("rate %d", rate)
+"""
+
+
+def test_a_warning_of_each_job_is_printed_once() -> None:
+    done = subprocess.run([sys.executable, "-c", WARNED_AGAIN], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "rate 1\nrate 2\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -55,3 +56,17 @@ def keep_interrupts() -> None:
             before(event)
 
     sys.unraisablehook = hook
+
+
+def warn_once() -> None:
+    """Print a warning that is logged again with the same words, as by each job of a study, only the first time."""
+    printed: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in printed
+        printed.add(text)
+        return new
+
+    if logging.lastResort is not None:  # the handler of a program that sets none
+        logging.lastResort.addFilter(is_new)

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from expunge.core.errors import JobError
-from expunge.core.terminal import keep_interrupts, quiet
+from expunge.core.terminal import keep_interrupts, quiet, warn_once
 from expunge.engine.job import Job, in_order
 from expunge.engine.job_file import JobFile
 from expunge.engine.launch import LaunchConfig
@@ -257,6 +257,7 @@ def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, repor
     torch.set_num_threads(launch.threads or max(1, (os.cpu_count() or 1) // n))
     quiet()
     keep_interrupts()
+    warn_once()
     _Worker.jobs, _Worker.reports = JobFile.of_text(jobs), reports
     _Worker.jobs.prepare()
     _Worker.store = Store(Path(root))
