@@ -123,7 +123,7 @@ def tokenizer_identity(source: str, revision: str | None) -> dict[str, Any]:
     }
 
 
-TOKENISATION = 1  # raise it if `data.encoder` gives other ids for the same text, template and tokenizer
+TOKENISATION = 2  # raise it if `data.encoder` gives other ids for the same text, template and tokenizer
 
 
 @functools.cache
