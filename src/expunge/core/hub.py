@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from expunge.core.errors import ConfigError, JobError
 
 Kind = Literal["model", "dataset"]
 CARD = "README.md"
+_WRAPPER, _TEMPLATES = "wrapper.json", "additional_chat_templates"
 # Files of a model. Measurements next to them contain generations of the forget rows, so they stay.
 _MODEL = re.compile(
     r".*\.(safetensors|safetensors\.index\.json|model|tiktoken|jinja|py)"
@@ -29,9 +31,29 @@ def check_repository(name: str, option: str = "--push") -> None:
         raise ConfigError(f"{option}: {name!r} names no repository; write OWNER/NAME, such as me/forgetful") from None
 
 
+def model_subfolders(folder: Path) -> list[str]:
+    """Return the names of a model folder's subfolders that belong to the model.
+
+    These are the chat templates of its tokenizer, and the helper models that its wrapper.json names.
+    """
+    try:
+        helpers = list(json.loads((folder / _WRAPPER).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        helpers = []  # loading reports a damaged file
+    names = [name for name in map(str, helpers) if name.isidentifier()]
+    return sorted(name for name in (_TEMPLATES, *names) if (folder / name).is_dir())
+
+
+def whole_model(folder: Path) -> list[Path]:
+    """Return the files of a folder and of the subfolders that belong to its model."""
+    places = [folder, *(folder / name for name in model_subfolders(folder))]
+    return sorted(file for place in places for file in place.iterdir() if file.is_file())
+
+
 def model_files(folder: Path) -> dict[str, Path]:
     """Return the files of a model folder that are uploaded, by name: weights, settings and tokenizer."""
-    return {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and _MODEL.fullmatch(file.name)}
+    files = [file for file in whole_model(folder) if _MODEL.fullmatch(file.name)]
+    return {file.relative_to(folder).as_posix(): file for file in files}
 
 
 def upload(

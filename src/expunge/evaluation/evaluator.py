@@ -25,8 +25,7 @@ from expunge.evaluation.kinds import GREEDY, RecordKind, RecordPart, ScoringInpu
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import compute, with_parents
 from expunge.models.capabilities import kept_modes, observed_capabilities
-from expunge.models.config import TokenizerArgs
-from expunge.models.load import load_named, load_tokenizer, require_tokenizer
+from expunge.models.load import load_named, load_named_tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
     from expunge.evaluation.result import EvalResult
@@ -333,7 +332,7 @@ def resolve_model(model: Any, tokenizer: Any, where: str = "evaluate: model") ->
             raise ConfigError("evaluate: tokenizer: missing; a model object needs its tokenizer")
         tokenizer = str(model)
     if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(str(tokenizer), TokenizerArgs())
+        tokenizer = load_named_tokenizer(tokenizer, "evaluate: tokenizer")
     else:
         require_tokenizer(tokenizer, "evaluate: tokenizer")
         if tokenizer.pad_token_id is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, as_texts
@@ -13,8 +14,7 @@ from expunge.data.refusals import REFUSALS
 from expunge.data.template import Template
 from expunge.evaluation.evaluator import resolve_template
 from expunge.evaluation.observation import capabilities
-from expunge.models.config import TokenizerArgs
-from expunge.models.load import load_named, load_tokenizer, require_tokenizer
+from expunge.models.load import load_named, load_named_tokenizer, require_tokenizer
 from expunge.models.wrapped import WrappedModel
 from expunge.models.wrapper_api import WrapInputs, Wrapper, check_helpers, make_wrapper
 
@@ -61,7 +61,7 @@ def wrap(
     sides = [
         [] if data is None else [examples_from(data, side)] for side, data in (("forget", forget), ("retain", retain))
     ]
-    tokenizer = load_tokenizer(tokenizer, TokenizerArgs()) if isinstance(tokenizer, str) else tokenizer
+    tokenizer = load_named_tokenizer(tokenizer, "tokenizer") if isinstance(tokenizer, str | Path) else tokenizer
     require_tokenizer(tokenizer, "tokenizer")
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     passed = () if helper is None else tuple(helper) if isinstance(helper, list | tuple) else (helper,)

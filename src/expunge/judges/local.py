@@ -15,9 +15,9 @@ from expunge.core.on_use import torch
 from expunge.judges.api import JudgeReply, JudgeScores
 from expunge.judges.http import TEMPLATE, cached_answer, message
 from expunge.models.capabilities import forward_options, logits_in
-from expunge.models.config import ModelArgs, TokenizerArgs
+from expunge.models.config import ModelArgs, check_source
 from expunge.models.identity import source_identity
-from expunge.models.load import context_in, load_model, load_tokenizer, pick_device
+from expunge.models.load import context_in, load_model, load_named_tokenizer, pick_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,8 @@ class LocalJudge:
 
     def __init__(self, config: LocalJudgeConfig) -> None:
         self.config, self.name = config, config.name
-        self._tokenizer = load_tokenizer(config.model, TokenizerArgs())
+        check_source(config.model, "judge model")
+        self._tokenizer = load_named_tokenizer(config.model, "judge model")
         self._chat = _conversation(self._tokenizer, config.model)
         device = pick_device(config.device)
         self._model = load_model(config.model, ModelArgs(dtype=config.dtype), device=device)

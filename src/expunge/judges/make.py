@@ -16,7 +16,9 @@ from expunge.judges.api import Judge
 from expunge.judges.http import HttpJudge, HttpJudgeConfig
 from expunge.judges.local import LocalJudge, LocalJudgeConfig
 from expunge.judges.rules import RuleJudge
+from expunge.models.config import check_source
 from expunge.models.identity import source_identity
+from expunge.models.load import check_tokenizer
 
 if TYPE_CHECKING:
     from expunge.judges import classifier
@@ -79,4 +81,8 @@ def judge_of(kind: str, value: Any, where: str = "") -> JudgeChoice:
         if not folder.is_dir():
             raise ConfigError(f"{where}: {folder}: not a saved classifier: no such folder")
         return JudgeChoice(kind, folder)
-    return JudgeChoice(kind, decode(CONFIGS[kind], value, where=where))
+    config = decode(CONFIGS[kind], value, where=where)
+    if isinstance(config, LocalJudgeConfig):
+        check_source(config.model, f"{where}.model")  # before its files are read for a key
+        check_tokenizer(config.model, f"{where}.model")
+    return JudgeChoice(kind, config)

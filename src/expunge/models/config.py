@@ -183,8 +183,13 @@ def adapter_base(source: str) -> str | None:
 
 def only_adapter(source: str) -> str:
     """Return the message about a hub id that contains an adapter alone: as a folder it is read and merged."""
+    return only_as_folder(source, "an adapter")
+
+
+def only_as_folder(source: str, part: str) -> str:
+    """Return the message about a hub id with a part that is read from folders only."""
     return (
-        f"model.model_args.pretrained_model_name_or_path: {source} contains an adapter; download it as a folder (hf "
+        f"model.model_args.pretrained_model_name_or_path: {source} contains {part}; download it as a folder (hf "
         f"download {source} --local-dir FOLDER) and give model=FOLDER"
     )
 
@@ -244,6 +249,8 @@ def _check_adapter(source: str, base: str, key: str) -> None:
         raise ConfigError(f"{named} is missing; write the folder or hub id of its base model there")
     if adapter_base(base) is not None:
         raise ConfigError(f"{named} is another adapter, {base}; merge that one into its base model")
+    if looks_local(base) and (Path(base).expanduser() / "wrapper.json").is_file():
+        raise ConfigError(f"{named} is {base}, which has a wrapper; an adapter needs a base model without one")
     if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
         raise ConfigError(
             f"{named} is {base}, which does not exist; write the folder or hub id of its base model there"

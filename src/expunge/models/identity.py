@@ -12,7 +12,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ _UNREAD = re.compile(
 _ASIDE = ("evals", ".git", ".cache", "__pycache__")  # folders of measurements, of git and of downloads
 _TEMPLATES = "additional_chat_templates"
 _GENERATION = "generation_config.json"
-_WRAPPER = "wrapper.json"
+WRAPPER = "wrapper.json"
 # files of a hub id that are no weights
 _SMALL = ["*.json", "*.jinja", "*.txt", "*.model", "*.vocab", "*.bpe", "*.tiktoken", "tokenizer*"]
 _VERSION = ("transformers_version", "_from_model_config")  # keys of the generation settings that change nothing
@@ -70,7 +70,7 @@ def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
 
 def has_wrapper(source: str) -> bool:
     """Return whether a source is a folder of a wrapped model (`models.wrapped`)."""
-    return looks_local(source) and (Path(source).expanduser() / _WRAPPER).is_file()
+    return looks_local(source) and (Path(source).expanduser() / WRAPPER).is_file()
 
 
 def _all_files(folder: Path) -> Iterator[str]:
@@ -98,6 +98,11 @@ def source_identity(source: str, revision: str | None, adapter: str = "apply") -
     return {"contents": _contents(folder, identity_files(folder, adapter=adapter)), **({"code": code} if code else {})}
 
 
+def contents_hash(identity: Mapping[str, Any]) -> str:
+    """Return one hash of the files of a folder's identity, a base model included; "" for a hub id."""
+    return fingerprint(identity) if "base" in identity else str(identity.get("contents", ""))
+
+
 def code_commit(source: str) -> str | None:
     """Return the commit of the hub repository that a folder takes its Python code from; None without such code."""
     try:
@@ -117,9 +122,7 @@ def tokenizer_identity(source: str, revision: str | None) -> dict[str, Any]:
     folder = Path(source).expanduser()
     names = identity_files(folder, adapter="ignore")
     return {
-        "contents": _contents(
-            folder, [n for n in names if ".safetensors" not in n and n not in (_GENERATION, _WRAPPER)]
-        )
+        "contents": _contents(folder, [n for n in names if ".safetensors" not in n and n not in (_GENERATION, WRAPPER)])
     }
 
 
@@ -225,6 +228,18 @@ def small_files(source: str, commit: str | None) -> Path | None:
             )
             if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
                 return folder
+    return None
+
+
+def hub_file(source: str, revision: str | None, name: str) -> Path | None:
+    """Return a file of a hub id, from the local cache or downloaded; None if it has no such file, or none is to be had.
+
+    The cache notes a missing file, so the hub receives one request.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with contextlib.suppress(ConfigError, ValueError, *_unreachable()):  # loading reports a wrong name
+        return Path(hf_hub_download(source, name, revision=pinned_revision(source, revision), etag_timeout=10))
     return None
 
 

@@ -25,10 +25,11 @@ from expunge.models.config import (
     check_source,
     looks_local,
     only_adapter,
+    only_as_folder,
     tokenizer_folder,
     weights_source,
 )
-from expunge.models.identity import code_commit, has_wrapper, pinned_revision
+from expunge.models.identity import WRAPPER, code_commit, has_wrapper, hub_file, pinned_revision
 from expunge.models.options import configuration_options, refuse
 from expunge.models.passport import check_folder, check_trainable, quantisation
 
@@ -127,10 +128,12 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # configurations are checked in many places, which share no base class
-        raise ConfigError(f"model {source}: cannot be loaded: {_first_line(error)}") from None
+        raise _not_loaded("model", source, args.revision, error) from None
     model, info = loaded
     if getattr(model, "_hf_peft_config_loaded", False):  # transformers leaves the adapter next to the weights
         raise ConfigError(only_adapter(source))
+    if not looks_local(source) and hub_file(source, args.revision, WRAPPER) is not None:
+        raise ConfigError(only_as_folder(source, "a wrapper"))
     model = _ready(model, info, source, args, device, quantized=quantize is not None or own is not None)
     if not has_wrapper(source):
         return model
@@ -176,6 +179,12 @@ def load_named(model: Any, where: str = "model") -> Any:
             raise ConfigError(f"{where}: the weights of {type(model).__name__} are not loaded (device meta)")
         return model
     return load_model(str(model), ModelArgs(), device=pick_device("auto"))
+
+
+def load_named_tokenizer(source: str | Path, where: str) -> Any:
+    """Load the tokenizer of a name. Raises ConfigError, with `where` for a folder that contains none."""
+    check_tokenizer(str(source), where)
+    return load_tokenizer(str(source), TokenizerArgs())
 
 
 def require_tokenizer(tokenizer: Any, where: str) -> None:
@@ -268,17 +277,21 @@ def load_tokenizer(source: str, args: TokenizerArgs) -> Any:
             **args.options,
         )
     except Exception as error:  # the tokenizers library raises bare Exceptions
-        raise ConfigError(f"tokenizer {source}: cannot be loaded: {_first_line(error)}") from None
+        raise _not_loaded("tokenizer", source, args.revision, error) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def check_tokenizer(source: str) -> None:
-    """Raise ConfigError unless a local folder contains a tokenizer. Loads nothing."""
-    key = "model.tokenizer_args.pretrained_model_name_or_path"
+def check_tokenizer(source: str, key: str = "model.tokenizer_args.pretrained_model_name_or_path") -> None:
+    """Raise ConfigError unless a local folder contains a tokenizer. Loads nothing.
+
+    key: the setting or argument that names the tokenizer, for the error.
+    """
     if not looks_local(source):
         return
+    if tokenizer_folder(source) != source:
+        check_source(source, key)
     source = tokenizer_folder(source)
     folder = Path(source).expanduser()
     if not looks_local(source):
@@ -348,6 +361,15 @@ def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, to
 def _revision(source: str, revision: str | None) -> str:
     """Return the commit of a hub id, if it is known. A folder has none."""
     return "main" if looks_local(source) else pinned_revision(source, revision) or "main"
+
+
+def _not_loaded(noun: str, source: str, revision: str | None, error: Exception) -> ConfigError:
+    """Return the error about a source that transformers refuses: a hub id may be the name of a missing folder."""
+    if looks_local(source):
+        return ConfigError(f"{noun} {source}: cannot be loaded: {_first_line(error)}")
+    if hub_file(source, revision, ADAPTER) is not None:
+        return ConfigError(only_adapter(source))
+    return ConfigError(f"{noun} {source}: cannot be loaded: there is no such folder, and {_first_line(error)}")
 
 
 def _expand(source: str) -> str:

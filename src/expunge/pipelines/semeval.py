@@ -16,6 +16,7 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import whole_folder, write_json
+from expunge.core.hub import whole_model
 from expunge.core.terminal import complain
 from expunge.methods.weight_edits import WeightEdit
 from expunge.pipelines.hard_end import HardEnd, TimeLimitExceeded, alarm
@@ -360,9 +361,11 @@ class _SubmissionPart:
 
 
 def _copy(source: Path, target: Path, *, move: bool = False) -> None:
-    """Copy or move the files of a model folder, without its subfolders."""
-    for file in sorted(p for p in source.iterdir() if p.is_file()):
+    """Copy or move the files of a model folder, and of the subfolders that belong to the model."""
+    for file in whole_model(source):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
         if move:
-            os.replace(file, target / file.name)
+            os.replace(file, place)
         else:
-            shutil.copy2(file, target / file.name)
+            shutil.copy2(file, place)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_json
+from expunge.core.hub import whole_model
 
 STATUS = "semeval.json"
 ENDINGS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")  # of the files of a model folder
@@ -44,14 +45,16 @@ class SubmissionFolder:
 
     def take(self, part: Path) -> None:
         """Move the files of a finished model folder into this one."""
-        files = sorted((p for p in part.iterdir() if p.is_file()), key=lambda p: p.suffix == ".safetensors")
+        files = sorted(whole_model(part), key=lambda p: p.suffix == ".safetensors")
         for file in files:
             with open(file, "rb") as f:
                 os.fsync(f.fileno())
         with self.moving:
             for file in files:
-                os.replace(file, self.folder / file.name)
-            self._remove_stale({file.name for file in files})
+                place = self.folder / file.relative_to(part)
+                place.parent.mkdir(exist_ok=True)
+                os.replace(file, place)
+            self._remove_stale({file.name for file in files if file.parent == part})
         shutil.rmtree(part, ignore_errors=True)
 
     def _remove_stale(self, names: set[str]) -> None:
@@ -64,16 +67,18 @@ class SubmissionFolder:
     def start_with(self, model: str) -> bool:
         """Copy the files of a given model; return False for a model that has to be loaded (hub id, adapter, pickle)."""
         source = Path(model).expanduser()
-        files = [p for p in source.iterdir() if p.suffix in ENDINGS] if source.is_dir() else []
-        names = {p.name for p in files}
+        files = [p for p in whole_model(source) if p.suffix in ENDINGS] if source.is_dir() else []
+        names = {p.name for p in files if p.parent == source}
         if "config.json" not in names or "adapter_config.json" in names:
             return False
-        if not any(p.suffix == ".safetensors" for p in files):
+        if not any(name.endswith(".safetensors") for name in names):
             return False
 
         def copy(part: Path) -> None:
             for file in files:
-                shutil.copyfile(file, part / file.name)
+                place = part / file.relative_to(source)
+                place.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, place)
 
         self.fill(copy, {"stopped": "running", "steps": 0, "planned": 0, "note": "", "wall_s": 0.0})
         return True

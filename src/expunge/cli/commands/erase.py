@@ -190,7 +190,8 @@ def agreed_rows(parsed: argparse.Namespace, row_request: Any) -> bool:
 
     parsed.forget = "-"  # replaced below; the model alone is read for now
     study = request_of(parsed).study
-    file = row_request.file(parsed.out, source_identity(str(study.model.source), study.model.model_args.revision))
+    args = study.model.model_args
+    file = row_request.file(parsed.out, source_identity(str(study.model.source), args.revision, args.adapter))
     parsed.forget = str(file)
     if file.is_file():
         say(f"rows to forget: those of {file}, which you agreed to before")

@@ -49,7 +49,7 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.decode import decode
     from expunge.evaluation.passport import inspect_model
     from expunge.models.config import ModelArgs, TokenizerArgs, check_source
-    from expunge.models.load import pick_device
+    from expunge.models.load import check_tokenizer, pick_device
     from expunge.models.options import with_options
 
     tree: dict[str, Any] = {}
@@ -62,6 +62,7 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     tree = with_options({"model_args": named})["model_args"]
     args = decode(ModelArgs, tree, where="model.model_args")
     check_source(parsed.model, "MODEL")
+    check_tokenizer(parsed.tokenizer or parsed.model, "--tokenizer")
     tokenizer_args = TokenizerArgs(
         pretrained_model_name_or_path=parsed.tokenizer, trust_remote_code=args.trust_remote_code
     )

@@ -20,7 +20,7 @@ from expunge.metrics.verdict import (
     statistic_of,
 )
 from expunge.models.config import looks_local, model_name
-from expunge.models.identity import source_identity
+from expunge.models.identity import contents_hash, source_identity
 from expunge.pipelines.audit.request import CONTENT, MODEL, PreparedAudit
 from expunge.report.audit_report import MODEL as THIS
 from expunge.report.audit_report import MOST_ROWS, RETAIN, TARGET, AuditedRow, ModelAnswer, ModelAudit
@@ -227,5 +227,5 @@ def _identity(source: str, revision: str | None) -> str:
     """Return a model's name with the hash of the files that determine its outputs, or its hub revision."""
     identity = source_identity(source, revision)
     if looks_local(source):
-        return f"{model_name(source)} {identity.get('contents', '')}".rstrip()
+        return f"{model_name(source)} {contents_hash(identity)}".rstrip()
     return f"{source} revision {identity.get('revision') or 'main'}"

@@ -83,7 +83,7 @@ def prepare_audit(request: AuditRequest, *, dry_run: bool = False) -> PreparedAu
     check_folder(request.out, mark, noun="audit", parts="model or rows")
     own = load_tokenizer(str(study.model.tokenizer_source), study.model.tokenizer_args)
     for model in models[1:]:
-        check_same_tokenizer(own, model.source, OPTIONS[model.role])
+        check_same_tokenizer(own, model.source, OPTIONS[model.role], study.model.tokenizer_args)
     entries, not_run = _entries(audits, len(benchmark.sets["forget_eval"]), request.retain_model)
     graph = _graph(dataclasses.replace(study, audits=tuple(entries)), request.out / WORK, dry_run=dry_run)
     return PreparedAudit(request, graph, mark, not_run)

@@ -15,8 +15,8 @@ from expunge.core.fingerprints import file_sha256
 from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.equivalence import AuditFinding
 from expunge.metrics.verdict import QUESTIONS, Verdict, direct_findings, statistic_of
-from expunge.models.config import looks_local, model_name
-from expunge.models.identity import source_identity
+from expunge.models.config import looks_local, model_name, weights_source
+from expunge.models.identity import contents_hash, source_identity
 from expunge.pipelines.erase.attacks import AttackResult
 from expunge.pipelines.erase.commitment import FIELD
 from expunge.pipelines.erase.general import NAMES
@@ -219,8 +219,9 @@ def _of_audits(attacks: Sequence[AttackResult]) -> list[Finding]:
 
 def before_hash(request: EraseRequest) -> str:
     """Return the fingerprint of the model before, or its hub id and revision."""
-    identity = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
-    return str(identity.get("contents") or f"{identity.get('hub')} revision {identity.get('revision') or 'main'}")
+    args = request.study.model.model_args
+    identity = source_identity(str(request.study.model.source), args.revision, args.adapter)
+    return contents_hash(identity) or f"{identity.get('hub')} revision {identity.get('revision') or 'main'}"
 
 
 def _before(request: EraseRequest) -> tuple[tuple[str, str], ...]:
@@ -228,7 +229,8 @@ def _before(request: EraseRequest) -> tuple[tuple[str, str], ...]:
     source = str(request.study.model.source)
     if not looks_local(source):
         return (("the model before", before_hash(request)),)
-    files = sorted(Path(source).expanduser().glob("*.safetensors"))
+    places = [place for place in dict.fromkeys((source, weights_source(source))) if looks_local(place)]
+    files = [file for place in places for file in sorted(Path(place).expanduser().glob("*.safetensors"))]
     whole = "the model before (names and hashes of its weights, configuration and tokenizer)"
     return (("the weights before", " ".join(file_sha256(file) for file in files)), (whole, before_hash(request)))
 

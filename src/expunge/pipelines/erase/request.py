@@ -213,7 +213,7 @@ def _check_tokenizers(request: EraseRequest, setting: TaskContext) -> None:
     for key in ("retain_model", "base"):
         named = getattr(request, key)
         if named is not None:
-            check_same_tokenizer(own, named, f"--{key.replace('_', '-')}")
+            check_same_tokenizer(own, named, f"--{key.replace('_', '-')}", setting.model.tokenizer_args)
 
 
 def _makers(
@@ -247,6 +247,7 @@ def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
 def _mark(request: EraseRequest, setting: TaskContext) -> str:
     """Return the fingerprint of a request: settings and contents, without paths."""
     study, sets = request.study, setting.benchmark.sets
+    args = study.model.model_args
     control: dict[str, Any] = {}
     for key in ("retain_model", "base"):
         named = getattr(request, key)
@@ -263,12 +264,12 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
     return fingerprint(
         {
             "rows": {name: rows.fingerprint() for name, rows in sets.items()},
-            "model": source_identity(str(study.model.source), study.model.model_args.revision),
+            "model": source_identity(str(study.model.source), args.revision, args.adapter),
             "dtype": study.model.model_args.dtype,
             **{
-                group: args.options
+                group: own.options
                 for group in ("model_args", "tokenizer_args")
-                if (args := getattr(study.model, group)).options
+                if (own := getattr(study.model, group)).options
             },
             "template": study.template_args,
             "rendered": setting.rendered_template,

@@ -16,6 +16,7 @@ from typing import Any
 from expunge.core.errors import JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json, write_text
 from expunge.core.fingerprints import canonical
+from expunge.core.hub import whole_model
 from expunge.core.sealed import write_sealed
 from expunge.data.encoder import Encoder
 from expunge.engine.job import Job, in_order
@@ -282,7 +283,8 @@ def _save(erasing: EraseRun, winner: TrialResult, store: Store) -> Path:
         return folder
     sweep_parts(folder)
     with whole_folder(folder) as part:
-        files = [p.name for p in store.path(winner.job).iterdir() if p.is_file() and p.name not in OWN]
+        source = store.path(winner.job)
+        files = [p.relative_to(source).as_posix() for p in whole_model(source) if p.name not in OWN]
         show_files(winner.job, store, part, names={name: name for name in files})
         write_manifest(part)
         write_text(part / "README.md", model_card(erasing, winner, (), None, _commitment(erasing)))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.benchmarks import Benchmark, find_benchmark
-from expunge.core.errors import DataError
+from expunge.core.errors import ConfigError, DataError
 from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.data.template import Template
 from expunge.evaluation.config import check_backend
 from expunge.metrics.compute import in_order
-from expunge.models.config import check_source, has_chat_template, looks_local
-from expunge.models.load import with_scoring_dtype
+from expunge.models.config import adapter_base, check_source, has_chat_template, looks_local
+from expunge.models.load import check_tokenizer, with_scoring_dtype
 from expunge.pipelines.study.task_config import EvalConfig, TaskConfig, benchmark_config
 from expunge.pipelines.study.task_context import TaskContext
 
@@ -48,6 +48,8 @@ def resolve_task(task: TaskConfig) -> TaskContext:
         named = getattr(task.eval, key)
         if named is not None:
             check_source(named, f"eval.{key}")
+    if task.eval.embedder is not None:
+        _check_embedder(task.eval.embedder)
     if task.eval.extras:
         from expunge.benchmarks.extras import with_extras
 
@@ -92,6 +94,13 @@ def _alternates(task: TaskConfig, benchmark: Benchmark) -> Alternates | None:
     alternates = read_alternates(Path(task.data.alternates).expanduser(), task.data.alternate_key)
     alternates.of(benchmark.sets[benchmark.forget_set])
     return alternates
+
+
+def _check_embedder(source: str) -> None:
+    """Raise ConfigError for a folder that an embedder is not read from: an adapter, or one without a tokenizer."""
+    if adapter_base(source) is not None:
+        raise ConfigError(f"eval.embedder: {source} contains only an adapter; merge it into its base model")
+    check_tokenizer(source, "eval.embedder")
 
 
 def template_of(task: TaskConfig) -> Template:

@@ -17,7 +17,8 @@ from expunge.data.template import Template
 from expunge.evaluation.evaluator import TOKENIZER, tokenizer_mark
 from expunge.methods.objective import Objective
 from expunge.metrics.api import FIRST_ROWS
-from expunge.models.config import ModelConfig, TokenizerArgs, check_source, looks_local
+from expunge.models.config import TOKENIZERS, ModelConfig, TokenizerArgs, check_source, looks_local, tokenizer_folder
+from expunge.models.identity import hub_file
 from expunge.models.load import check_tokenizer, load_tokenizer, pick_device
 from expunge.models.passport import check_folder
 
@@ -92,8 +93,14 @@ def check_model(
         check_tokenizer(str(model.tokenizer_source))
 
 
-def check_same_tokenizer(own: Any, source: str, key: str) -> None:
-    """Raise ConfigError if a control has another tokenizer than the model. key: the word that names the control."""
+def check_same_tokenizer(own: Any, source: str, key: str, tokens: TokenizerArgs) -> None:
+    """Raise ConfigError if a control has another tokenizer than the model. key: the word that names the control.
+
+    A control without a tokenizer is read with that of tokenizer_args, if it names one.
+    """
+    if tokens.pretrained_model_name_or_path is not None and not _has_tokenizer(tokenizer_folder(source)):
+        return
+    check_tokenizer(source, key)
     if tokenizer_mark(load_tokenizer(source, TokenizerArgs())) != tokenizer_mark(own):
         raise ConfigError(
             f"{key}: {source} has another tokenizer than the model; their losses per token are not comparable"
@@ -152,3 +159,9 @@ def check_retain_file(
             f"retain_logs_path: {path} has truth ratios of {n_rows.pop()} forget rows, this job's split has {n_forget}"
         )
     return results
+
+
+def _has_tokenizer(source: str) -> bool:
+    if looks_local(source):
+        return any((Path(source).expanduser() / name).is_file() for name in TOKENIZERS)
+    return any(hub_file(source, None, name) is not None for name in TOKENIZERS)

@@ -161,8 +161,9 @@ def parameters(model: ModelConfig) -> int:
 
 
 def weights_in(folder: str, key: str) -> int:
-    """Count the numbers in a local folder's safetensors by their headers. Raises ConfigError for a broken file."""
-    return sum(_elements(f, key) for f in sorted(Path(weights_source(folder)).expanduser().glob("*.safetensors")))
+    """Count the numbers in a local folder's weights by their headers. Raises ConfigError for a broken file."""
+    files = sorted(Path(weights_source(folder)).expanduser().glob("*.safetensors"))
+    return sum(_elements(f, key) for f in files if not f.name.startswith(("adapter_", "wrapper_")))
 
 
 def _elements(file: Path, key: str) -> int:

@@ -18,7 +18,8 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.evaluation import batch_limits as limits
-from expunge.models.config import PRESETS, ModelConfig, weights_source
+from expunge.models.config import PRESETS, ModelConfig, adapter_base, check_source, looks_local, weights_source
+from expunge.models.identity import hub_file
 from expunge.training.config import TrainArgs
 from expunge.training.optimizers import weights_dtype
 
@@ -83,15 +84,21 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # their keys
 
 
 def shape_of(model: str) -> ParameterCounts:
-    """Return a model's shape by its name, the config.json of its folder, or the name in a hub id.
+    """Return a model's shape by its name, the name in a hub id, or the config.json of its folder or hub id.
 
-    A hub id is such as `meta-llama/Llama-3.1-8B-Instruct`. Raises ConfigError for an unknown model.
+    A hub id is such as `meta-llama/Llama-3.1-8B-Instruct`. Its config.json is read from the local cache, or downloaded
+    without weights. Raises ConfigError for an unknown model.
     """
-    model = weights_source(model)
+    if adapter_base(model) is not None:
+        check_source(model, "memory")
+        model = weights_source(model)
     file = Path(model).expanduser() / "config.json"
     if not file.is_file():
         last = model.rpartition("/")[2]
         known = next((name for name in SHAPES if re.match(rf"{re.escape(name)}(-|$)", last)), None)
+        is_hub_id = "/" in model and not looks_local(model)
+        if known is None and is_hub_id and (config := hub_file(model, None, "config.json")) is not None:
+            return shape_of(str(config.parent))
         if known is None:
             raise ConfigError(f"memory: no model folder and no known model {model!r}{nearest(model, SHAPES)}")
         return SHAPES[known]

@@ -11,8 +11,8 @@ from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
-from expunge.models.config import TokenizerArgs, check_source
-from expunge.models.load import load_tokenizer, require_tokenizer
+from expunge.models.config import check_source
+from expunge.models.load import load_named_tokenizer, require_tokenizer
 from expunge.models.token_ids import n_logits
 from expunge.training.in_memory.unlearn_config import UnlearnConfig
 
@@ -29,7 +29,7 @@ def tokenizer_of(model: Any, tokenizer: Any) -> Any:
         raise ConfigError("processing_class: missing; give the model's tokenizer (AutoTokenizer.from_pretrained(...))")
     if tokenizer is None and isinstance(model, str | Path):
         check_source(str(source), "model")
-    return load_tokenizer(str(source), TokenizerArgs())
+    return load_named_tokenizer(str(source), "processing_class")
 
 
 def eval_roles(data: Any) -> dict[str, Any] | None:
