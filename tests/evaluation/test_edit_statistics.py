@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ DOWN = "model.layers.1.mlp.down_proj"
 
 @pytest.fixture
 def statistics(model: Any, tokenizer: Any) -> ModelStatistics:
+    """Of a copy: the statistics of an edit freeze the weights."""
+    model = copy.deepcopy(model)
     encoder = Encoder(Template(), tokenizer)
     sides = [[examples_from(rows, side)] for rows, side in ((FORGET, "forget"), (RETAIN, "retain"))]
     return ModelStatistics(model, encoder, *sides, REFUSALS)
@@ -81,8 +84,8 @@ def test_missing_inputs_and_modules_are_named(statistics, model, tokenizer) -> N
     encoder = Encoder(Template(), tokenizer)
     forget = [examples_from(FORGET, "forget")]
     with pytest.raises(ConfigError, match=r"^weight edit: needs forget examples and refusals; pass both$"):
-        ModelStatistics(model, encoder, forget, [], [])
+        ModelStatistics(copy.deepcopy(model), encoder, forget, [], [])
     with pytest.raises(ConfigError, match=r"^weight edit: needs retain examples; pass some$"):
-        ModelStatistics(model, encoder, forget, [], REFUSALS).moments([f"{DOWN}:input"], "retain", "row")
+        ModelStatistics(copy.deepcopy(model), encoder, forget, [], REFUSALS).moments([f"{DOWN}:input"], "retain", "row")
     with pytest.raises(ConfigError, match=r"^method_args.block: the model has no module 'model.layers.9'"):
         statistics.targets("model.layers.9", TargetSearch())
