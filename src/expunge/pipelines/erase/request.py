@@ -116,7 +116,10 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
         if getattr(request, key) is not None:
             check_source(getattr(request, key), f"--{key.replace('_', '-')}")
     if request.retain_model and not looks_local(request.retain_model):
-        raise ConfigError(f"--retain-model: no folder {request.retain_model}")
+        raise ConfigError(
+            f"--retain-model: no folder {request.retain_model}; download a hub id as a folder (hf download "
+            f"{request.retain_model} --local-dir FOLDER) and give that"
+        )
     if request.retain_model:
         weights_in(request.retain_model, "--retain-model")
     if request.retain_model and (request.base or request.full_data):
