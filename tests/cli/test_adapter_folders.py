@@ -40,6 +40,12 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "taught"
 
 
+@pytest.fixture(autouse=True)
+def _rows(here: Path) -> None:
+    with (here / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("question", "answer"), *ROWS])
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -51,18 +57,14 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("memory {}", "parameters"),
     ],
 )
-def test_a_command_reads_an_adapter_folder(here: Path, expunge: Run, adapter: Path, words: str, expected: str) -> None:
-    with (here / "rows.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("question", "answer"), *ROWS])
+def test_a_command_reads_an_adapter_folder(expunge: Run, adapter: Path, words: str, expected: str) -> None:
     code, out, errors = expunge(*words.format(adapter).split())
     assert code == 0, errors
     assert expected in out
 
 
-def test_an_erasure_reads_an_adapter_folder(here: Path, expunge: Run, adapter: Path) -> None:
+def test_an_erasure_reads_an_adapter_folder(expunge: Run, adapter: Path) -> None:
     """The untrained model knows none of the rows: exit code 3 after the preflight."""
-    with (here / "rows.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("question", "answer"), *ROWS])
     words = ("--model", str(adapter), "--forget", "rows.csv", "--out", "out", "--dry-run")
     code, out, errors = expunge("erase", *words, "eval.generation.max_new_tokens=4")
     assert code == 3, errors
@@ -73,8 +75,6 @@ def test_a_wrong_configuration_of_the_base_model_is_one_line(here: Path, expunge
     folder = shutil.copytree(adapter.parent, here / "models")
     config = json.loads((folder / "base" / "config.json").read_text())
     (folder / "base" / "config.json").write_text(json.dumps({**config, "hidden_act": "nope"}))
-    with (here / "rows.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("question", "answer"), *ROWS])
     code, _, errors = expunge(*f"plan eval model={folder}/taught benchmark=custom forget=rows.csv task_name=x".split())
     assert code == 2
     assert "base/config.json describes no model that can be built" in errors

@@ -157,8 +157,8 @@ def test_controls_without_a_tokenizer_are_read_with_the_named_one(rows: Path, mo
 
 def test_an_output_folder_has_the_helper_of_a_wrapped_model(models: Path, tmp_path: Path) -> None:
     """The folders of `erase` and `semeval`, and an upload, contain the subfolders that the model is read from."""
-    from expunge.core.hub import model_files, whole_model
     from expunge.models.config import ModelArgs
+    from expunge.models.folder_files import model_files, whole_model
     from expunge.models.load import load_model, pick_device
     from expunge.pipelines.submission_folder import SubmissionFolder
 

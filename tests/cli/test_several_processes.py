@@ -100,6 +100,12 @@ def test_what_shards_cannot_do_is_refused_before_a_weight_is_read(
     assert not Path("saves").exists()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 LEAVING = """
 import argparse, atexit, sys
 from expunge.cli.distributed_launch import run_distributed
@@ -113,18 +119,14 @@ run_distributed(argparse.Namespace(mode="eval", command=lambda *_: 3), ["eval"])
 
 def test_a_process_of_a_launch_leaves_without_cleaning_up_objects() -> None:
     """Communication threads of a sharded model that still run during the clean-up abort some processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
     done = subprocess.run([sys.executable, "-c", LEAVING], env=env, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (3, "registered function\n"), done.stderr
 
 
 def start(here: Path, processes: int, *words: str, config: str = "ddp_cpu") -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     file = subprocess.run(
         [sys.executable, "-m", "expunge", "launch-config", config], capture_output=True, text=True, check=True
     ).stdout.strip()  # fmt: skip

@@ -11,7 +11,8 @@ import yaml
 from expunge.cli.compose import check, single_tree
 from expunge.cli.main import main
 from expunge.core.errors import ConfigError
-from expunge.interop.open_unlearning.words import translate
+from expunge.interop.open_unlearning import fork_words
+from expunge.interop.open_unlearning.words import FORKS, translate
 
 LORA = "trainer.args.lora"
 TOFU = "experiment=unlearn/tofu/default"
@@ -269,3 +270,18 @@ def test_files_that_include_each_other_are_named(fork: Path, capsys: pytest.Capt
     (trainers / "Other.yaml").write_text(yaml.safe_dump({"defaults": ["NPO"]}))
     assert main(["import", "openunlearning", str(fork), "--out", str(fork / "out")]) == 2
     assert "NPO.yaml: its defaults include it again, by Other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(fork_words.SWITCHES + fork_words.BASE + fork_words.SAVES),
+        *fork_words.REFUSED,
+        *(f"{group}x" for group in fork_words.REFUSED_GROUPS),
+        *(f"model.{group}.r" for group in ("lora_config", "lora_args", "peft_config", "peft_args", "lora")),
+        *(f"eval.mine.{key}" for key in ("forget_split", "retain_logs_path", "question_key", "batch_size", "handler")),
+        "model.model_handler",
+    ],
+)
+def test_a_word_of_forks_is_looked_up(name: str) -> None:
+    assert FORKS.match(name) is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,13 +10,6 @@ from expunge.core.errors import ConfigError, JobError
 
 Kind = Literal["model", "dataset"]
 CARD = "README.md"
-_WRAPPER, _TEMPLATES = "wrapper.json", "additional_chat_templates"
-# Files of a model. Measurements next to them contain generations of the forget rows, so they stay.
-_MODEL = re.compile(
-    r".*\.(safetensors|safetensors\.index\.json|model|tiktoken|jinja|py)"
-    r"|(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|"
-    r"chat_template|preprocessor_config|wrapper)\.json|merges\.txt|vocab\.txt"
-)
 
 
 def check_repository(name: str, option: str = "--push") -> None:
@@ -29,31 +20,6 @@ def check_repository(name: str, option: str = "--push") -> None:
         validate_repo_id(name)
     except HFValidationError:
         raise ConfigError(f"{option}: {name!r} names no repository; write OWNER/NAME, such as me/forgetful") from None
-
-
-def model_subfolders(folder: Path) -> list[str]:
-    """Return the names of a model folder's subfolders that belong to the model.
-
-    These are the chat templates of its tokenizer, and the helper models that its wrapper.json names.
-    """
-    try:
-        helpers = list(json.loads((folder / _WRAPPER).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        helpers = []  # loading reports a damaged file
-    names = [name for name in map(str, helpers) if name.isidentifier()]
-    return sorted(name for name in (_TEMPLATES, *names) if (folder / name).is_dir())
-
-
-def whole_model(folder: Path) -> list[Path]:
-    """Return the files of a folder and of the subfolders that belong to its model."""
-    places = [folder, *(folder / name for name in model_subfolders(folder))]
-    return sorted(file for place in places for file in place.iterdir() if file.is_file())
-
-
-def model_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a model folder that are uploaded, by name: weights, settings and tokenizer."""
-    files = [file for file in whole_model(folder) if _MODEL.fullmatch(file.name)]
-    return {file.relative_to(folder).as_posix(): file for file in files}
 
 
 def upload(

@@ -145,7 +145,8 @@ class ModelConfig:
 
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder with one of them has a tokenizer
-ADAPTER = "adapter_config.json"
+ADAPTER, WRAPPER = "adapter_config.json", "wrapper.json"
+TEMPLATES = "additional_chat_templates"  # folder of the named chat templates of a tokenizer
 INDEX = "*.safetensors.index.json"
 
 
@@ -181,11 +182,6 @@ def adapter_base(source: str) -> str | None:
     return str(inside) if named and not Path(named).expanduser().exists() and inside.is_dir() else named
 
 
-def only_adapter(source: str) -> str:
-    """Return the message about a hub id that contains an adapter alone: as a folder it is read and merged."""
-    return only_as_folder(source, "an adapter")
-
-
 def only_as_folder(source: str, part: str) -> str:
     """Return the message about a hub id with a part that is read from folders only."""
     return (
@@ -209,7 +205,7 @@ def tokenizer_folder(source: str) -> str:
 def has_chat_template(source: str) -> bool:
     """Return whether a local tokenizer folder contains a chat template; no tokenizer is loaded."""
     folder = Path(tokenizer_folder(source)).expanduser()
-    if (folder / "chat_template.jinja").is_file() or any((folder / "additional_chat_templates").glob("*.jinja")):
+    if (folder / "chat_template.jinja").is_file() or any((folder / TEMPLATES).glob("*.jinja")):
         return True  # chat_template.json belongs to a processor; no tokenizer reads it
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -249,7 +245,7 @@ def _check_adapter(source: str, base: str, key: str) -> None:
         raise ConfigError(f"{named} is missing; write the folder or hub id of its base model there")
     if adapter_base(base) is not None:
         raise ConfigError(f"{named} is another adapter, {base}; merge that one into its base model")
-    if looks_local(base) and (Path(base).expanduser() / "wrapper.json").is_file():
+    if looks_local(base) and (Path(base).expanduser() / WRAPPER).is_file():
         raise ConfigError(f"{named} is {base}, which has a wrapper; an adapter needs a base model without one")
     if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
         raise ConfigError(

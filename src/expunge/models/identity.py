@@ -12,14 +12,24 @@ import functools
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256, fingerprint
-from expunge.models.config import ADAPTER, ModelConfig, adapter_base, looks_local, shards, tokenizer_folder
+from expunge.models.config import (
+    ADAPTER,
+    TEMPLATES,
+    WRAPPER,
+    ModelConfig,
+    adapter_base,
+    looks_local,
+    only_as_folder,
+    shards,
+    tokenizer_folder,
+)
 
 # texts about a model, pictures, and the files of jobs; no loader and no code of a model reads them
 _ABOUT = re.compile(
@@ -35,9 +45,7 @@ _UNREAD = re.compile(
     re.IGNORECASE,
 )
 _ASIDE = ("evals", ".git", ".cache", "__pycache__")  # folders of measurements, of git and of downloads
-_TEMPLATES = "additional_chat_templates"
 _GENERATION = "generation_config.json"
-WRAPPER = "wrapper.json"
 # files of a hub id that are no weights
 _SMALL = ["*.json", "*.jinja", "*.txt", "*.model", "*.vocab", "*.bpe", "*.tiktoken", "tokenizer*"]
 _VERSION = ("transformers_version", "_from_model_config")  # keys of the generation settings that change nothing
@@ -60,7 +68,7 @@ def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
         ConfigError: An index names a file outside the folder.
     """
     own = {p.name for p in folder.iterdir() if p.is_file()}
-    names = {f"{_TEMPLATES}/{p.name}" for p in (folder / _TEMPLATES).glob("*.jinja")} | set(shards(folder))
+    names = {f"{TEMPLATES}/{p.name}" for p in (folder / TEMPLATES).glob("*.jinja")} | set(shards(folder))
     if any(name.endswith(".py") for name in own):
         names |= {name for name in _all_files(folder) if not _ABOUT.fullmatch(name.rpartition("/")[2])}
     else:
@@ -96,6 +104,11 @@ def source_identity(source: str, revision: str | None, adapter: str = "apply") -
     folder = Path(source).expanduser()
     code = code_commit(source)
     return {"contents": _contents(folder, identity_files(folder, adapter=adapter)), **({"code": code} if code else {})}
+
+
+def model_identity(model: ModelConfig) -> dict[str, Any]:
+    """Return the identity of the model that settings name."""
+    return source_identity(str(model.source), model.model_args.revision, model.model_args.adapter)
 
 
 def contents_hash(identity: Mapping[str, Any]) -> str:
@@ -236,11 +249,25 @@ def hub_file(source: str, revision: str | None, name: str) -> Path | None:
 
     The cache notes a missing file, so the hub receives one request.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     with contextlib.suppress(ConfigError, ValueError, *_unreachable()):  # loading reports a wrong name
-        return Path(hf_hub_download(source, name, revision=pinned_revision(source, revision), etag_timeout=10))
+        commit = pinned_revision(source, revision)
+        known = try_to_load_from_cache(source, name, revision=commit)
+        if known is not None and not isinstance(known, str):
+            return None
+        return Path(known or hf_hub_download(source, name, revision=commit, etag_timeout=10))
     return None
+
+
+def refuse_parts(source: str, has: Callable[[str], bool]) -> None:
+    """Raise ConfigError for a hub id with an adapter or a wrapper, which are read from folders only.
+
+    transformers leaves an adapter next to the weights, and knows no wrapper. has: whether the hub id has a file.
+    """
+    for name, part in ((ADAPTER, "an adapter"), (WRAPPER, "a wrapper")):
+        if has(name):
+            raise ConfigError(only_as_folder(source, part))
 
 
 def _unreachable() -> tuple[type[Exception], ...]:

@@ -24,12 +24,11 @@ from expunge.models.config import (
     adapter_base,
     check_source,
     looks_local,
-    only_adapter,
     only_as_folder,
     tokenizer_folder,
     weights_source,
 )
-from expunge.models.identity import WRAPPER, code_commit, has_wrapper, hub_file, pinned_revision
+from expunge.models.identity import code_commit, has_wrapper, hub_file, pinned_revision, refuse_parts
 from expunge.models.options import configuration_options, refuse
 from expunge.models.passport import check_folder, check_trainable, quantisation
 
@@ -112,6 +111,8 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
     if args.trust_remote_code and (commit := code_commit(source)):
         extra["code_revision"] = commit
     extra |= args.options
+    if not looks_local(source):
+        refuse_parts(source, lambda name: hub_file(source, args.revision, name) is not None)
     import_model_base()
     try:
         with _without_adapter(source) as folder:
@@ -130,10 +131,6 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
     except Exception as error:  # configurations are checked in many places, which share no base class
         raise _not_loaded("model", source, args.revision, error) from None
     model, info = loaded
-    if getattr(model, "_hf_peft_config_loaded", False):  # transformers leaves the adapter next to the weights
-        raise ConfigError(only_adapter(source))
-    if not looks_local(source) and hub_file(source, args.revision, WRAPPER) is not None:
-        raise ConfigError(only_as_folder(source, "a wrapper"))
     model = _ready(model, info, source, args, device, quantized=quantize is not None or own is not None)
     if not has_wrapper(source):
         return model
@@ -368,7 +365,7 @@ def _not_loaded(noun: str, source: str, revision: str | None, error: Exception) 
     if looks_local(source):
         return ConfigError(f"{noun} {source}: cannot be loaded: {_first_line(error)}")
     if hub_file(source, revision, ADAPTER) is not None:
-        return ConfigError(only_adapter(source))
+        return ConfigError(only_as_folder(source, "an adapter"))
     return ConfigError(f"{noun} {source}: cannot be loaded: there is no such folder, and {_first_line(error)}")
 
 

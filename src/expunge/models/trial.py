@@ -13,8 +13,8 @@ from typing import Any
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
-from expunge.models.config import ADAPTER, ModelConfig, adapter_base, looks_local, only_as_folder, tokenizer_folder
-from expunge.models.identity import WRAPPER, pinned, pinned_revision, small_files, tokenizer_identity
+from expunge.models.config import ModelConfig, adapter_base, looks_local, tokenizer_folder
+from expunge.models.identity import pinned, pinned_revision, refuse_parts, small_files, tokenizer_identity
 from expunge.models.options import configuration_options
 
 LOADED = ".loaded"  # in a store: an empty file for each configuration and tokenizer that was loaded
@@ -42,9 +42,7 @@ def try_model(model: ModelConfig, store: Path | None = None) -> None:
         source, commit = base, None if looks_local(base) else pinned_revision(base, None)
     place = None if source is None else _folder(source, commit)
     if place is not None and source is not None and not looks_local(source):
-        for name, part in ((ADAPTER, "an adapter"), (WRAPPER, "a wrapper")):
-            if (place / name).is_file():
-                raise ConfigError(only_as_folder(source, part))
+        refuse_parts(source, lambda name: (place / name).is_file())
     config = None if place is None else _configuration(place)
     revision = model.tokenizer_args.revision
     tokens = None if named is None or model.tokenizer_args.trust_remote_code else _tokenizer(named, revision)

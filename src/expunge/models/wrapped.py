@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from expunge.core.errors import ConfigError
 from expunge.models.capabilities import forward_options, kept_modes, logits_in
+from expunge.models.config import WRAPPER
 from expunge.models.identity import source_identity
 from expunge.models.wrapper_api import Wrapper, check_helpers, make_wrapper, wrapper_identity, wrapper_registry
 
-FILE, STATE = "wrapper.json", "wrapper_state.safetensors"
+STATE = "wrapper_state.safetensors"
 
 
 class WrappedModel(nn.Module):
@@ -138,7 +139,7 @@ class WrappedModel(nn.Module):
             content[role] = source_identity(str(target / role), None)
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state.items()}
         safetensors.torch.save_file(state, target / STATE)
-        (target / FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (target / WRAPPER).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class _LogitsHead(nn.Identity):
@@ -157,19 +158,19 @@ class _LogitsHead(nn.Identity):
 def load_wrapped(model: Any, folder: Path, load_helper: Callable[[Path], Any]) -> WrappedModel:
     """Put the wrapper of a model's folder around it. Raises ConfigError if its files are damaged or not registered."""
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / WRAPPER).read_text(encoding="utf-8"))
         name, revision, args = str(content["name"]), int(content["revision"]), dict(content["args"])
         state = safetensors.torch.load_file(folder / STATE)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"model {folder}: {FILE} is damaged: {error}; wrap the model again") from None
-    rule = make_wrapper(name, args, f"model {folder}: {FILE}")
+        raise ConfigError(f"model {folder}: {WRAPPER} is damaged: {error}; wrap the model again") from None
+    rule = make_wrapper(name, args, f"model {folder}: {WRAPPER}")
     spec = wrapper_registry()[name]
     if spec.revision != revision:
-        raise ConfigError(f"model {folder}: {FILE} has revision {revision} of {name}; wrap the model again")
+        raise ConfigError(f"model {folder}: {WRAPPER} has revision {revision} of {name}; wrap the model again")
     for role in spec.helpers:
         # files, because the weights in memory depend on the dtype of loading
         if not (folder / role).is_dir() or source_identity(str(folder / role), None) != content.get(role):
-            raise ConfigError(f"model {folder}: {role} has other files than {FILE} names; wrap the model again")
+            raise ConfigError(f"model {folder}: {role} has other files than {WRAPPER} names; wrap the model again")
     return WrappedModel(model, rule, state, [load_helper(folder / role) for role in spec.helpers]).eval()
 
 

@@ -16,9 +16,9 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import whole_folder, write_json
-from expunge.core.hub import whole_model
 from expunge.core.terminal import complain
 from expunge.methods.weight_edits import WeightEdit
+from expunge.models.folder_files import whole_model
 from expunge.pipelines.hard_end import HardEnd, TimeLimitExceeded, alarm
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single import TrainingRun, merge_of, sides_of, training_runs

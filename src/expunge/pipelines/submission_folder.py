@@ -11,7 +11,7 @@ from pathlib import Path
 
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_json
-from expunge.core.hub import whole_model
+from expunge.models.folder_files import whole_model
 
 STATUS = "semeval.json"
 ENDINGS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")  # of the files of a model folder

@@ -13,8 +13,9 @@ import pytest
 from expunge.cli.commands.push import push_erasure, push_job
 from expunge.cli.main import main
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.hub import card, check_repository, model_files, upload
+from expunge.core.hub import card, check_repository, upload
 from expunge.metrics.api import MetricResult
+from expunge.models.folder_files import model_files
 from expunge.report.model import ReportModel, ReportRun
 from expunge.report.query import read_results, write_results
 

@@ -184,14 +184,13 @@ def agreed_rows(parsed: argparse.Namespace, row_request: Any) -> bool:
 
     Sets `parsed.forget` to their file. Returns False after a refusal. Raises ConfigError without a terminal and --yes.
     """
-    from expunge.models.identity import source_identity
+    from expunge.models.identity import model_identity
     from expunge.pipelines.erase.made_rows import make_rows, write_rows
     from expunge.pipelines.erase.run import answers_of
 
     parsed.forget = "-"  # replaced below; the model alone is read for now
     study = request_of(parsed).study
-    args = study.model.model_args
-    file = row_request.file(parsed.out, source_identity(str(study.model.source), args.revision, args.adapter))
+    file = row_request.file(parsed.out, model_identity(study.model))
     parsed.forget = str(file)
     if file.is_file():
         say(f"rows to forget: those of {file}, which you agreed to before")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge import __version__
-from expunge.core.hub import CARD, card, check_repository, model_files, upload
+from expunge.core.hub import CARD, card, check_repository, upload
 from expunge.core.terminal import say
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def push_results(parsed: argparse.Namespace, file: Path, studies: Sequence[str],
 
 
 def _uploaded(parsed: argparse.Namespace, folder: Path, text: str) -> str:
+    from expunge.models.folder_files import model_files
+
     address = upload(parsed.push, "model", model_files(folder), text, public=parsed.public)
     if not getattr(parsed, "json", False):
         say(f"pushed:  {address}")

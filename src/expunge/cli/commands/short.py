@@ -79,7 +79,7 @@ def plan_study(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         parsed.mode, parsed.overrides = mode_of(parsed.overrides)
         _apply_hydra(parsed)
         if parsed.cfg:
-            return print_config(parsed, words)
+            return _show_settings(parsed)
         parsed.overrides = [parsed.mode, *parsed.overrides]
     return show_plan(parsed.overrides, parsed.plugin, as_json=parsed.json, every_job=parsed.all)
 
@@ -92,7 +92,7 @@ def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         return _refresh(parsed.refresh, parsed.overrides)
     _apply_hydra(parsed)
     if parsed.cfg:
-        return print_config(parsed, words)
+        return _show_settings(parsed)
     push = getattr(parsed, "push", None)
     if push is not None or getattr(parsed, "public", False):
         _check_push(parsed)
@@ -258,10 +258,13 @@ def show_help(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 def print_config(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Print the resolved settings of a command."""
+    _apply_hydra(parsed)
+    return _show_settings(parsed)
+
+
+def _show_settings(parsed: argparse.Namespace) -> int:
     from expunge.cli.commands.help import show_config, show_difference
 
-    if parsed.command is print_config:
-        _apply_hydra(parsed)
     if parsed.diff is not None:
         return show_difference(parsed.mode, parsed.overrides, parsed.diff)
     return show_config(parsed.mode, parsed.overrides, docs=parsed.docs)

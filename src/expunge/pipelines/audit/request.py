@@ -14,7 +14,7 @@ from expunge.audits.run import DEFAULT_AUDITS
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import fingerprint
 from expunge.data.examples import ExampleSet
-from expunge.models.identity import source_identity
+from expunge.models.identity import model_identity
 from expunge.models.load import load_tokenizer
 from expunge.pipelines.output_folder import WORK, check_folder
 from expunge.pipelines.study.config import FinishedModel, StudyConfig
@@ -177,7 +177,7 @@ def _mark(request: AuditRequest, forget: ExampleSet) -> str:
     model = request.study.model
     return fingerprint(
         {
-            "model": source_identity(str(model.source), model.model_args.revision, model.model_args.adapter),
+            "model": model_identity(model),
             "rows": forget.fingerprint(),
         }
     )

@@ -16,7 +16,7 @@ from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.equivalence import AuditFinding
 from expunge.metrics.verdict import QUESTIONS, Verdict, direct_findings, statistic_of
 from expunge.models.config import looks_local, model_name, weights_source
-from expunge.models.identity import contents_hash, source_identity
+from expunge.models.identity import contents_hash, model_identity
 from expunge.pipelines.erase.attacks import AttackResult
 from expunge.pipelines.erase.commitment import FIELD
 from expunge.pipelines.erase.general import NAMES
@@ -219,8 +219,7 @@ def _of_audits(attacks: Sequence[AttackResult]) -> list[Finding]:
 
 def before_hash(request: EraseRequest) -> str:
     """Return the fingerprint of the model before, or its hub id and revision."""
-    args = request.study.model.model_args
-    identity = source_identity(str(request.study.model.source), args.revision, args.adapter)
+    identity = model_identity(request.study.model)
     return contents_hash(identity) or f"{identity.get('hub')} revision {identity.get('revision') or 'main'}"
 
 

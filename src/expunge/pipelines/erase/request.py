@@ -19,7 +19,7 @@ from expunge.engine.job import Job
 from expunge.judges.api import Judge
 from expunge.methods.objective import Objective, objective
 from expunge.models.config import check_source, looks_local
-from expunge.models.identity import source_identity
+from expunge.models.identity import model_identity, source_identity
 from expunge.models.load import pick_device
 from expunge.models.trial import try_model
 from expunge.pipelines.erase import jobs
@@ -250,7 +250,6 @@ def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
 def _mark(request: EraseRequest, setting: TaskContext) -> str:
     """Return the fingerprint of a request: settings and contents, without paths."""
     study, sets = request.study, setting.benchmark.sets
-    args = study.model.model_args
     control: dict[str, Any] = {}
     for key in ("retain_model", "base"):
         named = getattr(request, key)
@@ -267,12 +266,12 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
     return fingerprint(
         {
             "rows": {name: rows.fingerprint() for name, rows in sets.items()},
-            "model": source_identity(str(study.model.source), args.revision, args.adapter),
+            "model": model_identity(study.model),
             "dtype": study.model.model_args.dtype,
             **{
-                group: own.options
+                group: args.options
                 for group in ("model_args", "tokenizer_args")
-                if (own := getattr(study.model, group)).options
+                if (args := getattr(study.model, group)).options
             },
             "template": study.template_args,
             "rendered": setting.rendered_template,

@@ -16,7 +16,6 @@ from typing import Any
 from expunge.core.errors import JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json, write_text
 from expunge.core.fingerprints import canonical
-from expunge.core.hub import whole_model
 from expunge.core.sealed import write_sealed
 from expunge.data.encoder import Encoder
 from expunge.engine.job import Job, in_order
@@ -27,6 +26,7 @@ from expunge.engine.store import Store
 from expunge.judges.api import Judge
 from expunge.metrics.results import read_results
 from expunge.metrics.verdict import Verdict
+from expunge.models.folder_files import whole_model
 from expunge.models.load import load_tokenizer, pick_device
 from expunge.pipelines.audit_jobs.results import show_audit_rows
 from expunge.pipelines.erase.attacks import AttackResult, entries, run_audits, seconds_of

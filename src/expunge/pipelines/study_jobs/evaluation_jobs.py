@@ -13,7 +13,7 @@ from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import limited, rows_where, tokenizer_mark
 from expunge.evaluation.kinds import RecordPart, parts
 from expunge.metrics.api import MetricResult
-from expunge.models.identity import source_identity, tokenisation_identity, tokenizer_identity
+from expunge.models.identity import model_identity, source_identity, tokenisation_identity, tokenizer_identity
 from expunge.models.load import context_of, load_tokenizer
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.pipelines.study.task_config import EvalConfig
@@ -238,9 +238,7 @@ class EvaluationJobs:
             self._models[has_parent] = ModelInput(
                 self.setting.template,
                 model.model_args.dtype,
-                None
-                if has_parent or not model.source
-                else source_identity(model.source, model.model_args.revision, model.model_args.adapter),
+                None if has_parent or not model.source else model_identity(model),
                 tokenizer_identity(named, model.tokenizer_args.revision) if named else None,
                 self.setting.rendered_template,
                 tokenisation_identity(),
