@@ -10,15 +10,29 @@ from expunge.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("word", "project", "setting"),
+    ("project", "settings"),
     [
-        ("compat=semeval", "semeval", "model.model_args.dtype=bfloat16"),
-        ("compat=arcsf", "arcsf", "data.args.compat=arcsf"),
+        (
+            "semeval",
+            [
+                "model.model_args.dtype=bfloat16",
+                "model.model_args.batched=false",
+                "eval.generation.max_new_tokens=256",
+            ],
+        ),
+        ("arcsf", ["data.args.compat=arcsf"]),
     ],
 )
-def test_a_projects_name_stands_for_its_settings(word: str, project: str, setting: str) -> None:
-    words, notes = with_compat([word])
-    assert words == [setting] and notes == [f"compat={project} stands for {setting}"]
+def test_a_projects_name_stands_for_its_settings(project: str, settings: list[str]) -> None:
+    words, notes = with_compat([f"compat={project}"])
+    assert words == settings and notes == [f"compat={project} stands for {' '.join(settings)}"]
+
+
+def test_a_setting_of_the_user_wins() -> None:
+    tree = compose(
+        "eval", ["eval.generation.max_new_tokens=9", "compat=semeval", "benchmark=semeval", "task_name=x"]
+    ).tree
+    assert tree["eval"]["generation"]["max_new_tokens"] == 9
 
 
 def test_an_unknown_project() -> None:

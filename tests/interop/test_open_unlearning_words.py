@@ -44,6 +44,12 @@ ALT = "data.forget.TOFU_QA_forget."
         (["question_key=paraphrased_question"], ["data.args.question_key=paraphrased_question"]),
         (["eval/tofu_metrics=[forget_quality]"], ["eval.metrics=[forget_quality]"]),
         (["eval/tofu_metrics=[forget_Truth_Ratio]"], ["eval.metrics=[forget_truth_ratio]"]),
+        (["+eval/tofu_metrics=[mia_loss,mia_gradnorm]"], ["eval.extras=[gradnorm]"]),
+        (["+eval/tofu_metrics=[mia_loss]"], []),
+        (
+            ["eval/tofu_metrics=[mia_loss,forget_Q_A_gibberish]"],
+            ["eval.extras=[fluency]", "eval.metrics=[mia_loss]"],
+        ),
         ([TOFU, "data.forget.TOFU_QA_forget.args.hf_args.name=forget05"], [TOFU, "forget_split=forget05"]),
         ([TOFU, "data.retain.TOFU_QA_retain.args.hf_args.name=retain95"], [TOFU, "retain_split=retain95"]),
         ([MUSE, "data.forget.MUSE_forget.args.hf_args.split=forget"], [MUSE, "forget_split=forget"]),
@@ -86,6 +92,7 @@ REFUSED = [
     ("unlearn", [TOFU, "data=finetune"], "write expunge train"),
     ("unlearn", [TOFU, f"{ALT}handler=PretrainingDataset"], "benchmark=custom"),
     ("unlearn", ["eval.tofu.metrics.forget_Q_A_ROUGE.batch_size=1"], "eval.metrics=[NAME,...]"),
+    ("eval", ["eval.tofu.metrics.mia_reference.reference_model_path=x"], "retain_logs_path="),
     ("eval", ["seed=1"], "eval.sampling.seed=1"),
     ("train", [FINETUNE, "data/datasets@data.train=TOFU_QA_ra"], "no data set named 'TOFU_QA_ra'"),
 ]

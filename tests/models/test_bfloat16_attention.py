@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,24 +43,26 @@ def test_equals_attention_in_float32_rounded_once(plain: Any, masked: bool, auto
     if mask is not None:
         mask[:, :, :, :3] = -torch.inf
     wide = None if mask is None else mask.float()
-    expected, _ = plain(Layer(), query.float(), key.float(), value.float(), wide, scaling=0.25)
-    compute_attention_in_float32()
+    layer = Layer()
+    expected, _ = plain(layer, query.float(), key.float(), value.float(), wide, scaling=0.25)
+    compute_attention_in_float32(layer)
     if autocast:  # rotary embeddings leave queries and keys in float32
         query, key = query.float(), key.float()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        actual, weights = ALL_ATTENTION_FUNCTIONS[FUSED](Layer(), query, key, value, mask, scaling=0.25)
+        actual, weights = ALL_ATTENTION_FUNCTIONS[FUSED](layer, query, key, value, mask, scaling=0.25)
     assert weights is None and actual.dtype == torch.bfloat16
     assert torch.equal(actual, expected.to(torch.bfloat16))
 
 
 def test_float32_does_not_change_and_one_registration_stays(plain: Any) -> None:
     query, key, value = tensors(torch.float32)
-    expected, _ = plain(Layer(), query, key, value, None, scaling=0.25)
-    compute_attention_in_float32()
+    layer = Layer()
+    expected, _ = plain(layer, query, key, value, None, scaling=0.25)
+    compute_attention_in_float32(layer)
     first = ALL_ATTENTION_FUNCTIONS[FUSED]
-    compute_attention_in_float32()
+    compute_attention_in_float32(layer)
     assert ALL_ATTENTION_FUNCTIONS[FUSED] is first
-    assert torch.equal(first(Layer(), query, key, value, None, scaling=0.25)[0], expected)
+    assert torch.equal(first(layer, query, key, value, None, scaling=0.25)[0], expected)
 
 
 def test_a_model_in_bfloat16_is_nearer_to_float32(plain: Any) -> None:
@@ -74,8 +77,10 @@ def test_a_model_in_bfloat16_is_nearer_to_float32(plain: Any) -> None:
         exact = model(ids).logits
         half = model.to(torch.bfloat16)
         before = (half(ids).logits.float() - exact).abs().mean()
-        compute_attention_in_float32()
+        compute_attention_in_float32(half)
         after = (half(ids).logits.float() - exact).abs().mean()
+        other = (copy.deepcopy(half)(ids).logits.float() - exact).abs().mean()
     assert half.config._attn_implementation == FUSED
     assert 0 < after < before * 1.1
     assert not torch.equal(after, before)
+    assert torch.equal(other, before)  # another model computes as before

@@ -8,9 +8,13 @@ from expunge.core.errors import ConfigError, nearest
 
 # The settings of `compat=PROJECT`, which reproduce the numbers of a project's own code.
 COMPAT = {
-    "arcsf": "data.args.compat=arcsf",
-    "semeval": "model.model_args.dtype=bfloat16",
-    "tinystories": "stories.compat=tinystories",
+    "arcsf": ("data.args.compat=arcsf",),
+    "semeval": (
+        "model.model_args.dtype=bfloat16",
+        "model.model_args.batched=false",
+        "eval.generation.max_new_tokens=256",
+    ),
+    "tinystories": ("stories.compat=tinystories",),
 }
 
 # Options of the training script of TinyStories (arXiv:2311.12786), for the error on an unknown key.
@@ -46,8 +50,12 @@ PUBLISHED = {
 
 
 def with_compat(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the words with the settings that `compat=PROJECT` stands for, and a note. Raises ConfigError."""
+    """Return the words with the settings that `compat=PROJECT` stands for, and a note. Raises ConfigError.
+
+    These settings come first, so a word of the user's for the same key wins.
+    """
     out: list[str] = []
+    meant: list[str] = []
     notes: list[str] = []
     for word in words:
         key, _, value = word.partition("=")
@@ -56,6 +64,6 @@ def with_compat(words: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         if value not in COMPAT:
             raise ConfigError(f"compat={value}: no such project{nearest(value, COMPAT)}")
-        notes.append(f"{word} stands for {COMPAT[value]}")
-        out.append(COMPAT[value])
-    return out, notes
+        notes.append(f"{word} stands for {' '.join(COMPAT[value])}")
+        meant += COMPAT[value]
+    return [*meant, *out], notes

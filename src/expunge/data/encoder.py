@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.example_text import ExampleText, TextParts, row_named, without_blanks
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.row_tokenizer import RowTokenizer, added_tokens
+from expunge.data.row_tokenizer import RowTokenizer, added_tokens, leading_ids
 from expunge.data.template import FRAME, LENGTH, MOST_LENGTH, Template
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Encoder:
             )
         self.template, self.tokenizer = template, tokenizer
         self.eos = int(tokenizer.eos_token_id)
-        self._bos = _leading_ids(tokenizer)
+        self._bos = leading_ids(tokenizer)
         chat = _conversation(template, tokenizer) if template.apply_chat_template else None
         self.notes: list[str] = chat.notes if chat else []
         frame = chat.text if chat else ""
@@ -168,7 +168,7 @@ class Encoder:
         """
         own, where = self._for(rows), f"{rows.name} row {row.row_id}"
         if rows.form == "qa" and self.template.compat != "clean":
-            return own._encode_peer(own.text.single_question(row, where).question, row.answers[variant])
+            return own._join_peer(*own.text.peer_row(rows, row, variant))
         return own._join(own.text.row_parts(rows, row, variant, where), where, rows.long)
 
     def rows(self, rows: ExampleSet, answers: Sequence[tuple[Example, str]]) -> list[Encoded]:
@@ -178,7 +178,9 @@ class Encoder:
         """
         own = copy.copy(self._for(rows))
         if rows.form == "qa" and self.template.compat != "clean":
-            return [own.row(rows, row, variant) for row, variant in answers]
+            pairs = [own.text.peer_row(rows, row, variant) for row, variant in answers]
+            own._known = own._known_to_peer([text for pair in pairs for text in pair])
+            return [own._join_peer(*pair) for pair in pairs]
         places = [f"{rows.name} row {row.row_id}" for row, _ in answers]
         every = [own.text.row_parts(rows, r, v, where) for (r, v), where in zip(answers, places, strict=True)]
         own._known = own._many([own._texts(parts) for parts in every], places)
@@ -207,8 +209,11 @@ class Encoder:
     def row_prompts(self, rows: ExampleSet, examples: Sequence[Example]) -> list[list[int]]:
         """Return the prompts of many rows as `row_prompt` does, tokenised in one call."""
         own = copy.copy(self._for(rows))
-        if rows.form != "qa" or self.template.compat == "clean":
-            places = [f"{rows.name} row {row.row_id}" for row in examples]
+        places = [f"{rows.name} row {row.row_id}" for row in examples]
+        if rows.form == "qa" and self.template.compat != "clean":
+            questions = [own.text.single_question(*pair).question for pair in zip(examples, places, strict=True)]
+            own._known = own._known_to_peer([own.text.prompt(question) for question in questions])
+        else:
             own._known = own._many([own._prompt_texts(*own.text.row_prompt(rows, row)) for row in examples], places)
         return [own.row_prompt(rows, row) for row in examples]
 
@@ -318,13 +323,13 @@ class Encoder:
     def prompt(self, question: str) -> list[int]:
         """Return the ids that generation starts from."""
         if self.template.compat == "openunlearning":
-            return self._peer_ids(self.text.prompt(question), cut=False)
+            return self._peer_ids(self.text.prompt(question))
         return self._started(self._prompt_ids(*without_blanks(self.text.prompt(question))), bos=self.text.chat is None)
 
     def encode(self, question: str, answer: str, *, where: str = "row") -> Encoded:
         """Return the ids of the whole row. Raises DataError if truncation would leave no answer token."""
         if self.template.compat == "openunlearning":
-            return self._encode_peer(question, answer)
+            return self._join_peer(*self.text.peer(question, answer))
         return self._join(self.text.parts(question, answer, where), where)
 
     def _cut(self, prompt: list[int], tail: list[int], where: str) -> Encoded:
@@ -362,20 +367,27 @@ class Encoder:
         known = self._known.get(text)
         return self.tokens.ids([text])[0] if known is None else known
 
-    def _peer_ids(self, text: str, *, cut: bool) -> list[int]:
-        ids = list(self.tokenizer(text, add_special_tokens=not self.template.apply_chat_template)["input_ids"])
-        return ids[: self.max_length] if cut else ids
+    def _peer_ids(self, text: str) -> list[int]:
+        known = self._known.get(text)
+        return self._known_to_peer([text])[text] if known is None else known
 
-    def _encode_peer(self, question: str, answer: str) -> Encoded:
-        prompt = self.text.prompt(question)
-        whole = prompt + answer
-        if chat := self.text.chat is not None:
-            whole = self.text.chat.render([*self.text.messages(question), {"role": "assistant", "content": answer}])
-        ids = self._peer_ids(whole, cut=not chat)
-        over = max(0, len(self._peer_ids(whole, cut=False)) - len(ids))
+    def _known_to_peer(self, texts: Sequence[str]) -> dict[str, list[int]]:
+        """Return the ids of texts as OpenUnlearning tokenises them, by text."""
+        every = list(dict.fromkeys(texts))
+        if not every:
+            return {}
+        ids = self.tokenizer(every, add_special_tokens=not self.template.apply_chat_template)["input_ids"]
+        return dict(zip(every, map(list, ids), strict=True))
+
+    def _join_peer(self, prompt: str, whole: str) -> Encoded:
+        """Return the ids of an example whose label boundary is the number of tokens of its prompt alone."""
+        limit = self.max_length if self.text.chat is None else None  # a chat template is not cut there
+        every = self._peer_ids(whole)
+        ids = every[:limit]
+        over = len(every) - len(ids)
         if ids[-1] != self.eos:
             ids = [*ids, self.eos]
-        n_prompt = 0 if self.template.labels == "all" else min(len(self._peer_ids(prompt, cut=not chat)), len(ids) - 1)
+        n_prompt = 0 if self.template.labels == "all" else min(len(self._peer_ids(prompt)[:limit]), len(ids) - 1)
         return Encoded(tuple(ids), n_prompt, over)
 
 
@@ -391,10 +403,3 @@ def _conversation(template: Template, tokenizer: Any) -> Conversation:
         thought=template.thought,
         system_prompt=template.system_prompt is not None,
     )
-
-
-def _leading_ids(tokenizer: Any) -> list[int]:
-    """Return the ids that a tokenizer writes before every text (BOS, for most)."""
-    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    ids = list(tokenizer("a", add_special_tokens=True)["input_ids"])
-    return next((ids[:i] for i in range(len(ids)) if ids[i : i + len(bare)] == bare), [])

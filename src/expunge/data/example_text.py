@@ -109,6 +109,17 @@ class ExampleText:
             )
         return row
 
+    def peer_row(self, rows: ExampleSet, row: Example, variant: str) -> tuple[str, str]:
+        """Return the texts of `peer` for one answer of a row."""
+        return self.peer(self.single_question(row, f"{rows.name} row {row.row_id}").question, row.answers[variant])
+
+    def peer(self, question: str, answer: str) -> tuple[str, str]:
+        """Return a prompt, and the prompt with the answer, as OpenUnlearning writes them."""
+        prompt = self.prompt(question)
+        if self.chat is None:
+            return prompt, prompt + answer
+        return prompt, self.chat.render([*self.messages(question), {"role": "assistant", "content": answer}])
+
     def prompt(self, question: str, where: str = "row", turns: Turns = ()) -> str:
         """Return the text before an answer, with the earlier turns of its conversation."""
         t = self.template

@@ -222,3 +222,10 @@ def token_pattern(tokenizer: Any) -> re.Pattern[str]:
     """Return a pattern of a tokenizer's added tokens, the longest first."""
     tokens = sorted(added_tokens(tokenizer), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+
+
+def leading_ids(tokenizer: Any) -> list[int]:
+    """Return the ids that a tokenizer writes before every text (BOS, for most)."""
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    return next((ids[:i] for i in range(len(ids)) if ids[i : i + len(bare)] == bare), [])

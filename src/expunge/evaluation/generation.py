@@ -84,7 +84,8 @@ def generate_texts(
         check_ids(model, [(f"{rows.name} row {p.row_id}", p.ids) for p in prompts])
         start = _read_start(model, prompts, padding_id(model, encoder.tokenizer.pad_token_id))
         n_all = 0 if start is None else start.mask_BT.shape[1]
-        if drafts and generation.temperature == 0:
+        mode = capabilities(model).generation
+        if drafts and generation.temperature == 0 and mode == "batched":
             from expunge.evaluation.speculative import with_drafts
 
             prompts = with_drafts(prompts, drafts, rows, reference, encoder)
@@ -92,7 +93,7 @@ def generate_texts(
         costs = [max(n - n_all, n // CACHED_PER_TOKEN) for n in lengths]
         budget = token_budget or max(GENERATED_TOKENS, CACHE_BYTES // _cache_bytes(model))
         batches = budget_batches(prompts, costs, budget)
-        decode = Decoder(model, encoder.tokenizer, generation, ends, start, mode=capabilities(model).generation)
+        decode = Decoder(model, encoder.tokenizer, generation, ends, start, mode=mode)
     out: list[GeneratedText] = []
     for batch in batches:
         for prompt, ended in zip(batch, decode(batch), strict=True):

@@ -14,7 +14,14 @@ from expunge.core.errors import ConfigError
 from expunge.core.sealed import read_sealed, write_sealed
 from expunge.engine.store import PASSPORTS
 from expunge.evaluation.observation import FAILURES, capabilities
-from expunge.models.capabilities import Capabilities, forward_options, logits_in, plain_model, register_capabilities
+from expunge.models.capabilities import (
+    ONE_ROW,
+    Capabilities,
+    forward_options,
+    logits_in,
+    plain_model,
+    register_capabilities,
+)
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import Bits, load_model, load_tokenizer
 from expunge.models.passport import (
@@ -64,8 +71,10 @@ def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, sto
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_sealed(file, passport.to_dict())
-    if passport.capabilities is not None:
-        register_capabilities(model, passport.capabilities)
+    can = passport.capabilities
+    if can is not None:
+        one_row = not args.batched and can.generation != "uncached"
+        register_capabilities(model, ONE_ROW if one_row else can)
     return passport
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -18,11 +19,15 @@ from expunge.core.on_use import transformers
 FUSED = "sdpa"
 
 
-def compute_attention_in_float32() -> None:
-    """Make transformers' `sdpa` attention compute in float32 where tensors or autocast are in bfloat16 on a CPU.
+_LAYERS: WeakSet[Any] = WeakSet()  # the modules of the models whose attention computes in float32
 
-    This holds for all models of this process. Models that call torch's fused attention by themselves do not change.
+
+def compute_attention_in_float32(model: Any) -> None:
+    """Make a model's `sdpa` attention compute in float32 where tensors or autocast are in bfloat16 on a CPU.
+
+    Other models of this process do not change, and neither do models that call torch's fused attention by themselves.
     """
+    _LAYERS.update(model.modules())
     current = transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS[FUSED]
     if not isinstance(current, _InFloat32):
         transformers.AttentionInterface.register(FUSED, _InFloat32(current))
@@ -39,7 +44,7 @@ class _InFloat32:
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, Any]:
         """Return the outputs in the type of `value`, and the attention weights or None."""
-        if query.device.type != "cpu" or not _in_bfloat16(query, value):
+        if module not in _LAYERS or query.device.type != "cpu" or not _in_bfloat16(query, value):
             return self._attention(module, query, key, value, attention_mask, **options)
         mask = attention_mask
         if mask is not None and mask.is_floating_point():

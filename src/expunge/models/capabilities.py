@@ -46,6 +46,10 @@ class Capabilities:
         return cls(**{**values, "notes": tuple(values.get("notes", ()))})
 
 
+ONE_ROW = Capabilities(
+    head=False, padded=False, masked=False, shared_prefix=False, generation="single",
+    notes=("Rows are read one at a time (model.model_args.batched=false).",),
+)  # fmt: skip
 _OBSERVED: WeakKeyDictionary[Any, Capabilities] = WeakKeyDictionary()
 _EVERYTHING = Capabilities()
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.fingerprints import LATER
 from expunge.models.folder_settings import check_settings
 
 
@@ -68,6 +69,11 @@ class ModelArgs:
     """Whether code from the model's repository is run."""
     revision: str | None = None
     """The branch, tag or commit of a hub id. None: main."""
+    batched: bool = field(default=True, metadata=LATER)
+    """Whether several rows are scored and generated at once. False: one row at a time, without padding and with
+    attention in the type of the weights, as transformers' own functions read it. With bfloat16 weights these change
+    the rounding, and so a few tokens.
+    """
     adapter: Literal["apply", "ignore"] = "apply"
     """Use of a peft adapter in the model folder: `apply` adds it to the weights, `ignore` leaves it out."""
     options: Mapping[str, Any] = field(default_factory=dict)

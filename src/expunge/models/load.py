@@ -97,10 +97,6 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
     own = quantisation(source)
     if own is not None and quantize is not None:
         check_trainable(source)
-    if device.type == "cpu" and args.dtype == "bfloat16":
-        from expunge.models.bfloat16_attention import compute_attention_in_float32
-
-        compute_attention_in_float32()
     extra: dict[str, Any] = {} if quantize is None else _quantized(quantize, device)
     if own is not None and not args.device_map:
         extra["device_map"] = {"": device}
@@ -132,6 +128,10 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
         raise _not_loaded("model", source, args.revision, error) from None
     model, info = loaded
     model = _ready(model, info, source, args, device, quantized=quantize is not None or own is not None)
+    if device.type == "cpu" and args.dtype == "bfloat16" and args.batched:
+        from expunge.models.bfloat16_attention import compute_attention_in_float32
+
+        compute_attention_in_float32(model)
     if not has_wrapper(source):
         return model
     from expunge.models.wrapped import load_wrapped

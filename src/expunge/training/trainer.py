@@ -50,7 +50,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> tra
     if bf16 and device == "cpu":
         from expunge.models.bfloat16_attention import compute_attention_in_float32
 
-        compute_attention_in_float32()
+        compute_attention_in_float32(model)
     checkpointing = "activation_checkpointing"
     if not hasattr(transformers.TrainingArguments, checkpointing):
         checkpointing = "gradient_checkpointing"  # its name before transformers 5.23

@@ -85,9 +85,12 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 
 _PUSH = "write the option --push OWNER/NAME, or use UnlearnTrainer.push_to_hub()"
+_REFERENCE = "the reference attack reads the losses that a model's evaluation has: retain_logs_path=ITS_TOFU_EVAL.json"
 _LAUNCH = "start several processes by `accelerate launch --config_file FILE -m expunge ...` (see docs/training.md)"
 # Words that cannot act here, with the words to type instead.
 REFUSED: Mapping[str, str] = {
+    "eval.tofu.metrics.mia_reference.reference_model_path": _REFERENCE,
+    "eval.muse.metrics.mia_reference.reference_model_path": _REFERENCE.replace("TOFU", "MUSE"),
     "trainer.args.deepspeed": _LAUNCH,
     "trainer.args.fsdp": _LAUNCH,
     "trainer.args.hub_model_id": _PUSH,
@@ -106,6 +109,7 @@ REFUSED_GROUPS: Mapping[str, str] = {
 }
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "null", "none", "")
 METRICS = {"forget_Truth_Ratio": "forget_truth_ratio"}  # names of files -> names in results
+METRIC_GROUPS = {"mia_gradnorm": "gradnorm", "forget_Q_A_gibberish": "fluency", "forget_gibberish": "fluency"}
 DATA = re.compile(r"data\.(forget|retain|train)(?:\.(\w+)\.(.+))?|data/datasets@data\.(forget|retain|train)")
 
 
@@ -150,7 +154,7 @@ def translate(
             if not name.endswith("hf_args.name") or not _alternates(job):
                 raise ConfigError(f"{word}: nothing to remove; forget_split and retain_split name the examples")
         elif rule := RULES.get(name):
-            rule(job, name, value)
+            rule(job, key if rule is _metrics else name, value)
         elif match := DATA.fullmatch(name):
             _data_word(job, match, name, value)
         elif name in RENAMED:
@@ -276,8 +280,17 @@ def _save_steps(job: _Translation, name: str, value: str) -> None:
 
 
 def _metrics(job: _Translation, name: str, value: str) -> None:
+    """Translate a list of metrics; after "+" they are added to the default ones, which have all but the groups here."""
+    more = name.startswith("+")
     names = [METRICS.get(n.strip(), n.strip()) for n in value.strip("[]").split(",") if n.strip()]
-    job.add("eval.metrics", f"[{','.join(names)}]", f"{name}={value}")
+    groups = [METRIC_GROUPS[n] for n in names if n in METRIC_GROUPS]
+    names = [n for n in names if n not in METRIC_GROUPS]
+    if groups:
+        job.add("eval.extras", f"[{','.join(groups)}]", f"{name}={value}")
+    if more:
+        job.notes.append(f"{name}={value}: the default metrics have {', '.join(names) or 'the others'} already")
+    elif names:
+        job.add("eval.metrics", f"[{','.join(names)}]", f"{name}={value}")
 
 
 def _eval_group(job: _Translation, name: str, value: str) -> None:

@@ -244,5 +244,6 @@ class EvaluationJobs:
                 tokenisation_identity(),
                 model.model_args.options or None,
                 model.tokenizer_args.options or None,
+                model.model_args.batched,
             )
         return self._models[has_parent]

@@ -274,7 +274,7 @@ def open_trained(
     The weights are in float32 by default, because bfloat16 weights lose small updates.
     """
     check_trainable(source)
-    model_args = dataclasses.replace(setting.model.model_args, dtype=dtype)
+    model_args = dataclasses.replace(setting.model.model_args, dtype=dtype, batched=True)
     # a model that will be sharded need not fit on one device
     where = "cpu" if distributed.sharded() and quantize is None else setting.model.device
     return load_checked(
