@@ -109,7 +109,7 @@ class Sides:
 
 
 def prepare(folder: Path, tofu: Path) -> None:
-    """Lay out TOFU under the name of its hub id, and empty packages for those that the peer imports but does not use."""
+    """Write TOFU under the name of its hub id, and empty packages in place of those that are imported but not used."""
     data = folder / "locuslab/TOFU"
     data.mkdir(parents=True)
     lines = ["---", "configs:"]

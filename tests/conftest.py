@@ -31,7 +31,7 @@ def _trials_without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try models and tokenizers in the process of the tests: a process of their own imports transformers again."""
     from expunge.models import trial, trial_child
 
-    monkeypatch.setattr(trial, "run_limited", lambda program, request, limits: trial_child.main(request))
+    monkeypatch.setattr(trial, "run_limited", lambda program, request, limits, **how: trial_child.main(request))
 
 
 METHOD = '''

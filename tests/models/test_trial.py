@@ -77,7 +77,7 @@ def test_a_good_folder_is_tried_once_and_again_after_an_edit(
     tokenizer.save_pretrained(source)
     calls = []
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **how: Any) -> Any:
         calls.append(args[1])
         return run_limited(*args) if len(calls) == 1 else trial_child.main(args[1])
 
@@ -96,7 +96,7 @@ def test_a_good_folder_is_tried_once_and_again_after_an_edit(
 def test_a_folder_of_a_job_and_a_hub_id_without_files_are_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "run_limited", lambda *args: pytest.fail("something was tried"))
+    monkeypatch.setattr(trial, "run_limited", lambda *args, **how: pytest.fail("something was tried"))
     own = folder_of(tmp_path / "own", hidden_act="nope")
     (tmp_path / "own" / "job.json").write_text("{}")
     try_model(config_of(own))

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHILD = Path(__file__).with_name("limited_child.py")
-MEMORY_CODE, FAULT_CODE = 77, 78  # exit codes of the child: no memory, and another error of the program
+from expunge.core import limited_child
+from expunge.core.limited_child import FAULT_CODE, MEMORY_CODE
+
+CHILD = Path(limited_child.__file__)
+THREADS = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -28,13 +40,18 @@ class LimitError(Exception):
     """The program exceeded a limit; the text names it, as the end of a sentence."""
 
 
-def run_limited(program: Path, request: Any, limits: ProcessLimits) -> Any:
+def run_limited(
+    program: Path, request: Any, limits: ProcessLimits, *, fork_after: Callable[[], object] | None = None
+) -> Any:
     """Call `main(request)` of a program in a limited process, with one thread, and return its result.
 
     Args:
         program: A Python file that defines `main`. It imports installed packages, not its neighbours.
         request: Plain values, as JSON.
         limits: The limits.
+        fork_after: Imports what the program needs and this process needs, too. It runs first, and the program runs in a
+            fork of this process, so the imports are done once. Only for a process that has not computed anything: it
+            has no effect next to other threads. None: the program runs in a new interpreter.
 
     Returns:
         The result as plain values; None if the program ends by another error, which its caller must allow for.
@@ -42,22 +59,74 @@ def run_limited(program: Path, request: Any, limits: ProcessLimits) -> Any:
     Raises:
         LimitError: A limit was exceeded.
     """
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     message = {"program": str(program), "request": request, "cpu_s": limits.cpu_s, "bytes": limits.memory}
+    if fork_after is not None and sys.platform == "linux" and threading.active_count() == 1:
+        fork_after()
+        code, text = _forked(message, limits.wall_s)
+    else:
+        code, text = _started(message, limits.wall_s)
+    if code is None:
+        raise LimitError(f"does not end within {limits.wall_s:.0f} s")
+    if code in (-signal.SIGKILL, -signal.SIGXCPU):
+        raise LimitError(f"does not end within {limits.cpu_s} s of computing")
+    if code in (MEMORY_CODE, -signal.SIGABRT):  # libraries abort without memory
+        raise LimitError(f"needs more than {limits.memory >> 20} MB of memory")
+    return json.loads(text) if code == 0 else None
+
+
+def _started(message: Mapping[str, Any], wall_s: float) -> tuple[int | None, bytes]:
+    """Run the program in a new interpreter. Returns the exit code, None after the time limit, and the output."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", str(CHILD)],
             input=json.dumps(message).encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=limits.wall_s,
-            env={**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false"},
+            timeout=wall_s,
+            env={**os.environ, **THREADS},
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise LimitError(f"does not end within {limits.wall_s:.0f} s") from None
-    if done.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
-        raise LimitError(f"does not end within {limits.cpu_s} s of computing")
-    if done.returncode == MEMORY_CODE or done.returncode == -signal.SIGABRT:  # libraries abort without memory
-        raise LimitError(f"needs more than {limits.memory >> 20} MB of memory")
-    return json.loads(done.stdout) if done.returncode == 0 else None
+        return None, b""
+    return done.returncode, done.stdout
+
+
+def _forked(message: dict[str, Any], wall_s: float) -> tuple[int | None, bytes]:
+    """Run the program in a fork of this process. Returns the exit code, None after the time limit, and the output."""
+    source, place = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # idle threads of libraries are no danger to the child
+        child = os.fork()
+    if child == 0:
+        code = FAULT_CODE
+        try:
+            os.close(source)
+            faulthandler.disable()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nothing, stream)
+            os.environ.update(THREADS)
+            code = limited_child.run(message, place)
+        finally:
+            os._exit(code)
+    os.close(place)
+    pieces, end = [], time.monotonic() + wall_s
+    try:
+        while select.select([source], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not (piece := os.read(source, 1 << 16)):
+                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), b"".join(pieces)
+            pieces.append(piece)
+    except BaseException:
+        _kill(child)
+        raise
+    finally:
+        os.close(source)
+    _kill(child)
+    return None, b""
+
+
+def _kill(child: int) -> None:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)

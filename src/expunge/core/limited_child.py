@@ -1,6 +1,7 @@
 """The process of `core.limited`: it limits itself, and then runs a program. It imports nothing of the package.
 
-It reads {program, request, cpu_s, bytes} as JSON from standard input, and writes the program's result as JSON.
+As a script it reads {program, request, cpu_s, bytes} as JSON from standard input, and writes the program's result as
+JSON to standard output.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ import os
 import resource
 import runpy
 import sys
+from typing import Any
 
 MEMORY_CODE, FAULT_CODE = 77, 78
 
 
-def main() -> int:
-    """Run the program of the request. Returns the exit code."""
-    message = json.loads(sys.stdin.read())
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # libraries print to the standard output
+def run(message: dict[str, Any], place: int) -> int:
+    """Run the program of a message, and write its result as JSON to the descriptor `place`. Returns the exit code."""
+    out = os.fdopen(place, "w", encoding="utf-8")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (message["cpu_s"], message["cpu_s"]))
     resource.setrlimit(resource.RLIMIT_DATA, (message["bytes"], message["bytes"]))
@@ -31,6 +31,14 @@ def main() -> int:
     json.dump(result, out)
     out.flush()
     return 0
+
+
+def main() -> int:
+    """Run the program of the request. Returns the exit code."""
+    message = json.loads(sys.stdin.read())
+    place = os.dup(1)
+    os.dup2(2, 1)  # libraries print to the standard output
+    return run(message, place)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
+from expunge.core.on_use import import_model_base, transformers
 from expunge.models.config import ModelConfig, adapter_base, looks_local, tokenizer_folder
 from expunge.models.identity import pinned, pinned_revision, refuse_parts, small_files, tokenizer_identity
 from expunge.models.options import configuration_options
@@ -112,6 +114,12 @@ def _marks(config: str | None, how: Mapping[str, Any], tokens: tuple[Path, Any] 
     return tuple(fingerprint([*part, versions]) for part in parts)
 
 
+def _import_transformers() -> None:
+    """Import what a trial needs, as loading a model does afterwards."""
+    import_model_base()
+    _ = transformers.AutoConfig, transformers.AutoModelForCausalLM, transformers.AutoTokenizer
+
+
 @functools.lru_cache(maxsize=64)
 def _faults(folder: str | None, tokenizer: str | None, how: str, marks: tuple[str, ...]) -> dict[str, str | None]:
     """Return the faults of a model and a tokenizer.
@@ -120,6 +128,7 @@ def _faults(folder: str | None, tokenizer: str | None, how: str, marks: tuple[st
     """
     request = {"model": folder, "tokenizer": tokenizer, **json.loads(how)}
     try:
-        return dict(run_limited(PROGRAM, request, ProcessLimits(CPU_S, WALL_S, MEMORY)) or {})
+        first = None if "torch" in sys.modules else _import_transformers
+        return dict(run_limited(PROGRAM, request, ProcessLimits(CPU_S, WALL_S, MEMORY), fork_after=first) or {})
     except LimitError as error:
         return {"limit": str(error)}

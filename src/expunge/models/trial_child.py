@@ -22,7 +22,9 @@ def main(request: dict[str, Any]) -> dict[str, str | None]:
         except MemoryError:
             raise
         except Exception as error:  # each architecture checks its settings in its own way
-            out[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            lines = (str(error).strip() or type(error).__name__).splitlines()
+            text = " ".join(lines[: 1 + lines[0].endswith(":")])  # a line that ends so has its reason in the next one
+            out[name] = " ".join(text.split())[:200]
     return out
 
 
