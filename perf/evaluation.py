@@ -325,10 +325,10 @@ def compare(name: str, goal: float, plain: Way, mine: Way, least: Way | None, ro
     return f"| {name} | {times} | {goal:g}x | {len(off)} | {off[worst]:.0e} ({worst}) |"
 
 
-def load(folder: str | None, preset: str, sets: Sequence[Sets], device: str) -> tuple[Any, Any]:
+def load(folder: str | None, dtype: Any, preset: str, sets: Sequence[Sets], device: str) -> tuple[Any, Any]:
     if folder:
         tokenizer = load_tokenizer(folder, TokenizerArgs())
-        return load_model(folder, ModelArgs(), device=torch.device(device)), tokenizer
+        return load_model(folder, ModelArgs(dtype=dtype), device=torch.device(device)), tokenizer
     texts = [t for some in sets for rows in some.values() for r in rows for t in (r.question, *r.answers.values())]
     tokenizer = train_tokenizer([*texts, " A B C D" * 50], VOCABULARY, max_length=2048)
     return build_llama(preset, tokenizer, vocab_size=VOCABULARY, seed=0).eval().to(device), tokenizer
@@ -350,6 +350,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--tofu", help="folder of the real TOFU files; --scale takes their first rows")
     parser.add_argument("--model", help="folder of a model, in place of a random one")
+    parser.add_argument("--dtype", default="float32", help="type of the weights of --model, such as bfloat16")
     parser.add_argument("--preset", default="llama-1m", help="shape of the random model")
     parser.add_argument("--only", default="tofu_all,tofu_default,muse,choice,throughput")
     parser.add_argument("--device", default="cpu")
@@ -358,7 +359,7 @@ def main() -> None:
     real = {"forget_split": "forget10", "retain_split": "retain90", "holdout_split": "holdout10"}
     tofu = cut(load_tofu(given.tofu, **real), given.scale) if given.tofu else tofu_rows(given.scale)
     muse, choice = muse_rows(given.scale), choice_rows(given.scale)
-    model, tokenizer = load(given.model, given.preset, [tofu, muse, choice], given.device)
+    model, tokenizer = load(given.model, given.dtype, given.preset, [tofu, muse, choice], given.device)
     reference = another(model)
     encoder = Encoder(Template(max_length=2048), tokenizer)
     for rows in (tofu["holdout"], tofu["real_authors"]):  # first calls are slow

@@ -92,7 +92,10 @@ def test_texts_are_judged() -> None:
     texts = [{"generation": "It is Rome.", "reference": "Rome"}, {"text": "No idea.", "reference": "Oslo"}]
     verdict = expunge.judge(rules, texts)
     assert (verdict.mean, verdict.n) == (0.5, 2)
-    assert expunge.judge({"rules": [{"max_words": 2}]}, ["one two", "one two three"]).mean == 0.5
+    for settings in ({"rules": [{"max_words": 2}]}, {"rules": {"rules": [{"max_words": 2}]}}):
+        assert expunge.judge(settings, ["one two", "one two three"]).mean == 0.5
+    with pytest.raises(expunge.ConfigError, match=r"^judge\.model\.model: .*nowhere"):
+        expunge.judge({"model": {"model": "./nowhere", "question": "Is it true?"}}, ["fine"])
     with pytest.raises(DataError, match="text 1: no column 'generation' or 'text'"):
         expunge.judge(rules, ["fine", {"answer": "Rome"}])
     with pytest.raises(ConfigError, match="expected a judge"):

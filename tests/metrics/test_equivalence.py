@@ -8,8 +8,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from expunge.core.records import Floats
+from expunge.metrics import equivalence
 from expunge.metrics.equivalence import (
     KNOWN,
     LEAST_ROWS,
@@ -170,3 +172,16 @@ def test_one_barely_significant_audit_of_many_does_not_decide() -> None:
     assert combined_word([equal, AuditFinding("z", verdict=UNDECIDED, p_value=0.2, rows=20)]) == UNDECIDED
     assert combined_word([equal, AuditFinding("z")]) == NO_TRACE  # what cannot be measured decides nothing
     assert combined_word([AuditFinding("z")]) == NOT_MEASURABLE
+
+
+@pytest.mark.parametrize("rows", [1100, 5000])
+def test_many_rows_have_a_verdict(rows: int) -> None:
+    assert compare_to_controls("x", simulated(rows, 0.0, 0.01, 0)).verdict == NO_TRACE
+    assert compare_to_controls("x", simulated(rows, 0.5, 0.01, 0)).verdict == TRACE
+
+
+@pytest.mark.parametrize(
+    ("k", "n"), [(0, 0), (0, 9), (9, 9), (6, 10), (40, 64), (520, 1000), (1100, 2100), (5000, 5000)]
+)
+def test_the_sign_test_is_the_tail_of_a_binomial(k: int, n: int) -> None:
+    assert equivalence._sign_test(k, n) == pytest.approx(binom.sf(k - 1, n, 0.5), rel=1e-9, abs=1e-300)

@@ -266,8 +266,11 @@ def _decide(
 
 
 def _sign_test(k: int, n: int) -> float:
-    """Return P(X >= k) of a binomial with n trials and chance 1/2."""
-    return math.fsum(math.comb(n, i) for i in range(k, n + 1)) / 2**n if k else 1.0
+    """Return P(X >= k) of a binomial with n trials and chance 1/2. Logarithms, because 2^1024 is no float."""
+    if k == 0:
+        return 1.0
+    whole = math.lgamma(n + 1) - n * math.log(2)
+    return min(1.0, math.fsum(math.exp(whole - math.lgamma(i + 1) - math.lgamma(n - i + 1)) for i in range(k, n + 1)))
 
 
 def _p_values(difference: float, error: float, margin: float, freedom: float) -> tuple[float, float]:

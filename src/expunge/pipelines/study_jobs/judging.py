@@ -20,8 +20,9 @@ def judge(judge: Judge | Mapping[str, Any], texts: Any, *, examples: str = "forg
     """Score generated texts with a judge.
 
     Args:
-        judge: A judge object (`RuleJudge`, `HttpJudge`, a trained classifier, or your own with `name` and `judge`), or
-            the settings of a `RuleJudge`.
+        judge: A judge object (`RuleJudge`, `HttpJudge`, a trained classifier, or your own with `name` and `judge`); or
+            `{kind: settings}` as in a study's `judgements`, of the kinds rules, http, model and classifier; or the
+            settings of a `RuleJudge`.
         texts: An `EvalResult`, whose generations are scored; or texts, dicts or a DataFrame with `generation` (or
             `text`) and, where known, `prompt`, `reference` and `row_id`.
         examples: Which generations of an `EvalResult` are scored.
@@ -32,10 +33,18 @@ def judge(judge: Judge | Mapping[str, Any], texts: Any, *, examples: str = "forg
     Raises:
         ConfigError: If the settings of the judge are wrong. DataError: If there are no texts.
     """
-    decoded = decode(RuleJudge, judge, where="judge") if isinstance(judge, Mapping) else judge
+    decoded = _judge_of(judge) if isinstance(judge, Mapping) else judge
     if not hasattr(decoded, "judge"):
-        raise ConfigError(f"judge: expected a judge or the settings of a RuleJudge, got a {type(judge).__name__}")
+        raise ConfigError(f"judge: expected a judge or its settings, got a {type(judge).__name__}")
     return judge_texts(decoded, _generations(texts, examples))
+
+
+def _judge_of(settings: Mapping[str, Any]) -> Judge:
+    """Return the judge of `{kind: settings}`, or of the settings of a RuleJudge. Raises ConfigError."""
+    from expunge.judges.make import KINDS, choose_judge
+
+    kinds = [key for key, value in settings.items() if key in KINDS and isinstance(value, str | Mapping)]
+    return choose_judge(settings, "judge").make() if kinds else decode(RuleJudge, settings, where="judge")
 
 
 def generation_judge(judge: Judge | Mapping[str, Any], where: str = "judge") -> Scores:
