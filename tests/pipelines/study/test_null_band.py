@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from expunge.metrics.api import MetricResult, missing
-from expunge.pipelines.study.results import null_band
+from expunge.pipelines.study.results import counted, null_band
 from expunge.report.model import ReportModel, ReportRun, SeedRange
 from expunge.report.table import table
 from expunge.report.text import to_csv, to_markdown
@@ -68,3 +68,10 @@ def test_attacks_have_columns_where_there_are_attacks() -> None:
     assert (texts["mia_distance"], texts["privleak"]) == ("0.400", "-80.000")
     keys = {c.key for c in table(ReportModel("t", "s", "c", "d", {}, tuple(RUNS))).columns}
     assert not keys & {"mia_distance", "privleak"}
+
+
+def test_many_sets_with_one_first_word_are_one_line() -> None:
+    subjects = {f"mmlu_{k}": 3 for k in range(57)}
+    assert counted({"forget": 60, "forget_eval": 30, **subjects, "retain": 9}) == {
+        "forget": 60, "forget_eval": 30, "mmlu_* (57 sets)": 171, "retain": 9,
+    }  # fmt: skip

@@ -74,7 +74,7 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         study=graph.study.name,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        sets={name: len(benchmark.sets[name]) for name in sorted(benchmark.sets)},
+        sets=counted({name: len(benchmark.sets[name]) for name in sorted(benchmark.sets)}),
         runs=tuple(runs),
         notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(measured.missing),
@@ -170,11 +170,28 @@ def _with_gibberish(
     ]
 
 
+def counted(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the number of rows of each set; many sets with the same first word, such as 57 subjects, are one line."""
+    groups: dict[str, list[str]] = {}
+    for name in sizes:
+        groups.setdefault(name.partition("_")[0], []).append(name)
+    out: dict[str, int] = {}
+    for first, names in groups.items():
+        together = len(names) > MANY_SETS
+        out |= (
+            {f"{first}_* ({len(names)} sets)": sum(sizes[n] for n in names)}
+            if together
+            else {n: sizes[n] for n in names}
+        )
+    return out
+
+
 def _unread(error: Exception) -> str:
     return f"cannot be read: {' '.join(str(error).split())}; `expunge verify` lists damaged files"
 
 
 N_SHOWN = 8
+MANY_SETS = 20
 
 
 def shown_metrics(benchmark: Benchmark) -> tuple[str, ...]:
