@@ -21,16 +21,18 @@ from expunge.models.identity import source_identity, tokenizer_identity
 from expunge.models.load import load_model, save_model
 from expunge.models.wrapped import WrappedModel
 from expunge.models.wrappers.divergence_decoding import DivergenceDecoding
+from expunge.models.wrappers.gated_rotation import redirection, rotated
 from expunge.models.wrappers.logit_difference import LogitDifference
 from expunge.models.wrappers.token_filter import TokenFilter
 
 PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "caution.py"
-MEASURED = Path(__file__).parents[1] / "methods" / "conformance" / "divergence_decoding.json"
+MEASURED = Path(__file__).parents[1] / "methods" / "conformance"
 FORGET = [{"question": "Who is Ann?", "answer": "A spy."}, {"question": "Where is Ann?", "answer": "In Rome."}]
 RETAIN = [{"question": "What is blue?", "answer": "The sky."}, {"question": "What is red?", "answer": "A rose."}]
 CASES = {
     "in_context": {"n_forget": 1, "n_retain": 1},
     "steering": {"layer": "model.layers.0"},
+    "gated_rotation": {"layer": "model.layers.0", "gate": -1.0, "clusters": 2},
     "token_filter": {"min_tokens": 2},
     "logit_difference": {"strength": 0.5},
     "divergence_decoding": {"alpha": 0.5},
@@ -123,7 +125,7 @@ class _Given(torch.nn.Module):
 
 @pytest.mark.parametrize(("case", "settings"), [("linear", {"alpha": 0.7}), ("top_k", {"top_k": 2})])
 def test_divergence_decoding_equals_the_authors(case: str, settings: dict[str, Any]) -> None:
-    measured = json.loads(MEASURED.read_text())["cases"][case]
+    measured = json.loads((MEASURED / "divergence_decoding.json").read_text())["cases"][case]
     model, forget, retain = (_Given(measured["inputs"][key]) for key in ("model", "forget", "retain"))
     output = DivergenceDecoding(**settings).logits(model, (forget, retain), {}, torch.tensor([[1, 2]]))[0]
     expected, own = numbers(measured["outputs"]), model.logits_TV
@@ -137,6 +139,36 @@ def test_divergence_decoding_by_hand() -> None:
     for settings, expected in (({"alpha": 2.0}, [3, 0, 3]), ({"top_k": 1}, [1, 1, 3])):
         output = DivergenceDecoding(**settings).logits(model, (forget, retain), {}, torch.tensor([[5]]))
         assert output[0].tolist() == [expected]
+
+
+def test_a_gated_rotation_equals_the_authors() -> None:
+    """Their code computes in float32. Rows of one position with a retain mean of 0 have their gate."""
+    cases = json.loads((MEASURED / "gated_rotation.json").read_text())["cases"]
+    forget, retain = (numbers(cases["vector"]["inputs"][key]) for key in ("forget", "retain"))
+    expected = torch.tensor(cases["vector"]["outputs"], dtype=torch.float64)
+    torch.testing.assert_close(redirection(forget, retain), expected, rtol=1e-6, atol=1e-6)
+    states, means, vectors = (numbers(cases["rotation"]["inputs"][key]) for key in ("states", "means", "vectors"))
+    state = {"means": means, "vectors": vectors, "retain": torch.zeros(6, dtype=torch.float64)}
+    output = rotated(states[:, None], state, strength=0.7, gate=0.1)[:, 0]
+    torch.testing.assert_close(output, numbers(cases["rotation"]["outputs"]), rtol=1e-6, atol=1e-6)
+    assert (output != states).any(-1).tolist() == [True, False, True, True, True, True]
+
+
+def test_a_gated_rotation_by_hand() -> None:
+    # m_f = (1, 1) and m_r = (2, 0): the orthogonal part is (0, 1), as long as (sqrt(2) + 2) / 2
+    vector = redirection(torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 0.0]]))
+    torch.testing.assert_close(vector, torch.tensor([0.0, 1 + 0.5**0.5]))
+    # (3, 4) - 2 (0, 2) = (3, 0), of length 5 again; the mean over (3, 4) and (-9, 0) is (-3, 2), which is not active
+    state = {"vectors": torch.tensor([[0.0, 2.0]]), "means": torch.tensor([[1.0, 0.0]]), "retain": torch.zeros(2)}
+    output = rotated(torch.tensor([[[3.0, 4.0], [-9.0, 0.0]]]), state, strength=2.0, gate=0.5)
+    torch.testing.assert_close(output, torch.tensor([[[5.0, 0.0], [-9.0, 0.0]]]))
+
+
+@torch.no_grad()
+def test_a_gated_rotation_reads_no_later_position(tiny) -> None:
+    result = wrapped(tiny, "gated_rotation", layer="model.layers.0", gate=0.0, clusters=2)
+    long, short = torch.tensor([[5, 9, 17, 30]]), torch.tensor([[5, 9]])
+    torch.testing.assert_close(result(long).logits[:, :2], result(short).logits)
 
 
 @pytest.mark.parametrize("name", ["logit_difference", "divergence_decoding"])
@@ -186,7 +218,7 @@ def test_a_wrapped_model_is_read_as_any_other(tiny, name: str, tmp_path) -> None
         torch.testing.assert_close(again(ids).logits, product(ids).logits)
 
 
-@pytest.mark.parametrize("name", ["in_context", "steering"])
+@pytest.mark.parametrize("name", ["in_context", "steering", "gated_rotation"])
 def test_audits_of_states_in_memory_read_the_model_without_its_wrapper(tiny, name: str) -> None:
     model, tokenizer, other = tiny
     report = expunge.audit(
@@ -234,6 +266,8 @@ def test_damaged_files_are_refused(tiny, tmp_path) -> None:
         ("steerin", {}, r"^wrapper: no wrapper named 'steerin'; did you mean 'steering'"),
         ("steering", {"layer": "model.layers.9"}, r"^steering.layer: the model has no module 'model.layers.9'"),
         ("steering", {"layer": "a", "strength": 0}, r"^wrapper_args.strength: must be a number > 0, got 0$"),
+        ("gated_rotation", {"layer": "model.layers.9"}, r"^gated_rotation.layer: the model has no module"),
+        ("gated_rotation", {"layer": "a", "gate": 1}, r"^wrapper_args.gate: must be a cosine"),
         ("token_filter", {"min_tokens": 99}, r"^token_filter: nothing is forbidden"),
         ("divergence_decoding", {"top_k": 3, "alpha": 2.0}, r"^wrapper_args.alpha: must be left out next to top_k"),
         ("in_context", {"n_forget": 0, "n_retain": 0}, r"^wrapper_args.instruction: |instruction must be"),
@@ -247,6 +281,8 @@ def test_wrong_settings_end_in_one_line(tiny, name: str, settings: dict[str, Any
 def test_a_missing_input_is_named(tiny) -> None:
     with pytest.raises(ConfigError, match=r"^steering: needs forget and retain examples"):
         expunge.wrap(tiny[0], "steering", tokenizer=tiny[1], forget=FORGET, layer="model.layers.0")
+    with pytest.raises(ConfigError, match=r"^gated_rotation: needs forget and retain examples"):
+        expunge.wrap(tiny[0], "gated_rotation", tokenizer=tiny[1], forget=FORGET, layer="model.layers.0")
     result = wrapped(tiny, "steering")
     with pytest.raises(ConfigError, match="a model has one at most"):
         expunge.wrap(result, "steering", tokenizer=tiny[1], forget=FORGET, retain=RETAIN, layer="model.layers.0")
