@@ -56,3 +56,10 @@ def test_sums_and_means_of_rows_by_hand() -> None:
     assert side.row_sums(x_N).tolist() == [2.0, 4.0, 21.0]
     assert side.row_means(x_N).tolist() == [2.0, 2.0, 7.0]
     assert side.nll.item() == pytest.approx(27 / 6)  # the mean over tokens, not (2 + 2 + 7) / 3 over rows
+
+
+@pytest.mark.parametrize("layer", ["model.layers.0:output", ("model.layers.0", "model.layers.1:inputs"), "", ("a b",)])
+def test_a_name_that_is_no_module_is_refused_before_weights(layer: str | tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"^layer: '.*' names no module; write model.layers.7 for its output"):
+        Requirements(layer=layer)
+    assert Requirements(layer=("model.layers.0:input", "lm_head")).layer is not None

@@ -28,7 +28,9 @@ def test_every_file_of_the_folder_is_registered_with_a_page() -> None:
 
 
 def test_a_wrong_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"^args\.grad_transform: no step named 'smm'; did you mean 'sam'\?"):
+    with pytest.raises(
+        ConfigError, match=r"^args\.grad_transform: no gradient transform named 'smm'; did you mean 'sam'\?"
+    ):
         make_grad_transform("smm", {}, "args")
 
 
@@ -54,9 +56,9 @@ def test_an_unregistered_rule_is_refused_and_a_name_is_taken_once() -> None:
     class Odd:
         pass
 
-    with pytest.raises(ConfigError, match="step: Odd is not registered"):
+    with pytest.raises(ConfigError, match="gradient transform: Odd is not registered"):
         spec_of(Odd())  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="step sam: registered twice"):
+    with pytest.raises(ConfigError, match="gradient transform sam: registered twice"):
         grad_transform("sam", revision=1, needs=(), paper="none")(Odd)
     assert find_step("sam").cls.__name__ == "SAM"
 
@@ -112,7 +114,7 @@ def test_a_stack_changes_the_forget_gradient_in_the_order_written() -> None:
         (["gru", "sam"], {}, r"^t\.grad_transform\[0\]: gru reads the retain gradient as well, so it must be the last"),
         (["latent", "gru"], {"latent": {"layer": "a"}}, r"^t\.grad_transform\[1\]: gru reads whole steps and latent"),
         (["sam", "sam"], {}, r"^t\.grad_transform: expected different transforms"),
-        (["sam", "grv"], {}, r"^t\.grad_transform\[1\]: no step named 'grv'; did you mean 'gru'"),
+        (["sam", "grv"], {}, r"^t\.grad_transform\[1\]: no gradient transform named 'grv'; did you mean 'gru'"),
         (["sam", "gru"], {"rho": 1}, r"^t\.grad_transform_args\.rho: not in the stack"),
         (["sam"], {"sam": {"rho": -1}}, r"^t\.grad_transform_args\.sam\.rho: must be a number > 0, got -1$"),
     ],

@@ -79,5 +79,5 @@ def test_layers_above_the_last_site_do_not_run(model) -> None:
 
 def test_a_missing_module_is_named(model) -> None:
     spec = ForwardSpec(Quantity.HIDDEN, ScoredPositions.OWN, ("model.layers.1", "model.layers.7:input"))
-    with pytest.raises(ConfigError, match=r"the model has no module 'model.layers.7'"):
+    with pytest.raises(ConfigError, match=r"^trainer.method_args: the model has no module 'model.layers.7'"):
         forward(model, collate(ROWS, pad_id=0, positions="own"), spec)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from expunge.core.plugins import load_plugins
 from expunge.methods import objective
 from expunge.training import optimizers
 from expunge.training.config import TrainArgs
+from expunge.training.loop import train
 from expunge.training.optimizers import OF_TORCHAO, STOCHASTIC, optimizer_class, weights_dtype
 from expunge.training.phases import check_run
 
@@ -68,8 +70,24 @@ def test_a_class_by_its_name_and_a_registered_one(tmp_path) -> None:
         ({"optim": "torch.optm.NAdam"}, r"^t\.optim: torch\.optm\.NAdam: No module named"),
         ({"optim": "torch.optim.SGD", "optim_args": {"momentun": 1}}, r"^t\.optim_args\.momentun: .*'momentum'"),
         ({"optim_args": {"momentum": 1}}, r"^t\.optim_args: adamw_torch takes none"),
+        ({"optim": "torch.optim.SGD", "optim_args": {"lr": 1}}, r"^t\.optim_args\.lr: set t\.learning_rate instead"),
+        ({"optim": "torch.optim.LBFGS"}, r"^t\.optim: torch\.optim\.LBFGS cannot train these weights: LBFGS doesn't"),
+        ({"optim": "torch.optim.SparseAdam"}, r"SparseAdam cannot train these weights: SparseAdam does not support"),
+        (
+            {"optim": "torch.optim.NAdam", "optim_args": {"betas": 3}},
+            r"^t\.optim: torch\.optim\.NAdam with optim_args=\{'betas': 3\} cannot train these weights: ",
+        ),
     ],
 )
 def test_a_wrong_optimizer_is_named(keys, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_run(objective("finetune"), decode(TrainArgs, keys, where="t"), "t")
+
+
+def test_a_class_for_matrices_trains_adapters_and_names_a_vector(make_model, rows) -> None:
+    args = TrainArgs(optim="torch.optim.Muon", max_steps=1, learning_rate=1e-3, warmup_steps=0)
+    goal = objective("GradAscent")
+    with pytest.raises(ConfigError, match=r"^trainer\.args\.optim: torch\.optim\.Muon cannot train these weights: "):
+        train(make_model(), goal, {"forget": rows["forget"]}, args, pad_id=0)
+    some = dataclasses.replace(args, trainable_params_regex=(r".*mlp.*",))
+    assert train(make_model(), goal, {"forget": rows["forget"]}, some, pad_id=0).n_steps == 1

@@ -7,6 +7,7 @@ shape and prompt tokens cannot affect a loss.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MODULE = r"\w+(\.\w+)*(:input)?"  # the name of a module, or of its input
 Marks = Literal["", "trace", "unwanted"]  # the tokens that a loss treats apart
 
 
@@ -70,6 +72,15 @@ class Requirements:
     retain_positions: ScoredPositions = ScoredPositions.ANSWER
     layer: str | tuple[str, ...] | None = None
     marks: Marks = ""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a name of `layer` that is no module's name, with or without `:input`."""
+        for name in (self.layer,) if isinstance(self.layer, str) else self.layer or ():
+            if re.fullmatch(MODULE, name) is None:
+                raise ConfigError(
+                    f"layer: {name!r} names no module; write model.layers.7 for its output, model.layers.7:input for "
+                    "its input"
+                )
 
     def reads(self, side: str) -> bool:
         """Return whether the loss reads a side's rows: a quantity of them, or texts that are sampled for them."""

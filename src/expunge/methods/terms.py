@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from expunge.core.on_use import torch
-from expunge.methods.api import Quantity, Requirements, ScoredPositions, SideOutputs
+from expunge.methods.api import MODULE, Quantity, Requirements, ScoredPositions, SideOutputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ def check_modules(names: Sequence[str], key: str = "layers") -> None:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{key} must name different modules, such as model.layers.7")
     for name in names:
-        if not re.fullmatch(r"\w+(\.\w+)*(:input)?", name):
+        if not re.fullmatch(MODULE, name):
             raise ValueError(f"{key} must name modules, such as model.layers.7 or model.layers.7:input")
 
 

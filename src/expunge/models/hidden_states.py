@@ -15,7 +15,7 @@ from torch import Tensor
 from expunge.models.capabilities import capabilities_of, forward_options
 from expunge.models.packed import BatchPositions, find_module, single_rows
 
-KEY = "trainer.method_args.module_regex"
+KEY = "trainer.method_args"
 
 
 class _StopForward(Exception):

@@ -6,10 +6,11 @@ called with the trained parameters, `lr`, `weight_decay` and the settings of `op
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -43,6 +44,7 @@ OPTIMIZERS = (
     "sgd",
 )
 PACKAGES = ("torch", "torchao", "bitsandbytes")
+SHARED = {"lr": "learning_rate", "weight_decay": "weight_decay"}  # an argument of a class -> the setting of the run
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def optimizer_identity(optim: str) -> str | dict[str, Any]:
 
 
 def check_optimizer(args: TrainArgs, where: str = "trainer.args") -> None:
-    """Raise ConfigError for an optimizer whose package is not installed, or whose class or settings do not exist."""
+    """Raise ConfigError for an optimizer that is not installed, does not exist, or cannot train a model."""
     optim = args.optim
     if optim in OF_TORCHAO and importlib.util.find_spec("torchao") is None:
         raise ConfigError(f"{where}.optim: {optim} needs torchao: pip install torchao, or use adamw_torch")
@@ -100,10 +102,50 @@ def check_optimizer(args: TrainArgs, where: str = "trainer.args") -> None:
                 f"{where}.optim_args: {optim} takes none; they belong to a class such as torch.optim.NAdam"
             )
         return
-    allowed = inspect.signature(_class_of(optim, f"{where}.optim")).parameters
+    cls = _class_of(optim, f"{where}.optim")
+    allowed = inspect.signature(cls).parameters
     for key in args.optim_args:
+        if key in SHARED:
+            raise ConfigError(f"{where}.optim_args.{key}: set {where}.{SHARED[key]} instead")
         if key not in allowed or key == "params":
             raise ConfigError(f"{where}.optim_args.{key}: {optim} has no such setting{nearest(key, allowed)}")
+    _try(cls, args, where)
+
+
+def _try(cls: type[Any], args: TrainArgs, where: str) -> None:
+    """Raise ConfigError if an optimizer refuses its settings, or two groups of matrices.
+
+    One of torch also takes a step; others may need an accelerator for it.
+    """
+    import torch
+
+    weights = [torch.zeros(2, 2, requires_grad=True) for _ in range(2)]
+    with refused_weights(args, where):
+        trial = cls([{"params": [weight]} for weight in weights], **_settings(cls, args))
+        if args.optim.startswith("torch."):
+            for weight in weights:
+                weight.grad = torch.ones_like(weight)
+            trial.step()
+
+
+@contextlib.contextmanager
+def refused_weights(args: TrainArgs, where: str = "trainer.args") -> Iterator[None]:
+    """Name the setting if a class by its name, or a registered one, raises within the block."""
+    try:
+        yield
+    except Exception as error:  # each class checks its settings in its own way
+        if not own_optimizer(args.optim):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        settings = f" with optim_args={dict(args.optim_args)}" if args.optim_args else ""
+        raise ConfigError(f"{where}.optim: {args.optim}{settings} cannot train these weights: {first}") from None
+
+
+def _settings(cls: type[Any], args: TrainArgs) -> dict[str, Any]:
+    """Return the settings of a class: those of the run that it takes, and `optim_args`."""
+    known = inspect.signature(cls).parameters
+    shared = {key: getattr(args, name) for key, name in SHARED.items() if key in known}
+    return {**shared, **args.optim_args}
 
 
 def weights_dtype(optim: str) -> Literal["float32", "bfloat16"]:
@@ -118,9 +160,7 @@ def optimizer_class(args: TrainArgs, device: str) -> tuple[type[Any], dict[str, 
     """
     if own_optimizer(args.optim):
         cls = _class_of(args.optim, "trainer.args.optim")
-        shared = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
-        known = inspect.signature(cls).parameters
-        return cls, {**{k: v for k, v in shared.items() if k in known}, **args.optim_args}
+        return cls, _settings(cls, args)
     if args.optim != STOCHASTIC:
         return None
     if device == "cpu":

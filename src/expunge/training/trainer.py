@@ -24,7 +24,7 @@ from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import State, put_weights
 from expunge.training.data_parallel import MicroBatch, RankBatches, check_several, in_one_forward, per_process
 from expunge.training.evaluate_args import is_due
-from expunge.training.optimizers import ON_CPU, STOCHASTIC, own_optimizer
+from expunge.training.optimizers import ON_CPU, STOCHASTIC, own_optimizer, refused_weights
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.run_state import Diverged, PhasePosition, RunState
@@ -98,6 +98,11 @@ class PhaseTrainer(transformers.Trainer):
     objective: Objective
     server: LossInputBuilder
     history: list[dict[str, float]]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the optimizer. Raises ConfigError if a class does not accept the model's weights."""
+        with refused_weights(self.phase.args):
+            return super().create_optimizer(*args, **kwargs)
 
     def prepare(self, phase: Phase, server: LossInputBuilder, place: PhasePosition, run: RunState) -> None:
         """Bind the loss.

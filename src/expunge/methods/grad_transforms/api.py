@@ -100,7 +100,7 @@ class GradTransformSpec:
 
 
 _REGISTRY: Registry[GradTransformSpec] = Registry(
-    "step", lambda spec: spec.cls, folder="methods/grad_transforms", decorator="grad_transform"
+    "gradient transform", lambda spec: spec.cls, folder="methods/grad_transforms", decorator="grad_transform"
 )
 C = TypeVar("C", bound=type[Any])
 
@@ -128,7 +128,7 @@ def grad_transform_registry() -> Mapping[str, GradTransformSpec]:
     return _REGISTRY
 
 
-def find_step(name: str, where: str = "step") -> GradTransformSpec:
+def find_step(name: str, where: str = "grad_transform") -> GradTransformSpec:
     """Return the gradient transform with a name. Raises ConfigError with the nearest right name."""
     return _REGISTRY.find(name, where)
 
