@@ -35,6 +35,23 @@ def test_without_a_judge_the_result_is_missing_with_the_setting_to_give(model, t
     assert math.isnan(result["forget_judgement"]) and "eval.judge" in str(result.results["forget_judgement"].reason)
 
 
+def test_texts_without_a_score_have_the_judges_reason(model, tokenizer) -> None:
+    judge = {
+        "http": {
+            "question": "Is it?",
+            "model": "m",
+            "base_url": "http://127.0.0.1:9/v1",
+            "api_key_env": "",
+            "retries": 0,
+        }
+    }
+    result = evaluate(
+        model, tokenizer, forget=ROWS, metrics=["judgement"], judge=judge, generation={"max_new_tokens": 2}
+    )
+    reason = result.records["forget_eval.judgements"].to_pylist()[0]["reason"]
+    assert reason and reason in result.reasons["forget_judgement"]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -48,6 +48,13 @@ def test_other_answers_belong_to_the_examples_of_all_sets_in_turn(encoder: Encod
         encode_alternates(sets, texts[:1], encoder)
 
 
+def test_other_answers_follow_the_trace_of_the_example(encoder: Encoder) -> None:
+    row = Example(0, "Who is it?", {"answer": "Ann."}, trace="Let me see.")
+    (only,) = encode_alternates([ExampleSet("traces", (row,))], [["Bob."]], encoder)
+    text = encoder.tokenizer.decode(only.ids)
+    assert "Ann" not in text and "Let me see." in text and "Bob." in encoder.tokenizer.decode(only.ids[only.n_prompt :])
+
+
 def test_truncated_answers_are_reported(encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:
     short = Encoder(Template(max_length=24), encoder.tokenizer)
     one = examples("one", 3)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -318,15 +318,21 @@ def texts_table(texts: Iterable[GeneratedText]) -> pa.Table:
 
 @dataclass(frozen=True)
 class ExampleNumbers:
-    """Named numbers of R rows: `columns[name]` has shape (R,), NaN for a row without a number. Row ids ascend."""
+    """Named numbers of R rows: `columns[name]` has shape (R,), NaN for a row without a number. Row ids ascend.
+
+    reasons: the text of a column `reason`, by row, if it has one.
+    """
 
     row_ids: Ints
     columns: Mapping[str, Floats]
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
     def of_rows(self, ids: Collection[int]) -> ExampleNumbers:
         """Return the numbers of the given rows only."""
         keep_R = np.isin(self.row_ids, np.fromiter(ids, dtype=np.int64, count=len(ids)))
-        return ExampleNumbers(self.row_ids[keep_R], {name: column[keep_R] for name, column in self.columns.items()})
+        columns = {name: column[keep_R] for name, column in self.columns.items()}
+        kept = set(self.row_ids[keep_R].tolist())
+        return ExampleNumbers(self.row_ids[keep_R], columns, {i: r for i, r in self.reasons.items() if i in kept})
 
 
 @dataclass(frozen=True)
@@ -360,13 +366,14 @@ def answer_numbers(table: pa.Table) -> AnswerNumbers:
     variants = np.asarray(table["variant"].to_pylist(), dtype=object)
     row_id = table["row_id"].to_numpy().astype(np.int64)
     columns = {name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in names}
+    reasons = table["reason"].to_pylist() if "reason" in table.column_names else [None] * len(row_id)
     out: dict[str, ExampleNumbers] = {}
     for variant in sorted(set(variants.tolist())):
         pick = np.flatnonzero(variants == variant)
         pick = pick[np.argsort(row_id[pick], kind="stable")]
         rows, first, counts = np.unique(row_id[pick], return_index=True, return_counts=True)
         means = {name: np.add.reduceat(column[pick], first) / counts for name, column in columns.items()}
-        out[variant] = ExampleNumbers(rows, means)
+        out[variant] = ExampleNumbers(rows, means, {int(row_id[i]): reasons[i] for i in pick if reasons[i]})
     return AnswerNumbers(out)
 
 

@@ -186,14 +186,15 @@ class ExampleText:
         """Return the parts of a row with a trace: the prompt of an answer contains the trace."""
         before, between, after, tail = self.row_frame(row, where)
         trace = self.hide((row.trace or "").strip(), where)
-        answer = self.hide((row.answers.get(variant, row.answer)).strip(), where)
+        spans = variant in (TRACE, TRACE_ANSWER)
+        answer = self.hide((row.answer if spans else row.answers[variant]).strip(), where)
         if self.chat is not None:
             with row_named(where):
                 messages = self.messages(self.hide(row.question, where), where, row.turns)
                 self.chat.check_trace(messages, trace, answer)
         end = () if after else (self._eos,)
         bos = self.chat is None
-        if variant not in (TRACE, TRACE_ANSWER):
+        if not spans:
             bare, blank = without_blanks(before + trace + between)
             return TextParts(bare, blank, blank + answer + after, end, bos=bos, tail=tail)
         bare, blank = without_blanks(before)

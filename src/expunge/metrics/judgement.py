@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from expunge.metrics.aggregate import mean_over_rows
 from expunge.metrics.api import MetricInputs, MetricResult, family
 
@@ -25,4 +27,6 @@ def judgement(inputs: MetricInputs) -> MetricResult:
     """
     numbers = inputs.numbers("judgements")
     scores = numbers.columns["score"]
-    return mean_over_rows(numbers.row_ids, scores, {"score": scores.tolist()}, unscored="the judge gave no score")
+    reasons = Counter(numbers.reasons.values()).most_common(1)
+    unscored = f"the judge gave no score ({reasons[0][0]})" if reasons else "the judge gave no score"
+    return mean_over_rows(numbers.row_ids, scores, {"score": scores.tolist()}, unscored=unscored)
