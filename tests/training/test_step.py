@@ -294,7 +294,7 @@ def test_a_step_counts_in_the_identity_and_leaves_no_trace_without() -> None:
     assert sam == {**plain, "grad_transform": {"name": "sam", "revision": 2, "args": {"rho": 0.01, "at": "forget"}}}
     assert fingerprint(sam) == fingerprint(TrainArgs(grad_transform="sam", grad_transform_args={"rho": 0.01}).identity)
     assert fingerprint(sam) != fingerprint(TrainArgs(grad_transform="sam", grad_transform_args={"rho": 0.02}).identity)
-    with pytest.raises(ConfigError, match=r"^trainer\.args\.grad_transform: no step named 'sma'"):
+    with pytest.raises(ConfigError, match=r"^trainer\.args\.grad_transform: no gradient transform named 'sma'"):
         _ = TrainArgs(grad_transform="sma").identity
 
 
