@@ -46,6 +46,13 @@ def test_other_names_of_the_true_text(tmp_path: Path, column: str) -> None:
     assert load_dusk(str(write_dusk(tmp_path, column)), max_length=64)["forget_verbmem"][0].answer == "born."
 
 
+def test_a_wrong_row_is_named_with_its_own_file(tmp_path: Path) -> None:
+    folder = write_dusk(tmp_path)
+    (folder / "raw" / f"{RETAIN[2]}.json").write_text(json.dumps([{"text": "a"}, {"text": None}]))
+    with pytest.raises(DataError, match=rf"{RETAIN[2]}\.json row 1: 'text' must be text, got None$"):
+        load_dusk(str(folder), max_length=64)
+
+
 def test_no_true_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"eval_verbatim\.json: no column of the true text"):
         load_dusk(str(write_dusk(tmp_path, "gtt")), max_length=64)

@@ -38,10 +38,10 @@ def load_dusk(root: str, *, max_length: int) -> dict[str, ExampleSet]:
     forget, forget_at = _records(root, "raw", FORGET)
     retained = [_records(root, "raw", split) for split in RETAIN]
     holdout, holdout_at = _records(root, "eval_holdout", "eval")
-    retain = [record for raw, _ in retained for record in raw]
+    retain = [row for raw, where in retained for row in text_rows(raw, name="retain", where=where)]
     sets = {
         "forget": text_rows(forget, name="forget", where=forget_at, max_length=max_length, long="pieces"),
-        "retain": text_rows(retain, name="retain", where=retained[0][1], max_length=max_length, long="pieces"),
+        "retain": dataclasses.replace(row_set("retain", retain), form="text", max_length=max_length, long="pieces"),
         "privleak_forget": text_rows(forget, name="privleak_forget", where=forget_at, max_length=max_length),
         "privleak_holdout": text_rows(holdout, name="privleak_holdout", where=holdout_at, max_length=max_length),
     }
