@@ -206,17 +206,17 @@ def qa_rows(
     rows = []
     for i, record in enumerate(raw):
         place = f"{where} row {i}"
-        question = _text(record, question_key, place)
-        answers = {ANSWER: _text(record, answer_key, place)}
+        question = text_in(record, question_key, place)
+        answers = {ANSWER: text_in(record, answer_key, place)}
         if record.get("paraphrased_answer") is not None:
-            answers[PARAPHRASE] = _text(record, "paraphrased_answer", place)
+            answers[PARAPHRASE] = text_in(record, "paraphrased_answer", place)
         answers |= _perturbed(record, place)
         other = None
         if record.get("paraphrased_question") is not None:
-            other = _text(record, "paraphrased_question", place)
+            other = text_in(record, "paraphrased_question", place)
         trace = record.get(trace_key)
         if trace is not None and trace != "":
-            trace = _text(record, trace_key, place)
+            trace = text_in(record, trace_key, place)
         meta = _unwanted(record, answers[ANSWER], place)
         rows.append(Example(i, question, answers, other, meta, trace=trace, turns=_turns(record, place)))
     return ExampleSet(name, tuple(rows))
@@ -229,7 +229,7 @@ def text_rows(raw: Sequence[Mapping[str, Any]], *, name: str, where: str, key: s
     """
     if not raw:
         raise DataError(f"{where}: no rows; every text is empty, or the file has none")
-    rows = tuple(Example(i, "", {ANSWER: _text(r, key, f"{where} row {i}")}) for i, r in enumerate(raw))
+    rows = tuple(Example(i, "", {ANSWER: text_in(r, key, f"{where} row {i}")}) for i, r in enumerate(raw))
     return ExampleSet(name, rows, form="text", **how)
 
 
@@ -290,7 +290,8 @@ def _turns(record: Mapping[str, Any], place: str) -> tuple[tuple[str, str], ...]
     )
 
 
-def _text(record: Mapping[str, Any], key: str, place: str) -> str:
+def text_in(record: Mapping[str, Any], key: str, place: str) -> str:
+    """Return the text of a column. Raises DataError, with the place, if there is none or it is empty."""
     if key not in record:
         raise DataError(f"{place}: no column '{key}'{nearest(key, record)}")
     return _check(record[key], f"{place}: '{key}'")

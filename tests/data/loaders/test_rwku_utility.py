@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.data.loaders.test_rwku import write_rwku
 
 from expunge.benchmarks.api import BenchmarkConfig, find_benchmark
 from expunge.core.errors import DataError
+from expunge.data.loaders.rwku import probes
 from expunge.data.loaders.rwku_utility import has_utility, utility_sets
 
 QUESTION = {"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": 1}
@@ -65,8 +67,36 @@ def test_the_panel_has_the_sets_each_attack_and_each_person(tmp_path: Path) -> N
     assert one.where == {"subject": "Stephen King"}
 
 
-def test_rows_that_are_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "columns", "words"),
+    [
+        ("truthful", {"mc1_targets": None}, "'mc1_targets' must have choices and labels"),
+        ("truthful", {"question": None}, "'question' must be text, got None"),
+        (
+            "truthful",
+            {"mc1_targets": {"choices": ["a", 1], "labels": [0, 1]}},
+            "mc1_targets: 'choice' must be text, got 1",
+        ),
+        ("retain_bbh", {"answer": 7}, "'answer' must be one text or a list of texts, got 7"),
+        ("retain_bbh", {"cot": ["a"]}, "'cot' must be text"),
+        ("triviaqa", {"answers": [{"a": 1}]}, "'answers' must be one text or a list of texts"),
+        ("triviaqa", {"answers": [" "]}, "'answers' is empty"),
+        ("fluency", {"instruction": 1}, "'instruction' must be text, got 1"),
+    ],
+)
+def test_rows_that_are_wrong(tmp_path: Path, file: str, columns: dict[str, Any], words: str) -> None:
+    """The row is that of the person, because the files have the rows of all people."""
     root = write_utility(tmp_path)
-    (root / "All" / "truthful.json").write_text(json.dumps([{"question": "?", "subject": "Confucius"}]))
-    with pytest.raises(DataError, match="'mc1_targets' must have choices and labels"):
+    rows = [{**RECORDS[file], "subject": "Stephen King"}, {**RECORDS[file], "subject": "Confucius", **columns}]
+    (root / "All" / f"{file}.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=rf"{file}\.json, Confucius, row 0: {re.escape(words)}"):
         utility_sets(str(root), ["Confucius"])
+
+
+@pytest.mark.parametrize("kind", [7, ["a"], {"a": 1}])
+def test_a_kind_of_a_probe_is_a_text(tmp_path: Path, kind: Any) -> None:
+    root = write_utility(tmp_path)
+    row = {"query": "a?", "answer": "b", "subject": "Confucius", "type": kind}
+    (root / "All" / "forget_level3.json").write_text(json.dumps([row]))
+    with pytest.raises(DataError, match=r"Confucius, row 0: 'type' must be text"):
+        probes(str(root), "forget_level3", ["Confucius"], "{query}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from expunge.core.errors import DataError, nearest
-from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
+from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows, text_in
 from expunge.data.source import load_raw, read_file
 from expunge.data.table_files import Records
 
@@ -75,8 +76,8 @@ def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> Exa
     prompt: prompt template, with the query at {query}.
     """
     raw, where = load_subset(root, subset)
-    records = of_people(raw, targets, where)
-    rows = qa_rows(records, name=subset, where=where, question_key="query")
+    records, place = of_people(raw, targets, where)
+    rows = qa_rows(records, name=subset, where=place, question_key="query")
     return ExampleSet(
         subset,
         tuple(
@@ -84,7 +85,7 @@ def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> Exa
                 row.row_id,
                 prompt.replace("{query}", row.question),
                 row.answers,
-                meta={"subject": record["subject"]} | ({"type": record["type"]} if record.get("type") else {}),
+                meta={"subject": record["subject"]} | _kind(record, f"{place} row {row.row_id}"),
             )
             for row, record in zip(rows, records, strict=True)
         ),
@@ -94,10 +95,12 @@ def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> Exa
 def texts(root: str, subset: str, name: str, targets: Collection[str], *, others: bool = False) -> ExampleSet:
     """Return plain texts about the targets, or with `others` about all other people; empty if there are none."""
     raw, where = load_subset(root, subset)
-    records = [r for r in raw if r.get("subject") not in targets] if others else of_people(raw, targets, where)
+    records, place = of_people(raw, targets, where)
+    if others:
+        records, place = [r for r in raw if r.get("subject") not in targets], f"{where}, other people,"
     if not records:
         return ExampleSet(name, (), "text")
-    rows = qa_rows([{"question": name, **_text(r)} for r in records], name=name, where=where, answer_key="text")
+    rows = qa_rows([{"question": name, **_text(r)} for r in records], name=name, where=place, answer_key="text")
     return ExampleSet(name, tuple(Example(r.row_id, "", {ANSWER: r.answer}) for r in rows), "text")
 
 
@@ -105,12 +108,23 @@ def _text(record: dict[str, object]) -> dict[str, object]:
     return {"text": record["text"]} if "text" in record else {}
 
 
-def of_people(raw: Records, targets: Collection[str], where: str) -> Records:
-    """Return the records about the targets, all without targets. Raises DataError if there is none."""
+def _kind(record: Mapping[str, Any], place: str) -> dict[str, str]:
+    """Return the kind of a probe, such as an attack, if it has one."""
+    return {"type": text_in(record, "type", place)} if record.get("type") not in (None, "") else {}
+
+
+def of_people(raw: Records, targets: Collection[str], where: str) -> tuple[Records, str]:
+    """Return the records about the targets, all without targets, and the place to name their rows by.
+
+    Raises DataError if there is none.
+    """
     for i, record in enumerate(raw):
         if not isinstance(record.get("subject"), str):
             raise DataError(f"{where} row {i}: 'subject' must be text, got {record.get('subject')!r}")
-    matching = [record for record in raw if not targets or record["subject"] in targets]
+    if not targets:
+        return raw, where
+    people = ", ".join(sorted(targets))
+    matching = [record for record in raw if record["subject"] in targets]
     if not matching:
-        raise DataError(f"{where}: no row about {', '.join(sorted(targets))}")
-    return matching
+        raise DataError(f"{where}: no row about {people}")
+    return matching, f"{where}, {people},"

@@ -8,7 +8,7 @@ from typing import Any
 
 from expunge.core.errors import DataError
 from expunge.data.choices import ChoiceQuestion, choice_rows, read_questions
-from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.examples import ANSWER, Example, ExampleSet, text_in
 from expunge.data.loaders.rwku import FILES, load_subset, of_people
 from expunge.data.source import EXTENSIONS
 
@@ -42,7 +42,7 @@ def utility_sets(root: str, targets: Collection[str]) -> dict[str, ExampleSet]:
     sets = {}
     for name, convert in read.items():
         raw, where = load_subset(root, name)
-        rows = convert(of_people(raw, targets, where), where)
+        rows = convert(*of_people(raw, targets, where))
         form = "text" if name in ("utility_general", "utility_truthfulness") else "qa"
         sets[name] = ExampleSet(name, tuple(rows), form, max_length=4096, long="left")  # type: ignore[arg-type]
     return sets
@@ -54,7 +54,7 @@ def _general(raw: Sequence[Mapping[str, Any]], where: str) -> list[Example]:
     for i, record in enumerate(raw):
         solved = read_questions(_list(record, "examples", f"{where} row {i}"), f"{where} row {i}: examples")
         (question,) = read_questions([record], f"{where} row {i}")
-        about = str(record.get("task", "")).replace("_", " ")
+        about = _optional(record, "task", f"{where} row {i}").replace("_", " ")
         rows = choice_rows("utility_general", [question], about=about, shots=solved)
         text = "".join(f"{q} {a}\n\n" for q, a in rows.shots) + rows[0].question
         out.append(Example(i, text, rows[0].answers))
@@ -64,7 +64,9 @@ def _general(raw: Sequence[Mapping[str, Any]], where: str) -> list[Example]:
 def _reason(raw: Sequence[Mapping[str, Any]], where: str) -> list[Example]:
     """Tasks of BIG-bench hard, to be answered with reasoning."""
     return [
-        _open_question(i, r, REASONING.replace("{cot}", str(r.get("cot", "")).strip()), "answer", where)
+        _open_question(
+            i, r, REASONING.replace("{cot}", _optional(r, "cot", f"{where} row {i}").strip()), "answer", where
+        )
         for i, r in enumerate(raw)
     ]
 
@@ -80,7 +82,8 @@ def _truthfulness(raw: Sequence[Mapping[str, Any]], where: str) -> list[Example]
         choices, labels = (_list(options, key, f"{place}: mc1_targets") for key in ("choices", "labels"))
         if len(choices) != len(labels) or list(labels).count(1) != 1:
             raise DataError(f"{place}: 'mc1_targets' must label one choice as true")
-        question = ChoiceQuestion(f"Q: {record.get('question', '')}", tuple(map(str, choices)), list(labels).index(1))
+        texts = tuple(text_in({"choice": choice}, "choice", f"{place}: mc1_targets") for choice in choices)
+        question = ChoiceQuestion(f"Q: {text_in(record, 'question', place)}", texts, list(labels).index(1))
         row = choice_rows("utility_truthfulness", [question], about="", style="options")[0]
         out.append(Example(i, f"{question.text}\nA:", row.answers))
     return out
@@ -95,21 +98,28 @@ def _fluency(raw: Sequence[Mapping[str, Any]], where: str) -> list[Example]:
     """Instructions of AlpacaEval; only the form of the answer is measured."""
     out = []
     for i, record in enumerate(raw):
-        text = record.get("instruction")
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where} row {i}: 'instruction' must be text, got {text!r:.60}")
-        out.append(Example(i, f"Instruction: {text}", {ANSWER: str(record.get("output") or text)}))
+        text = text_in(record, "instruction", f"{where} row {i}")
+        output = _optional(record, "output", f"{where} row {i}")
+        out.append(Example(i, f"Instruction: {text}", {ANSWER: output or text}))
     return out
 
 
 def _open_question(i: int, record: Mapping[str, Any], prompt: str, key: str, where: str) -> Example:
     """Return a question whose accepted answers are the lines of its answer."""
-    question, value = record.get("question"), record.get(key)
-    answers = [value] if isinstance(value, str) else list(value or ())
-    lines = [" ".join(str(answer).split()) for answer in answers]
-    if not isinstance(question, str) or not question.strip() or not any(lines):
-        raise DataError(f"{where} row {i}: needs a text 'question' and '{key}', one text or a list")
-    return Example(i, prompt.replace("{question}", question), {ANSWER: "\n".join(line for line in lines if line)})
+    place, value = f"{where} row {i}", record.get(key)
+    answers = [value] if isinstance(value, str) else value
+    if not isinstance(answers, list | tuple) or not all(type(answer) in (str, int) for answer in answers):
+        raise DataError(f"{place}: '{key}' must be one text or a list of texts, got {value!r:.60}")
+    lines = [line for answer in answers if (line := " ".join(str(answer).split()))]
+    if not lines:
+        raise DataError(f"{place}: '{key}' is empty")
+    question = text_in(record, "question", place)
+    return Example(i, prompt.replace("{question}", question), {ANSWER: "\n".join(lines)})
+
+
+def _optional(record: Mapping[str, Any], key: str, place: str) -> str:
+    """Return the text of a column that may be absent or empty."""
+    return "" if record.get(key) in (None, "") else text_in(record, key, place)
 
 
 def _list(record: Mapping[str, Any], key: str, place: str) -> Sequence[Any]:
