@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import itertools
 import math
@@ -200,6 +201,12 @@ def permutation_p(differences_R: Floats, seed: int = 0) -> float:
     Exact for R <= 13: the share of all 2^R sign flips whose mean is at least as far from 0. Else (1 + hits) / (1 + N)
     over N random flips, so it is never 0.
     """
+    return _permutation_p(np.ascontiguousarray(differences_R, dtype=np.float64).tobytes(), seed)
+
+
+@functools.lru_cache(maxsize=4096)  # a report is written again after each job of its study
+def _permutation_p(values: bytes, seed: int) -> float:
+    differences_R = np.frombuffer(values)
     n = len(differences_R)
     observed = abs(float(differences_R.sum()))
     slack = 1e-12 * float(np.abs(differences_R).sum())  # sums in another order differ by rounding

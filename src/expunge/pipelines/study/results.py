@@ -28,6 +28,7 @@ from expunge.pipelines.study.example_explorer import explorer, making
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.pipelines.study.requests import ranges
 from expunge.pipelines.study_jobs import LM_EVAL_FILE, TRAJECTORY, cut_answers, reading_notes
+from expunge.report.differences import differences_section
 from expunge.report.model import TOFU_SHOWN, AuditLine, MissingResult, ReportModel, ReportRun, ReportSample, SeedRange
 from expunge.report.section import Section
 
@@ -69,6 +70,8 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
     probes = [
         (r, table) for label, seed, table in questions for r in runs if table and (r.label, r.seed) == (label, seed)
     ]
+    shown = (*shown_metrics(benchmark, graph.study.eval.metrics), *_of_harness(runs))
+    differences = differences_section(runs, shown)
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -79,14 +82,14 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(measured.missing),
         samples=_samples(graph, measured.texts),
-        shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
+        shown=shown,
         utility=benchmark.utility,
         null_band=null_band(runs),
         audits=tuple(audit_rows),
         explorer=explorer(benchmark, list(zip(runs, measured.outputs, strict=True)), probes),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
-        sections=_sections(graph, outcome, store, runs),
+        sections=(*_sections(graph, outcome, store, runs), *([] if differences is None else [differences])),
     )
 
 
@@ -194,10 +197,20 @@ N_SHOWN = 8
 MANY_SETS = 20
 
 
-def shown_metrics(benchmark: Benchmark) -> tuple[str, ...]:
-    """Return the metrics of the report's table: the benchmark's choice, else TOFU's if present, else the first."""
+def shown_metrics(benchmark: Benchmark, requested: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the metrics of the report's table: the benchmark's choice, else TOFU's if present, else the first.
+
+    requested: names of metrics or families (`eval.metrics`), which are shown as well.
+    """
     names = [metric.name for metric in benchmark.panel]
-    return benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
+    chosen = benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
+    added = [metric.name for metric in benchmark.panel if {metric.name, metric.family} & {*requested}]
+    return tuple(dict.fromkeys([*chosen, *added]))
+
+
+def _of_harness(runs: Sequence[ReportRun]) -> list[str]:
+    """Return the tasks of lm-evaluation-harness that the runs have."""
+    return list(dict.fromkeys(name for run in runs for name in run.results if "/" in name))
 
 
 def null_band(runs: Sequence[ReportRun]) -> dict[str, SeedRange]:

@@ -1,0 +1,58 @@
+"""Paired differences from the retain model in a study's report."""
+
+from __future__ import annotations
+
+import pytest
+
+from expunge.metrics.api import MetricResult
+from expunge.report.differences import differences_section
+from expunge.report.model import ReportRun
+
+
+def run(label: str, role: str, values: list[float], seed: int = 0, **more: MetricResult) -> ReportRun:
+    per_row = {i: {"prob": value} for i, value in enumerate(values)}
+    prob = MetricResult(sum(values) / len(values), per_row=per_row)
+    return ReportRun(label, role, seed=seed, results={"forget_Q_A_Prob": prob, **more})  # type: ignore[arg-type]
+
+
+RETAIN = run("retain", "retain", [0.1, 0.2, 0.1, 0.2, 0.1, 0.2], mia_min_k=MetricResult(0.5))
+
+
+def test_each_model_is_compared_row_by_row_with_one_correction() -> None:
+    far = run("NPO", "unlearn", [0.2, 0.3, 0.2, 0.3, 0.2, 0.3], mia_min_k=MetricResult(0.7))
+    same = run("GradDiff", "unlearn", [0.1, 0.2, 0.1, 0.2, 0.2, 0.1])
+    section = differences_section([run("full", "full", [0.9] * 6), RETAIN, far, same], ["forget_Q_A_Prob", "mia_min_k"])
+    assert section is not None and "Of 3 tests, about 0.2" in section.about and "the retain model" in section.about
+    # all signs equal: 2 of 64 sign flips are as far from 0; twice by Holm, because full has the same p
+    assert section.grids[0].rows == (
+        ("full", "forget prob.", "0.900", "0.150", "+0.750", "[0.717, 0.783]", "0.031", "0.094", "6"),
+        ("NPO", "forget prob.", "0.250", "0.150", "+0.100", "[0.100, 0.100]", "0.031", "0.094", "6"),
+        ("GradDiff", "forget prob.", "0.150", "0.150", "+0.000", section.grids[0].rows[2][5], "1.000", "1.000", "6"),
+    )  # the AUC is no mean over rows
+
+
+def test_the_control_is_named_and_may_be_missing() -> None:
+    full, other = run("full", "full", [0.5, 0.6]), run("NPO", "unlearn", [0.1, 0.2])
+    section = differences_section([full, other], ["forget_Q_A_Prob"])
+    assert section is not None and section.grids[0].heads[3] == "full" and "the target model" in section.title
+    assert differences_section([other], ["forget_Q_A_Prob"]) is None
+    seeds = [run("retain", "retain", [0.1, 0.2], seed=s) for s in (3, 4)]
+    section = differences_section([*seeds, other], ["forget_Q_A_Prob"])
+    assert section is not None and section.title.startswith("Differences from the retain model of seed 3")
+    assert differences_section([*seeds, other], ["absent"]) is None
+
+
+@pytest.mark.parametrize("requested", [["judgement"], ["forget_judgement", "retain_judgement"]])
+def test_requested_metrics_are_columns_of_the_report(requested: list[str]) -> None:
+    from expunge.benchmarks import Benchmark
+    from expunge.metrics.api import Metric
+    from expunge.pipelines.study.results import shown_metrics
+
+    names = ("forget_judgement", "retain_judgement")
+    panel = (
+        Metric("model_utility", "model_utility"),
+        *(Metric(name, "judgement", rows="forget_eval", reads={"texts": "answer"}) for name in names),
+    )
+    benchmark = Benchmark("b", "s", {}, panel, full_sets=(), retain_sets=())
+    assert shown_metrics(benchmark) == ("model_utility",)
+    assert shown_metrics(benchmark, requested) == ("model_utility", *names)
