@@ -189,7 +189,7 @@ def test_the_full_panel_and_named_metrics() -> None:
     ("keys", "words"),
     [
         ({"panel": ["forget_Q_A_Pob"]}, r"evaluate.panel\[0\]: no metric named 'forget_Q_A_Pob'; did you mean"),
-        ({"keep": "best", "rule": {"forget": "model_utility"}}, r"evaluate.rule.forget: 'model_utility' is not eval"),
+        ({"keep": "best", "rule": {"forget": "model_utility"}}, r"'model_utility' is not .*; set .*panel=full$"),
         (
             {"keep": "best", "rule": {"formula": "forget_Q_A_Pob + 1"}},
             r"evaluate.rule.formula: 'forget_Q_A_Pob' is not evaluated during training; did you mean",

@@ -63,9 +63,8 @@ def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "tra
     if args.chooses:
         for key, name in rule_metrics(args):
             if name not in known:
-                raise ConfigError(
-                    f"{where}.rule.{key}: {name!r} is not evaluated during training{nearest(name, known)}"
-                )
+                more = f"; set {where}.panel=full" if name in by_name and name not in excluded else nearest(name, known)
+                raise ConfigError(f"{where}.rule.{key}: {name!r} is not evaluated during training{more}")
     return metrics
 
 
