@@ -331,8 +331,8 @@ class ExampleNumbers:
         """Return the numbers of the given rows only."""
         keep_R = np.isin(self.row_ids, np.fromiter(ids, dtype=np.int64, count=len(ids)))
         columns = {name: column[keep_R] for name, column in self.columns.items()}
-        kept = set(self.row_ids[keep_R].tolist())
-        return ExampleNumbers(self.row_ids[keep_R], columns, {i: r for i, r in self.reasons.items() if i in kept})
+        reasons = {i: reason for i, reason in self.reasons.items() if i in ids}
+        return ExampleNumbers(self.row_ids[keep_R], columns, reasons)
 
 
 @dataclass(frozen=True)
@@ -366,7 +366,7 @@ def answer_numbers(table: pa.Table) -> AnswerNumbers:
     variants = np.asarray(table["variant"].to_pylist(), dtype=object)
     row_id = table["row_id"].to_numpy().astype(np.int64)
     columns = {name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in names}
-    reasons = table["reason"].to_pylist() if "reason" in table.column_names else [None] * len(row_id)
+    reasons = [r or "" for r in table["reason"].to_pylist()] if "reason" in table.column_names else [""] * len(row_id)
     out: dict[str, ExampleNumbers] = {}
     for variant in sorted(set(variants.tolist())):
         pick = np.flatnonzero(variants == variant)

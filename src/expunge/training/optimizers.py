@@ -27,22 +27,9 @@ average.
 OF_TORCHAO = ("adamw_torch_8bit", "adamw_torch_4bit", STOCHASTIC)
 ON_CPU = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
 OPTIMIZERS = (
-    "adamw_torch",
-    "adamw_torch_fused",
-    "paged_adamw_32bit",
-    "paged_adamw_8bit",
-    "adamw_8bit",
-    "adamw_bnb_8bit",
-    "lion_32bit",
-    "lion_8bit",
-    "paged_lion_32bit",
-    "paged_lion_8bit",
-    "adamw_torch_8bit",
-    "adamw_torch_4bit",
-    "adamw_torch_8bit_stochastic",
-    "adafactor",
-    "sgd",
-)
+    *ON_CPU, *OF_TORCHAO, "paged_adamw_32bit", "paged_adamw_8bit", "adamw_8bit", "adamw_bnb_8bit", "lion_32bit",
+    "lion_8bit", "paged_lion_32bit", "paged_lion_8bit",
+)  # fmt: skip
 PACKAGES = ("torch", "torchao", "bitsandbytes")
 SHARED = {"lr": "learning_rate", "weight_decay": "weight_decay"}  # an argument of a class -> the setting of the run
 
@@ -113,10 +100,7 @@ def check_optimizer(args: TrainArgs, where: str = "trainer.args") -> None:
 
 
 def _try(cls: type[Any], args: TrainArgs, where: str) -> None:
-    """Raise ConfigError if an optimizer refuses its settings, or two groups of matrices.
-
-    One of torch also takes a step; others may need an accelerator for it.
-    """
+    """Raise ConfigError if an optimizer refuses its settings or matrices, or one of torch a step on a CPU."""
     import torch
 
     weights = [torch.zeros(2, 2, requires_grad=True) for _ in range(2)]
@@ -137,8 +121,8 @@ def refused_weights(args: TrainArgs, where: str = "trainer.args") -> Iterator[No
         if not own_optimizer(args.optim):
             raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        settings = f" with optim_args={dict(args.optim_args)}" if args.optim_args else ""
-        raise ConfigError(f"{where}.optim: {args.optim}{settings} cannot train these weights: {first}") from None
+        own = f" with optim_args={dict(args.optim_args)}" if args.optim_args else ""
+        raise ConfigError(f"{where}.optim: {args.optim}{own} cannot train these weights: {first}") from None
 
 
 def _settings(cls: type[Any], args: TrainArgs) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def redirection(forget_RD: Tensor, retain_RD: Tensor) -> Tensor:
     tiny = torch.finfo(mean_D.dtype).tiny
     part_D = mean_D - (mean_D @ retain_D) / (retain_D @ retain_D).clamp(min=tiny) * retain_D
     length = (forget_RD.norm(dim=-1).mean() + retain_RD.norm(dim=-1).mean()) / 2
-    return part_D * (length / part_D.norm().clamp(min=tiny))
+    vector_D: Tensor = part_D * (length / part_D.norm().clamp(min=tiny))
+    return vector_D
 
 
 def rotated(h_BTD: Tensor, state: dict[str, Tensor], strength: float, gate: float) -> Tensor:

@@ -203,9 +203,9 @@ def shown_metrics(benchmark: Benchmark, requested: Sequence[str] = ()) -> tuple[
     requested: names of metrics or families (`eval.metrics`), which are shown as well.
     """
     names = [metric.name for metric in benchmark.panel]
-    chosen = benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
-    added = [metric.name for metric in benchmark.panel if {metric.name, metric.family} & {*requested}]
-    return tuple(dict.fromkeys([*chosen, *added]))
+    own = benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
+    additional = [metric.name for metric in benchmark.panel if {metric.name, metric.family} & {*requested}]
+    return tuple(dict.fromkeys([*own, *additional]))
 
 
 def _of_harness(runs: Sequence[ReportRun]) -> list[str]:
