@@ -49,12 +49,17 @@ class _Pause(NamedTuple):
 
 
 class Lease:
-    """The lease of one job: a lock file `path`, and a note next to it that names the process which holds it."""
+    """The lease of one job: a lock file `path`, and a note next to it that names the process which holds it.
 
-    def __init__(self, path: Path, name: str, say: Callable[[str], None] = complain) -> None:
+    action: words for the work of the process that holds the lease, in the message of a process that waits.
+    """
+
+    def __init__(
+        self, path: Path, name: str, say: Callable[[str], None] = complain, *, action: str = "runs the same job"
+    ) -> None:
         self.path = path
         self.note = path.with_suffix(".holder")
-        self._name, self._say = name, say
+        self._name, self._say, self._action = name, say, action
         self._lock = FileLock(path)
         self._place: tuple[int, int] | None = None  # device and inode of the lock file
         self._checked = 0.0
@@ -76,6 +81,17 @@ class Lease:
             if self._own():
                 return
             self._lock.release()  # the file was replaced between its opening and its lock
+
+    def acquire_now(self) -> bool:
+        """Take the lease without waiting. Returns False if another process has it."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        if self._own():
+            return True
+        self._lock.release()
+        return False
 
     def release(self) -> None:
         """End the lease. The note of a process that has taken it over stays."""
@@ -121,7 +137,7 @@ class Lease:
         pause = _pause(holder)
         if holder is None or pause is None:
             self._pause = None
-            self._say(f"{self._name}: waits for {_words(holder)}, which runs the same job")
+            self._say(f"{self._name}: waits for {_words(holder)}, which {self._action}")
             return False
         if self._pause is None or self._pause[0] != pause:
             self._pause = pause, time.monotonic()
@@ -142,13 +158,9 @@ class Lease:
                 return False
             try:
                 self.path.unlink(missing_ok=True)
-                self._lock.acquire(timeout=0)
-            except (Timeout, OSError):
+                return self.acquire_now()
+            except OSError:
                 return False
-            if self._own():
-                return True
-            self._lock.release()
-            return False
 
 
 def _read(note: Path) -> _Holder | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from expunge.core.errors import JobError
 from expunge.core.terminal import keep_interrupts, quiet, warn_once
+from expunge.engine.claims import claimed
 from expunge.engine.job import Job, in_order
 from expunge.engine.job_file import JobFile
 from expunge.engine.launch import LaunchConfig
@@ -59,6 +60,17 @@ def run_pool(
     that depend on it. When a worker dies, the jobs that were running get a second attempt, from their checkpoints.
     After Ctrl-C the workers write checkpoints. So do workers whose parent process is gone; then they exit.
     """
+    with claimed(store.root, (job.key for job in in_order(targets))):
+        return _run_pool(targets, store, launch, tell, plugins)
+
+
+def _run_pool(
+    targets: Sequence[Job],
+    store: Store,
+    launch: LaunchConfig,
+    tell: Callable[[JobEvent], None],
+    plugins: Sequence[str],
+) -> RunOutcome:
     n = n_workers(launch)
     context = multiprocessing.get_context("spawn")
     text = JobFile.of(targets, plugins=plugins).text

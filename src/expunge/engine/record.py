@@ -15,6 +15,7 @@ from expunge.core.fingerprints import fingerprint
 from expunge.core.sealed import read_sealed, write_sealed
 
 RECORD = "job.json"
+LEFTOVER = f".{RECORD}.*.tmp"  # a record that a killed process did not finish
 LOGS = ".jsonl"  # logs contain times, so the same job computed again writes others
 Record = dict[str, Any]
 
@@ -34,13 +35,18 @@ def read_record(path: Path) -> Record | None:
         ) from None
     except OSError as error:
         raise JobError(f"{path} cannot be read: {error.strerror or error}") from None
-    if record.get("key") != _own_key(record):
+    if "key" not in record or record["key"] != _own_key(record):
         raise JobError(f"{path} is damaged: its key is not that of its fields; move its folder away and run again")
     return record
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Replace a job's record, read-only as all files of the store."""
+    """Replace a job's record, read-only as all files of the store. The caller holds the job's lease.
+
+    Removes the unfinished records of killed processes.
+    """
+    for leftover in path.parent.glob(LEFTOVER):
+        leftover.unlink(missing_ok=True)
     write_sealed(path, record)
     path.chmod(path.parent.stat().st_mode & 0o444)
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from expunge.core.errors import JobError
+from expunge.core.files import sweep_parts
+from expunge.engine.claims import claimed_now, gc_lease, read_now
 from expunge.engine.job import Job
+from expunge.engine.lease import Lease
 from expunge.engine.record import RECORD, read_record, write_record
 from expunge.engine.store import LOCKS, WEIGHTS, Store, lock_file, sweep
 from expunge.engine.verify import TRASH, artifacts
@@ -89,27 +91,63 @@ def _sized(plans: Sequence[GarbagePlan]) -> list[GarbagePlan]:
 def remove(
     plans: Iterable[GarbagePlan], store: Store, *, to_trash: bool = False
 ) -> tuple[list[GarbagePlan], list[GarbagePlan]]:
-    """Remove planned results. Returns the removed entries and the entries that a running process writes or reads.
+    """Remove planned results. Waits for another process that removes or restores results of the store.
 
-    to_trash: move them to the trash, in place of the results that are in it. Raises JobError if the system refuses.
+    A job that runs keeps the results that it reads. A command that runs jobs keeps whole results of all its jobs.
+
+    Args:
+        plans: The results. One that another process has removed in the meantime is left out.
+        store: The store.
+        to_trash: Move them to the trash, in place of the results that are in it.
+
+    Returns:
+        The removed entries, and the entries that a running process uses.
+
+    Raises:
+        JobError: The system refuses.
     """
     done: list[GarbagePlan] = []
     busy: list[GarbagePlan] = []
     listed = list(plans)
-    trash = store.root / TRASH if to_trash and listed else None
-    if trash is not None:
-        empty_trash(store)
-    for r in listed:
-        with _locked(store, r.key) as mine:
-            if mine:
-                _remove(r, None if trash is None else trash / r.folder.parent.name / r.folder.name)
-            (done if mine else busy).append(r)
+    if not listed:
+        return done, busy
+    trash = store.root / TRASH if to_trash else None
+    with _alone(store) as gc:
+        _sweep_unfinished(store.root)
+        claims = claimed_now(store.root)
+        for r in listed:
+            gc.check()
+            with _locked(store, r.key) as mine:
+                if not mine or (not r.files and r.key in claims):
+                    busy.append(r)
+                elif _present(r):
+                    if trash is not None and not done:
+                        _empty(trash)
+                    _remove(r, None if trash is None else trash / r.folder.parent.name / r.folder.name)
+                    done.append(r)
     return done, busy
+
+
+def _sweep_unfinished(root: Path) -> None:
+    """Remove the unfinished folders of killed jobs, which may have texts of rows. Those of running jobs stay."""
+    for part in root.glob("*/.*.part"):
+        key = part.name.rsplit(".", 2)[0].rpartition("-")[2]
+        for path in (root / LOCKS).glob(f"{key}*.lock"):
+            lease = Lease(path, "gc")
+            if lease.acquire_now():
+                shutil.rmtree(part, ignore_errors=True)
+                lease.release()
 
 
 def empty_trash(store: Store) -> int:
     """Remove the results in the trash for good. Returns their bytes."""
-    trash = store.root / TRASH
+    with _alone(store):
+        return _empty(store.root / TRASH)
+
+
+def _empty(trash: Path) -> int:
+    """Remove the trash, and an earlier one that a killed process did not remove completely. Returns its bytes."""
+    sweep_parts(trash)
     size = sum(p.stat().st_size for p in trash.rglob("*") if p.is_file())
     if trash.exists():
         sweep(trash)
@@ -125,25 +163,32 @@ def restore_trash(store: Store) -> tuple[list[Path], list[Path]]:
     """
     done: list[Path] = []
     stays: list[Path] = []
-    for folder in artifacts(store.root / TRASH):
-        place = store.root / folder.parent.name / folder.name
-        try:
-            record = read_record(folder / RECORD) or read_record(place / RECORD)
-        except JobError:
-            record = None
-        if record is None:
-            stays.append(folder)
-            continue
-        with _locked(store, record["key"]) as mine:
-            restored = mine and _restore(folder, place, record)
-        (done if restored else stays).append(place if restored else folder)
-    if not stays:
-        empty_trash(store)
+    if not (store.root / TRASH).exists():
+        return done, stays
+    with _alone(store) as gc:
+        for folder in artifacts(store.root / TRASH):
+            gc.check()
+            place = store.root / folder.parent.name / folder.name
+            try:
+                record = read_record(folder / RECORD) or read_record(place / RECORD)
+            except JobError:
+                record = None
+            if record is None:
+                stays.append(folder)
+                continue
+            with _locked(store, record["key"]) as mine:
+                restored = mine and _restore(folder, place)
+            (done if restored else stays).append(place if restored else folder)
+        if not stays:
+            _empty(store.root / TRASH)
     return done, stays
 
 
-def _restore(folder: Path, place: Path, record: dict[str, Any]) -> bool:
+def _restore(folder: Path, place: Path) -> bool:
     """Move a folder of the trash, or its files, back to its place. Returns False if the result exists again."""
+    record = read_record(folder / RECORD) or read_record(place / RECORD)  # again, because this process has the lease
+    if record is None:
+        return False
     if (folder / RECORD).exists():
         if any(place.parent.glob(f"*-{record['key'][:12]}")):  # under this label or another
             return False
@@ -160,14 +205,32 @@ def _restore(folder: Path, place: Path, record: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(store: Store, key: str) -> Iterator[bool]:
-    """Lock a result and yield whether no running process uses it. Raises JobError if the system refuses."""
-    lock = FileLock(lock_file(store.root, key))
+def _alone(store: Store) -> Iterator[Lease]:
+    """Hold the lease of the process that removes results or brings them back. Raises JobError if the system refuses."""
+    lease = gc_lease(store.root, "gc")
     try:
-        lock.acquire(timeout=0)
+        lease.path.parent.mkdir(parents=True, exist_ok=True)
+        lease.acquire()
     except Timeout:
-        yield False
-        return
+        raise JobError("gc: another process has removed results of this store for a day") from None
+    except OSError as error:
+        raise JobError(f"gc: cannot lock under {store.root}: {error.strerror or error}") from None
+    try:
+        yield lease
+    except OSError as error:
+        raise JobError(f"gc: cannot change {store.root}: {error.strerror or error}") from None
+    finally:
+        lease.release()
+
+
+@contextlib.contextmanager
+def _locked(store: Store, key: str) -> Iterator[bool]:
+    """Lock a result and yield whether no running job uses it. Raises JobError if the system refuses."""
+    lease = Lease(lock_file(store.root, key), "gc")
+    try:
+        if not lease.acquire_now():
+            yield False
+            return
     except OSError as error:
         raise JobError(f"gc: cannot lock under {store.root}: {error.strerror or error}") from None
     try:
@@ -175,7 +238,18 @@ def _locked(store: Store, key: str) -> Iterator[bool]:
     except OSError as error:
         raise JobError(f"gc: cannot change the artifact {key[:12]}: {error.strerror or error}") from None
     finally:
-        lock.release()
+        lease.release()
+
+
+def _present(r: GarbagePlan) -> bool:
+    """Return whether a planned result or one of its planned files exists."""
+    try:
+        record = read_record(r.folder / RECORD)
+    except JobError:
+        return False
+    return (
+        record is not None and record["key"] == r.key and (not r.files or any((r.folder / n).exists() for n in r.files))
+    )
 
 
 def _remove(r: GarbagePlan, trash: Path | None) -> None:
@@ -188,7 +262,7 @@ def _remove(r: GarbagePlan, trash: Path | None) -> None:
         else:
             os.rename(r.folder, trash)
         return
-    record = read_record(r.folder / RECORD) or {}
+    record = read_record(r.folder / RECORD) or {}  # `_present` has read it
     removed = sorted({*record.get("removed", ()), *r.files})
     # before the files, because a listed file does not count as missing
     write_record(r.folder / RECORD, {**record, "removed": removed})
@@ -198,17 +272,3 @@ def _remove(r: GarbagePlan, trash: Path | None) -> None:
         elif (r.folder / name).exists():
             (trash / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(r.folder / name, trash / name)
-
-
-def read_now(root: Path) -> set[str]:
-    """Return the keys that running processes read: the parents of the jobs whose locks are held."""
-    out: set[str] = set()
-    for note in (root / LOCKS).glob("*.reads"):
-        lock = FileLock(note.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-            lock.release()
-        except Timeout:
-            with contextlib.suppress(OSError, ValueError):
-                out |= set(json.loads(note.read_text(encoding="utf-8")))
-    return out

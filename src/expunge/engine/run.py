@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from expunge.core.errors import ExpungeError, JobError
+from expunge.engine.claims import claimed
 from expunge.engine.job import Job, in_order
 from expunge.engine.store import Store
 
@@ -90,6 +91,11 @@ class RunOutcome:
 
 def run(targets: Sequence[Job], store: Store, tell: Callable[[JobEvent], None]) -> RunOutcome:
     """Run every job that is not done. An error ends only that job and the jobs that depend on it."""
+    with claimed(store.root, (job.key for job in in_order(targets))):
+        return _run(targets, store, tell)
+
+
+def _run(targets: Sequence[Job], store: Store, tell: Callable[[JobEvent], None]) -> RunOutcome:
     records: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     first: ExpungeError | None = None

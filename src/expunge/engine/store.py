@@ -178,27 +178,43 @@ class Store:
             complain(f"{error}; this process waits for its result")
         return self.make(job, progress)
 
-    def _check_parents(self, job: Job) -> None:
-        """Restore and check the parents of a job. Raises JobError for one that is missing or damaged."""
+    def _check_parents(self, job: Job, *, recompute: bool = False) -> None:
+        """Restore and check the parents of a job, whose lease this process holds.
+
+        Raises JobError for a parent that is damaged, or missing (unless `recompute`).
+        """
         for role, parent in job.parents.items():
+            self._wait_for_gc(parent)
             if not self.done(parent):
-                raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
+                if not recompute:
+                    raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
+                self.make(parent, silent)
             self.restore(parent)
             self._check(job, role, parent)
+
+    def _wait_for_gc(self, job: Job) -> None:
+        """Wait until no process removes files of a result. The next one reads that this process uses the result."""
+        lease = Lease(lock_file(self.root, job.key), job.name, action="writes or removes this result")
+        try:
+            lease.acquire()
+        except Timeout:
+            raise JobError(f"{job.name}: another process has held this result for a day") from None
+        except OSError as error:
+            raise JobError(f"{job.name}: cannot lock under {self.root}: {error.strerror or error}") from None
+        finally:
+            lease.release()
 
     def restore(self, job: Job) -> None:
         """Recompute the files that `expunge gc` has removed from a finished job, and the parents that this needs."""
         if not (self.record(job) or {}).get("removed"):
             return
-        for parent in job.parents.values():
-            if not self.done(parent):
-                self.make(parent, silent)
-            self.restore(parent)
         with self._lock(job) as lease:
             record = dict(self.record(job) or {})
             if not record.get("removed"):
                 return
+            self._check_parents(job, recompute=True)
             place = self.path(job)
+            sweep_parts(place)
             beside = tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
             with self._writing(job), beside as folder:
                 with self._recorded(job, Path(folder), _checking(lease, silent)) as attempt:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from expunge.core.errors import JobError
 from expunge.core.fingerprints import fingerprint
 from expunge.core.sealed import read_sealed
 from expunge.engine.job import Job, in_order
-from expunge.engine.record import RECORD, Record, proof, read_record
+from expunge.engine.record import LEFTOVER, RECORD, Record, proof, read_record
 from expunge.engine.store import PASSPORTS, Store, wrong_file
 
 OnProgress = Callable[[int, int], None]
 TRASH = ".trash"  # in the store: the results that the last `expunge gc` moved away
+_TRIES = 5  # checks of a folder that another process changes
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ def verify_jobs(jobs: Sequence[Job], store: Store, on_progress: OnProgress) -> V
     here = [job for job in ordered if store.path(job).is_dir()]
     required = {p.key for job in here for p in job.parents.values() if not p.ephemeral}
     have = {job.key for job in here}
-    missing = [StoreFault(store.path(j), f"{j.name} has vanished") for j in ordered if j.key in required - have]
+    missing = [
+        StoreFault(store.path(j), f"{j.name} has vanished")
+        for j in ordered
+        if j.key in required - have and not store.path(j).is_dir()  # a run may have finished it meanwhile
+    ]
     other = [StoreFault(store.path(j), f"holds another job's record than {j.name}") for j in here if _others(store, j)]
     report = _verify([store.path(job) for job in here], store.root, on_progress)
     waiting = sum(job.key not in have and not job.ephemeral for job in ordered) - len(missing)
@@ -99,31 +105,74 @@ def _others(store: Store, job: Job) -> bool:
 def _verify(folders: Iterable[Path], root: Path, on_progress: OnProgress) -> VerifyReport:
     listed = list(folders)
     sums: dict[tuple[int, ...], str] = {}
-    faults: list[StoreFault] = []
-    records: dict[Path, Record] = {}
-    files = size = 0
+    checks: dict[Path, _Check] = {}
     for number, folder in enumerate(listed):
         on_progress(number, len(listed))
-        try:
-            record = _record_of(folder, root)
-        except JobError as error:
-            faults.append(StoreFault(folder / RECORD, str(error).removeprefix(f"{folder / RECORD} ")))
-            continue
-        if record is None:
-            faults.append(StoreFault(folder, f"has lost its {RECORD}"))
-            continue
-        records[folder] = record
-        present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {RECORD}
-        moved = not (folder / RECORD).exists()  # the trash holds some files of a result that stays
-        for name in present if moved else sorted({*record["files"]} - {*record.get("removed", ())}):
-            if name in record["files"]:
-                sha, n_bytes = record["files"][name]
-                files, size = files + 1, size + n_bytes
-                reason = wrong_file(folder / name, sha, n_bytes, sums)
-                faults += [StoreFault(folder / name, reason)] if reason else []
-        faults += [StoreFault(folder / n, "is not in the record") for n in sorted(present - {*record["files"]})]
+        checks[folder] = _settled_check(folder, root, sums)
     on_progress(len(listed), len(listed))
+    records = {folder: check.record for folder, check in checks.items() if check.record is not None}
+    faults = [fault for check in checks.values() for fault in check.faults]
+    files, size = sum(c.files for c in checks.values()), sum(c.bytes for c in checks.values())
     return VerifyReport(len(listed), files, size, (*faults, *_broken_chains(records)))
+
+
+class _Check(NamedTuple):
+    """The check of one folder: its record, its files and bytes, and its faults."""
+
+    record: Record | None = None
+    files: int = 0
+    bytes: int = 0
+    faults: tuple[StoreFault, ...] = ()
+
+
+def _settled_check(folder: Path, root: Path, sums: dict[tuple[int, ...], str]) -> _Check:
+    """Check a folder, and again if another process (`expunge gc`, a run) changed it meanwhile. No faults if it left."""
+    for _ in range(_TRIES):
+        before = _state(folder, root)
+        check = _check(folder, root, sums)
+        if not check.faults or _state(folder, root) == before:
+            break
+    return check if folder.is_dir() else _Check()
+
+
+def _state(folder: Path, root: Path) -> tuple[object, ...]:
+    """Return the names of a folder's files and the bytes of its record, which show a change by another process."""
+    try:
+        names = sorted(str(p) for p in folder.rglob("*"))
+    except FileNotFoundError:  # a folder that another process moves
+        names = []
+    state: list[object] = [names]
+    for file in (folder / RECORD, root / folder.parent.name / folder.name / RECORD):
+        try:
+            state.append(file.read_bytes())
+        except OSError:
+            state.append(None)
+    return tuple(state)
+
+
+def _check(folder: Path, root: Path, sums: dict[tuple[int, ...], str]) -> _Check:
+    try:
+        record = _record_of(folder, root)
+    except JobError as error:
+        return _Check(faults=(StoreFault(folder / RECORD, str(error).removeprefix(f"{folder / RECORD} ")),))
+    if record is None:
+        return _Check(faults=(StoreFault(folder, f"has lost its {RECORD}"),))
+    try:
+        paths = [p for p in folder.rglob("*") if p.is_file() and not p.match(LEFTOVER)]
+    except FileNotFoundError:  # a folder that another process moves
+        return _Check(faults=(StoreFault(folder, "has vanished"),))
+    present = {p.relative_to(folder).as_posix() for p in paths} - {RECORD}
+    moved = not (folder / RECORD).exists()  # the trash holds some files of a result that stays
+    faults: list[StoreFault] = []
+    files = size = 0
+    for name in present if moved else sorted({*record["files"]} - {*record.get("removed", ())}):
+        if name in record["files"]:
+            sha, n_bytes = record["files"][name]
+            files, size = files + 1, size + n_bytes
+            reason = wrong_file(folder / name, sha, n_bytes, sums)
+            faults += [StoreFault(folder / name, reason)] if reason else []
+    faults += [StoreFault(folder / n, "is not in the record") for n in sorted(present - {*record["files"]})]
+    return _Check(record, files, size, tuple(faults))
 
 
 def _record_of(folder: Path, root: Path) -> Record | None:
