@@ -174,6 +174,38 @@ def test_code_may_read_any_file_of_its_folder(folders: Path, tmp_path: Path) -> 
     assert source_identity(str(tmp_path / "with_code"), None) != before["with_code"]
 
 
+@pytest.mark.parametrize("name", ["notice.py", "license_parts.py", "readme.py", "changelog.py", "CITATION.py"])
+def test_code_counts_under_any_name(folders: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(folders / "with_code", tmp_path / "m"))
+    (folder / name).write_text("SCALE = 2.0\n")
+    before = source_identity(str(folder), None)
+    (folder / name).write_text("SCALE = 3.0\n")
+    assert source_identity(str(folder), None) != before
+
+
+def test_code_may_read_linked_folders(folders: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders / "with_code", tmp_path / "m"))
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "table.bin").write_text("1")
+    (folder / "parts").symlink_to(tmp_path / "parts")
+    (folder / "again").symlink_to(folder)  # a loop
+    before = source_identity(str(folder), None)
+    (tmp_path / "parts" / "table.bin").write_text("2")
+    assert source_identity(str(folder), None) != before
+
+
+def test_the_helper_models_of_a_wrapper_count(folders: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders / "single", tmp_path / "m"))
+    shutil.copytree(folders / "single", folder / "helper")
+    (folder / "wrapper.json").write_text('{"name": "any", "helper": {}}')
+    before = source_identity(str(folder), None)
+    (folder / "helper" / "README.md").write_text("another text")
+    assert source_identity(str(folder), None) == before
+    data = (folder / "helper" / "model.safetensors").read_bytes()
+    (folder / "helper" / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert source_identity(str(folder), None) != before
+
+
 def test_a_tokenizer_counts_the_configuration_that_names_its_class(folders: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders / "with_adapter", tmp_path / "m"))
     before = tokenizer_identity(str(folder), None)

@@ -13,6 +13,7 @@ from typing import Any
 from expunge.cli.lists import entry_lines, rewrapped, wrapped
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fidelity import badge
+from expunge.core.plugin_code import declared
 from expunge.core.terminal import say
 
 FILES = {"studies": "study", "experiments": "experiment", "models": "model"}  # lists of shipped files
@@ -85,7 +86,7 @@ def _methods() -> dict[str, dict[str, Any]]:
             "needs": _needs(canonical(loss.needs)),
             "settings": {**canonical(loss.method), **canonical(loss.weights)},
             "aliases": list(spec.aliases),
-            "revision": spec.revision,
+            "revision": declared(spec.revision),
             "page": spec.page,
         }
     return out | {
@@ -97,7 +98,7 @@ def _methods() -> dict[str, dict[str, Any]]:
             "needs": needs,
             "settings": _defaults(spec.cls),
             "aliases": [],
-            "revision": spec.revision,
+            "revision": declared(spec.revision),
             "page": spec.page,
         }
         for shape, name, spec, needs in _wrappers_and_edits()
@@ -162,7 +163,7 @@ def _metrics() -> dict[str, dict[str, Any]]:
             "checked": badge(f.fidelity),
             "range": f.range,
             "higher_is": f.higher_is,
-            "revision": f.revision,
+            "revision": declared(f.revision),
             "page": f.page,
         }
         for name, f in families().items()
@@ -187,7 +188,7 @@ def _audits() -> dict[str, dict[str, Any]]:
             "paper": spec.paper,
             "checked": badge(spec.fidelity),
             "settings": _defaults(spec.cls),
-            "revision": spec.revision,
+            "revision": declared(spec.revision),
             "page": spec.page,
         }
         for name, spec in audit_registry().items()

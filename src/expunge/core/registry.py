@@ -7,6 +7,7 @@ file is imported when the entry is first used, so names cost no import. Plugins 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from expunge.core.errors import ConfigError, kind_of, nearest
+from expunge.core.plugin_code import with_code
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -75,6 +77,8 @@ class Registry(Mapping[str, E]):
     def add(self, entry: E, aliases: Iterable[str] = ()) -> None:
         """Register an entry. The same class may come again (a module that is reloaded), another may not.
 
+        The revision of a plugin's entry also stands for the plugin's code (`core.plugin_code`).
+
         Raises ConfigError if another class has the name.
         """
         new = self._made_of(entry)
@@ -84,6 +88,10 @@ class Registry(Mapping[str, E]):
         existing = self._entries.get(entry.name)
         if existing is not None and self._made_of(existing).__qualname__ != new.__qualname__:
             raise ConfigError(f"{self._kind} {entry.name}: registered twice, by {self._made_of(existing)} and {new}")
+        revision = getattr(entry, "revision", None)
+        if isinstance(revision, int) and dataclasses.is_dataclass(entry):
+            coded = with_code(revision, new)
+            entry = entry if coded == revision else dataclasses.replace(entry, revision=coded)  # type: ignore[type-var]
         self._entries[entry.name] = entry
         self._aliases.update({alias: entry.name for alias in aliases})
         self._removed.discard(entry.name)

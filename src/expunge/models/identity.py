@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,10 +31,11 @@ from expunge.models.config import (
     shards,
     tokenizer_folder,
 )
+from expunge.models.folder_files import model_subfolders
 
 # texts about a model, pictures, and the files of jobs; no loader and no code of a model reads them
 _ABOUT = re.compile(
-    r"(readme|licen[cs]e|notice|citation|changelog)([._-].*)?|use_policy.*|.*\.(md|rst|pdf|png|jpe?g|gif|svg|webp|ipynb)"
+    r"(?!.*\.py$)(readme|licen[cs]e|notice|citation|changelog)([._-].*)?|use_policy.*|.*\.(md|rst|pdf|png|jpe?g|gif|svg|webp|ipynb)"
     r"|\.expunge.*|\.git(attributes|ignore)|\.ds_store|(job|done|expunge)\.json|(log|speed|trajectory)\.jsonl|config\.yaml",
     re.IGNORECASE,
 )
@@ -58,7 +60,7 @@ def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
     """Return the names of a model folder's files that may decide its numbers.
 
     In a folder with Python code these are all files, subfolders included. In another folder they are the files of the
-    folder itself, the chat templates, and the shards that an index names.
+    folder itself, the chat templates, the shards that an index names, and the helper models of a wrapper.
 
     Args:
         folder: The folder.
@@ -67,13 +69,20 @@ def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
     Raises:
         ConfigError: An index names a file outside the folder.
     """
+    names = _own_files(folder)
+    for helper in model_subfolders(folder):
+        if helper != TEMPLATES:
+            names |= {f"{helper}/{name}" for name in _own_files(folder / helper)}
+    return sorted(n for n in names if adapter == "apply" or not n.startswith("adapter_"))
+
+
+def _own_files(folder: Path) -> set[str]:
+    """Return the names of `identity_files` without those of helper models."""
     own = {p.name for p in folder.iterdir() if p.is_file()}
     names = {f"{TEMPLATES}/{p.name}" for p in (folder / TEMPLATES).glob("*.jinja")} | set(shards(folder))
     if any(name.endswith(".py") for name in own):
-        names |= {name for name in _all_files(folder) if not _ABOUT.fullmatch(name.rpartition("/")[2])}
-    else:
-        names |= {name for name in own if not _ABOUT.fullmatch(name) and not _UNREAD.fullmatch(name)}
-    return sorted(n for n in names if adapter == "apply" or not n.startswith("adapter_"))
+        return names | {name for name in _all_files(folder) if not _ABOUT.fullmatch(name.rpartition("/")[2])}
+    return names | {name for name in own if not _ABOUT.fullmatch(name) and not _UNREAD.fullmatch(name)}
 
 
 def has_wrapper(source: str) -> bool:
@@ -82,10 +91,17 @@ def has_wrapper(source: str) -> bool:
 
 
 def _all_files(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        if path.is_file() and not any(part in _ASIDE for part in name.parts[:-1]):
-            yield name.as_posix()
+    visited: set[tuple[int, int]] = set()
+    for place, inside, names in os.walk(folder, followlinks=True):  # code opens linked folders as well
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in visited:  # a link to a folder above it
+            inside.clear()
+            continue
+        visited.add((stat.st_dev, stat.st_ino))
+        inside[:] = sorted(name for name in inside if name not in _ASIDE)
+        for name in sorted(names):
+            if (Path(place) / name).is_file():
+                yield (Path(place) / name).relative_to(folder).as_posix()
 
 
 def source_identity(source: str, revision: str | None, adapter: str = "apply") -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.errors import ConfigError
+from expunge.core.plugin_code import declared
 from expunge.models.capabilities import forward_options, kept_modes, logits_in
 from expunge.models.config import WRAPPER
 from expunge.models.identity import source_identity
@@ -165,7 +166,7 @@ def load_wrapped(model: Any, folder: Path, load_helper: Callable[[Path], Any]) -
         raise ConfigError(f"model {folder}: {WRAPPER} is damaged: {error}; wrap the model again") from None
     rule = make_wrapper(name, args, f"model {folder}: {WRAPPER}")
     spec = wrapper_registry()[name]
-    if spec.revision != revision:
+    if declared(spec.revision) != declared(revision):
         raise ConfigError(f"model {folder}: {WRAPPER} has revision {revision} of {name}; wrap the model again")
     for role in spec.helpers:
         # files, because the weights in memory depend on the dtype of loading

@@ -1,0 +1,78 @@
+"""The key of a result covers the code of a plugin and of the modules that it imports."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from expunge.core.plugin_code import declared, with_code
+from expunge.core.plugins import load_plugins
+from expunge.evaluation.kinds import _KINDS
+from expunge.methods.npo import NPO
+from expunge.training.rewards.api import _REWARDS, find_reward
+
+PLUGIN = """
+from expunge.training.rewards.api import reward
+import json, own_parts
+from own_package import numbers
+
+@reward("of_a_test", revision=3)
+def of_a_test(rollouts):
+    return [own_parts.ONE + numbers.TWO for _ in rollouts]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "plugin"
+    (place / "own_package").mkdir(parents=True)
+    for name, text in (
+        ("mine.py", PLUGIN),
+        ("own_parts.py", "from own_more import *\nONE = 1"),
+        ("own_more.py", ""),
+        ("other.py", ""),
+        ("own_package/__init__.py", ""),
+        ("own_package/numbers.py", "from . import deeper\nTWO = 2"),
+        ("own_package/deeper.py", ""),
+    ):
+        (place / name).write_text(text)
+    monkeypatch.syspath_prepend(str(place))
+    return place
+
+
+def revision(folder: Path) -> int:
+    """Load the plugin of a folder as a new process does."""
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("own_parts", "own_more", "own_package")]:
+        del sys.modules[name]
+    _REWARDS.remove("of_a_test")
+    load_plugins([str(folder / "mine.py")])
+    out = find_reward("of_a_test").revision
+    _REWARDS.remove("of_a_test")
+    return out
+
+
+@pytest.mark.parametrize(
+    "name", ["mine.py", "own_parts.py", "own_more.py", "own_package/__init__.py", "own_package/numbers.py",
+             "own_package/deeper.py"]
+)  # fmt: skip
+def test_an_edit_of_a_plugin_or_of_its_modules_changes_its_revision(folder: Path, name: str) -> None:
+    before = revision(folder)
+    assert declared(before) == 3 and before != 3 and revision(folder) == before
+    (folder / name).write_text((folder / name).read_text() + "\n# an edit")
+    assert revision(folder) != before and declared(revision(folder)) == 3
+
+
+def test_other_files_and_the_place_of_a_plugin_do_not_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = revision(folder)
+    (folder / "other.py").write_text("X = 1")
+    moved = Path(shutil.move(folder, folder.with_name("moved")))
+    monkeypatch.syspath_prepend(str(moved))
+    assert revision(moved) == before
+
+
+def test_definitions_of_the_package_keep_their_numbers() -> None:
+    assert with_code(2, NPO) == 2
+    assert all(kind.revision < 100 for kind in _KINDS.values())
