@@ -20,6 +20,7 @@ from expunge.core.terminal import complain, say
 
 # The system refuses to write a file: one line for every command. (Jobs raise their own errors.)
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+NO_HOME = "Could not determine home directory."  # the words of pathlib
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             complain(f"expunge: error: {error.filename!s:.60}...: {error.strerror}")
+            return 2
+        if isinstance(error, RuntimeError) and str(error) == NO_HOME:
+            complain("expunge: error: a path starts with ~ and a name that no user of this machine has; write it whole")
             return 2
         if isinstance(error, OSError) and error.errno in REFUSED:
             complain(f"expunge: error: cannot write {error.filename or 'a file'}: {error.strerror}")

@@ -12,11 +12,13 @@ LONGEST = 200  # bytes in UTF-8 of each part; file systems allow 255, and finger
 
 
 def check_folder_name(path: str | None, key: str) -> None:
-    """Raise ValueError, for a dataclass to report, if a path is blank or has a part that no file system accepts."""
+    """Raise ValueError, for a dataclass to report, if a path is blank, starts with ~ or has a too long part."""
     if path is None:
         return
     if not path.strip() or "\0" in path:
         raise ValueError(f"{key} must name a folder")
+    if path.startswith("~"):
+        raise ValueError(f"{key} starts with ~, which is not replaced here; write the whole path of the folder")
     if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in PurePosixPath(path).parts):
         raise ValueError(f"{key} has a part of more than 255 bytes")
 

@@ -30,7 +30,16 @@ def check_output(out: Path, key: str, inputs: Mapping[str, Path], *, writable: b
             raise ConfigError(f"{key}: {out} is an input ({name}) and would be replaced; name another {kind}")
         if out.is_file() and path.is_dir() and out.parent.samefile(path):
             raise ConfigError(f"{key}: {out} is a file of an input ({name}) and would be replaced; name another file")
+    if _is_device(out):
+        raise ConfigError(f"{key}: {out} is a device or a pipe and would be replaced; name a file or a folder")
     check_place(out if out.is_dir() else out.parent, key, writable=writable)
+
+
+def _is_device(out: Path) -> bool:
+    """Return whether a path is something else than a file or a folder, or belongs to the system's own folders."""
+    place = os.path.abspath(out)
+    own = place.startswith(("/dev/", "/proc/", "/sys/")) and not place.startswith("/dev/shm/")
+    return own or (out.exists() and not out.is_file() and not out.is_dir())
 
 
 def named_paths(settings: Any) -> dict[str, Path]:

@@ -87,6 +87,8 @@ def read_file(path: Path) -> Records:
         if saved:
             return saved
         raise DataError(f"{path} is a folder; name a file in it{nearest('', _names(path))}")
+    if path.is_char_device() or path.is_block_device():  # /dev/zero has no end
+        raise DataError(f"{path} is a device; name a file")
     try:
         data = path.read_bytes()
     except OSError as error:

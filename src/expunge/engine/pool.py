@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import queue
@@ -29,7 +31,7 @@ from expunge.engine.store import Store
 from expunge.engine.worker import do_job, forget_failure
 
 TICK_S = 0.2  # seconds between progress reports
-GRACE_S = 1.5  # seconds that workers have for their checkpoints after Ctrl-C
+GRACE_S = 1.0  # seconds that workers have for their checkpoints after Ctrl-C
 TRIES = 2  # attempts at a job that was running when a worker died
 
 
@@ -270,6 +272,7 @@ def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, repor
     quiet()
     keep_interrupts()
     warn_once()
+    atexit.register(gc.freeze)  # after Ctrl-C the process ends a second earlier
     _Worker.jobs, _Worker.reports = JobFile.of_text(jobs), reports
     _Worker.jobs.prepare()
     _Worker.store = Store(Path(root))

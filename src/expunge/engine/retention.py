@@ -141,6 +141,8 @@ def _sweep_unfinished(root: Path) -> None:
 
 def empty_trash(store: Store) -> int:
     """Remove the results in the trash for good. Returns their bytes."""
+    if not (store.root / TRASH).exists() and not any(store.root.glob(f".{TRASH}.*.part")):
+        return 0
     with _alone(store):
         return _empty(store.root / TRASH)
 

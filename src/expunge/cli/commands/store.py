@@ -32,8 +32,7 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
 
     if (folder is None) == (not overrides):
         raise ConfigError("verify: give either study=NAME or --store DIR")
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"--store: no folder {folder}")
+    _check_store(folder)
     results = ""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=None)
@@ -57,6 +56,20 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
     if results:
         say(f"root of the results: {results}")
     return 1 if report.faults else 0
+
+
+def _check_store(folder: Path | None) -> None:
+    """Raise ConfigError for a folder that is no store: each store has a folder of locks, or results."""
+    from expunge.engine.record import RECORD
+    from expunge.engine.store import LOCKS
+    from expunge.engine.verify import TRASH
+
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"--store: no folder {folder}")
+    if not any((folder / name).is_dir() for name in (LOCKS, TRASH)) and not any(folder.glob(f"*/*/{RECORD}")):
+        raise ConfigError(f"--store: {folder} is no store: it contains no results")
 
 
 def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool, yes: bool) -> int:
@@ -109,8 +122,7 @@ def trash(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None,
 
     if folder is None and not overrides:
         folder = Path(StudyPaths().store)
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"--store: no folder {folder}")
+    _check_store(folder)
     store = Store(folder) if folder is not None else _store_of(overrides, plugins)[0]
     if not undo:
         print(f"{count(empty_trash(store))}B freed in {store.root}")
