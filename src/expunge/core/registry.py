@@ -91,7 +91,7 @@ class Registry(Mapping[str, E]):
         revision = getattr(entry, "revision", None)
         if isinstance(revision, int) and dataclasses.is_dataclass(entry):
             coded = with_code(revision, new)
-            entry = entry if coded == revision else dataclasses.replace(entry, revision=coded)  # type: ignore[type-var]
+            entry = entry if coded == revision else dataclasses.replace(entry, revision=coded)
         self._entries[entry.name] = entry
         self._aliases.update({alias: entry.name for alias in aliases})
         self._removed.discard(entry.name)
