@@ -13,6 +13,7 @@ from filelock import FileLock
 from toy_jobs import CallJob
 
 from expunge.core.errors import JobError
+from expunge.core.files import sweep_parts, whole_folder
 from expunge.core.sealed import write_sealed
 from expunge.engine import retention, verify
 from expunge.engine.claims import claimed, claimed_now, gc_lease
@@ -195,3 +196,32 @@ def test_gc_on_a_full_disk_is_one_line(store: Store, monkeypatch: pytest.MonkeyP
     with pytest.raises(JobError, match=r"^gc: cannot change the artifact .*: No space left on device$"):
         remove([weights(store, one)], store, to_trash=True)
     assert (store.path(one) / WEIGHTS).exists() and lock_file(store.root, one.key).exists()
+
+
+def test_a_stopped_process_does_not_remove_the_folder_of_its_successor(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = job("one")
+    original = Store._check_parents
+
+    def check_parents(self: Store, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        if self is store:  # here the process is stopped, and another one takes the job over
+            lock_file(store.root, one.key).unlink()
+            place = store.path(one)
+            (place.parent / f".{place.name}.0123abcd.part").mkdir(parents=True)
+            monkeypatch.setattr(Store, "_check_parents", original)
+
+    monkeypatch.setattr(Store, "_check_parents", check_parents)
+    monkeypatch.setattr(store, "make", lambda *_: pytest.fail("the second call of make"))
+    with pytest.raises(pytest.fail.Exception):
+        Store.make(store, one, silent)
+    assert list((store.root / "test").glob(".*.part"))
+
+
+def test_a_folder_that_was_removed_meanwhile_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="another process"), whole_folder(tmp_path / "x") as part:
+        (part / "weights").write_text("1")
+        sweep_parts(tmp_path / "x")
+        part.mkdir()  # as the writer of a record does
+    assert not (tmp_path / "x").exists()

@@ -91,6 +91,7 @@ def whole_folder(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     part.mkdir()
+    handle = os.open(part, os.O_RDONLY)  # while it is open, no other folder has its number
     try:
         yield part
         set_modes(part, allowed)
@@ -102,9 +103,12 @@ def whole_folder(
             raise FileExistsError(f"{path} appeared while it was being written")
         if before_rename is not None:
             before_rename()
+        if not os.path.samestat(part.stat(), os.fstat(handle)):
+            raise FileNotFoundError(errno.ENOENT, "another process has removed the unfinished folder", str(part))
         os.rename(part, path)
         _sync_folder(path.parent)
     finally:
+        os.close(handle)
         shutil.rmtree(part, ignore_errors=True)
 
 
@@ -134,7 +138,10 @@ def clone(source: Path, target: Path) -> None:
 def sweep_parts(path: Path) -> None:
     """Remove leftovers of earlier, killed attempts at `path`. The caller holds the lock on `path`."""
     for leftover in path.parent.glob(f".{path.name}.*.part"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+        with contextlib.suppress(OSError):
+            os.rename(leftover, hidden)  # a process that still fills the folder must not publish a part of it
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

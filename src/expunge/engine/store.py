@@ -165,6 +165,7 @@ class Store:
                     return record
                 self._check_parents(job)
                 with self._writing(job):
+                    lease.check()  # a process that was stopped here must not remove the folder of its successor
                     sweep_parts(self.path(job))
                     whole = whole_folder(self.path(job), READ, before_rename=lease.check)
                     with whole as folder, self._recorded(job, folder, _checking(lease, progress)) as attempt:
@@ -214,6 +215,7 @@ class Store:
                 return
             self._check_parents(job, recompute=True)
             place = self.path(job)
+            lease.check()
             sweep_parts(place)
             beside = tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
             with self._writing(job), beside as folder:
