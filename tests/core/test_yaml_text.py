@@ -48,6 +48,23 @@ def test_a_fault_is_one_line(case: str) -> None:
     assert line.startswith("study: mine.yaml") and output in line and "\n" not in line and len(line) < 500
 
 
+NUMBERS = {
+    "1e-3": 0.001, "+1.5e+3": 1500.0, ".5": 0.5, "5.": 5.0, "-.inf": -float("inf"), "1_000": 1000, "0x1F": 31, "-0": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers(text: str) -> None:
+    assert parse_yaml(f"a: {text}", "x") == {"a": NUMBERS[text]}
+
+
+@pytest.mark.parametrize(
+    "text", ["1:30", "12:30:45", "1:30.5", "1e5abc", ".5x", "12e3 apples", "2e3e4", "08", "2020-01-02"]
+)
+def test_texts_that_begin_as_numbers(text: str) -> None:
+    assert parse_yaml(f"a: {text}", "x") == {"a": text}
+
+
 def test_plain_values() -> None:
     text = "a: &x {b: 1e-3, c: 2020-01-02}\nd: *x\ne: {<<: *x, b: 2}\nf: !!str 7\n"
     assert parse_yaml(text, "x") == {

@@ -84,6 +84,12 @@ RULES: tuple[Rule, ...] = (
         "trainer.args.report_to names no reporter",
     ),
     (
+        ("run", "unlearn", "eval"),
+        "eval.judge",
+        lambda tree: not any(str(name).startswith("judgement") for name in _get(tree, "eval.metrics") or ()),
+        "eval.metrics names no judgement",
+    ),
+    (
         ALL,
         "eval.lm_eval.",
         lambda tree: not _get(tree, "eval.lm_eval.tasks"),
