@@ -1,6 +1,6 @@
 """A benchmark of your own: its examples, their roles and its metrics.
 
-Try: expunge run study=quickstart benchmark=capitals --plugin examples/plugins/capitals.py
+Try: expunge run study=quickstart benchmark=capitals --plugin capitals.py
 """
 
 from expunge.benchmarks import Benchmark, BenchmarkConfig, benchmark

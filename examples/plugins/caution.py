@@ -1,6 +1,6 @@
 """A wrapper of your own: raise the probability of an end token, so that the model says less.
 
-Try: expunge run --plugin examples/plugins/caution.py study=quickstart 'methods=[{trainer: caution}]'
+Try: expunge run --plugin caution.py study=quickstart 'methods=[{trainer: caution}]'
 """
 
 from dataclasses import dataclass

@@ -45,6 +45,23 @@ def test_lists_as_json_and_as_a_table(what: str, some: set[str], expunge: Run, m
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_the_list_of_studies_has_the_command_to_paste(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = expunge("list", "studies")
+    lines = out.splitlines()
+    assert code == 0
+    assert "      expunge run study=tofu_tiny data.root=FOLDER" in lines
+    start = lines.index("      expunge run study=erase_people forget=FORGET.csv retain=KEEP.csv \\")
+    assert lines[start + 1] == "        model=FOLDER"
+    assert not [line for line in lines if "expunge run" in line and not line.strip().startswith("expunge run")]
+    assert "expunge run study=quickstart" not in out  # a command without further words is no news
+
+
+def test_parts_of_other_files_are_not_listed(expunge: Run) -> None:
+    _, out, _ = expunge("list", "experiments", "--json")
+    assert not [name for name in json.loads(out) if name.rpartition("/")[2].startswith("_")]
+
+
 def test_one_page(expunge: Run) -> None:
     code, out, err = expunge("methods", "NPO")  # the name of earlier releases
     assert code == 0 and "`expunge methods` is now `expunge list methods`" in err
@@ -202,6 +219,18 @@ def test_a_typing_error_gets_the_nearest_name(words: tuple[str, ...], near: str,
     code, out, err = expunge(*words)
     assert (code, out) == (2, "") and len(err.splitlines()) == 1
     assert f"did you mean '{near}'?" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "required"),
+    [
+        ("list", "WHAT (allowed: studies, experiments, models, methods, metrics, audits, benchmarks); see"),
+        ("config", "mode (allowed: run, train, unlearn, eval), key=value; see"),
+    ],
+)
+def test_a_missing_word_gets_the_allowed_ones(command: str, required: str, expunge: Run) -> None:
+    code, out, err = expunge(command)
+    assert (code, out) == (2, "") and f"are required: {required} `expunge {command} --help`" in err
 
 
 def test_the_completion_of_bash_completes(expunge: Run, here: Path) -> None:

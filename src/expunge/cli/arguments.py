@@ -32,7 +32,8 @@ EPILOG = """\
 examples:
   expunge run study=quickstart
   expunge plan study=tofu_tiny data.root=FOLDER
-  expunge unlearn experiment=unlearn/tofu/default trainer=NPO trainer.method_args.beta=0.1 task_name=X \\
+  expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=X \\
+      trainer.method_args.beta=0.1 \\
       model.model_args.pretrained_model_name_or_path=saves/finetune/full \\
       retain_logs_path=saves/eval/retain/TOFU_EVAL.json
 """

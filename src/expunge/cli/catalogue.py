@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from expunge.cli.lists import entry_lines, rewrapped, wrapped
+from expunge.cli.lists import command_lines, entry_lines, rewrapped, wrapped
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fidelity import badge
 from expunge.core.plugin_code import declared
 from expunge.core.terminal import say
 
 FILES = {"studies": "study", "experiments": "experiment", "models": "model"}  # lists of shipped files
+RUN = re.compile(r":?\s+(expunge run study=.*)$", re.MULTILINE)  # the command in the opening comment of a study
 
 
 def show(what: str, name: str | None, *, as_json: bool) -> int:
@@ -46,19 +47,28 @@ def _entries(what: str) -> dict[str, dict[str, Any]]:
 
 def _files(group: str) -> dict[str, dict[str, Any]]:
     """Return the shipped files of a group: the comment at the top of each, its text, and the words that use it."""
-    from expunge.cli.config_files import CONF, shipped
+    from expunge.cli.config_files import CONF, whole_files
 
     out: dict[str, dict[str, Any]] = {}
-    for name in shipped(group):
+    for name in whole_files(group):
         text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
         opening = [line for line in text.splitlines() if not line.startswith("# @package")]
         comment = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), opening)]
         command = {"study": "run", "model": "run study=NAME"}.get(group, name.split("/")[0])
         command = {"finetune": "train", "semeval": "semeval", "stories": "train"}.get(command, command)
-        about = _about(" ".join(comment)) or _source(text)
+        opening_text, use = _without_command("\n".join(comment))
+        about = _about(opening_text) or _source(text)
         kind = name.rpartition("/")[0] if "/" in name else ""
-        out[name] = {"about": about, "shape": kind, "use": f"expunge {command} {group}={name}", "page": text}
+        out[name] = {"about": about, "shape": kind, "use": use or f"expunge {command} {group}={name}", "page": text}
     return out
+
+
+def _without_command(comment: str) -> tuple[str, str]:
+    """Return an opening comment without the command in it, and the command with all words to type ("" if none)."""
+    match = RUN.search(comment)
+    if match is None:
+        return comment, ""
+    return f"{comment[: match.start()].rstrip('.')}.{comment[match.end() :]}", match[1]
 
 
 def _source(text: str) -> str:
@@ -214,6 +224,9 @@ def _lines(what: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]
         for name in names:
             checked = f" [{entries[name]['checked']}]" if entries[name].get("checked") else ""
             yield from entry_lines(_names(name, entries[name]), f"{entries[name]['about']}{checked}")
+            use = str(entries[name].get("use", ""))
+            if what == "studies" and len(use.split()) > len(("expunge", "run", "study=NAME")):
+                yield from command_lines(use, " " * 6)
     yield ""
     yield f"expunge list {what} NAME shows one."
 

@@ -36,10 +36,14 @@ def shipped(group: str) -> tuple[str, ...]:
     return tuple(str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml")))
 
 
+def whole_files(group: str) -> list[str]:
+    """Return the names of the shipped files of a group that a user types: without parts of others."""
+    return [name for name in shipped(group) if not name.rpartition("/")[2].startswith("_")]
+
+
 def options(group: str) -> list[str]:
-    """Return the names that a group offers: shipped files (without parts of others), and the methods for `trainer`."""
-    whole = [name for name in shipped(group) if not name.rpartition("/")[2].startswith("_")]
-    return [*whole, *(method_settings() if group == "trainer" else ())]
+    """Return the names that a group offers: shipped files, and the methods for `trainer`."""
+    return [*whole_files(group), *(method_settings() if group == "trainer" else ())]
 
 
 def other_shape(name: str) -> str:

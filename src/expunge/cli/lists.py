@@ -32,6 +32,15 @@ def entry_lines(name: str, about: str) -> Iterator[str]:
     yield from wrapped(about or "-", f"  {name:{NAME_WIDTH - 2}}  " if fits else indent, indent)
 
 
+def command_lines(command: str, indent: str) -> Iterator[str]:
+    """Yield a command to paste. A long one is broken between words, with a backslash for the shell."""
+    room = width() - len(indent) - len("   \\")
+    lines = textwrap.wrap(command, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    for line in lines[:-1]:
+        yield f"{indent}{line} \\"
+    yield f"{indent}{lines[-1]}"
+
+
 def rewrapped(page: str) -> str:
     """Return a docstring with wrapped paragraphs; indented lines, lists and commands to paste stay as they are."""
     out = []

@@ -45,6 +45,11 @@ class Parser(argparse.ArgumentParser):
         if choice:
             allowed = [word.strip().strip("'") for word in choice[3].split(",")]
             message = f"{choice[1]}{choice[2]}{nearest(choice[2].strip(chr(39)), allowed)}"
+        elif message.startswith("the following arguments are required: "):
+            lists = {a.metavar or a.dest: ", ".join(map(str, a.choices)) for a in self._actions if a.choices}
+            head, names = message.split(": ", 1)
+            named = [f"{name} (allowed: {lists[name]})" if name in lists else name for name in names.split(", ")]
+            message = f"{head}: {', '.join(named)}"
         elif unknown and unknown[2].startswith("--"):
             message = unknown[1] + nearest(unknown[2].partition("=")[0], self._all_options())
         raise UserError(f"{' '.join(message.split())}; see `{self.prog} --help`")
