@@ -80,3 +80,13 @@ def test_every_page_is_reached_from_the_home_page() -> None:
                 waiting.append(target)
     pages = {path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "dev"}
     assert sorted(path.relative_to(ROOT).as_posix() for path in pages - records) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_file_to_use_is_a_link(page: Path) -> None:
+    """A reader of the site has no checkout: the site has a copy of a file only if a page links to it."""
+    if page.relative_to(ROOT).parts[0] != "docs" or page.parent.name in ("dev", "results"):
+        return
+    text = page.read_text(encoding="utf-8")
+    used = re.findall(r"(?:--plugin |python |`)((?:examples|perf)/[\w/]+\.py)", text)
+    assert used == []

@@ -12,7 +12,8 @@ import pytest
 import tutorial_blocks
 from tutorial_blocks import ROOT, TUTORIALS, blocks_of, differences, run_page, shown
 
-PAGES = [*sorted(TUTORIALS.glob("[0-9]*.md")), ROOT / "docs" / "how-to" / "audit.md", ROOT / "docs" / "index.md"]
+HOW_TOS = ROOT / "docs" / "how-to"
+PAGES = [*sorted(TUTORIALS.glob("[0-9]*.md")), HOW_TOS / "audit.md", HOW_TOS / "extend.md", ROOT / "docs" / "index.md"]
 HOME = ROOT / "docs" / "index.md"
 
 
@@ -81,3 +82,10 @@ def test_a_failing_block_fails_the_page(tmp_path: Path) -> None:
 def test_the_shown_lines_of_an_output() -> None:
     assert shown("a\n\nb  \nc\n", "first 2") == "a\nb\n"
     assert shown("a\n\nb  \nc\n", "") == "a\n\nb\nc\n"
+
+
+def test_the_files_of_the_extension_page_are_the_examples() -> None:
+    page = HOW_TOS / "extend.md"
+    files = {block.title: block.code for block in blocks_of(page.read_text(encoding="utf-8")) if block.title}
+    for name in ("hidden_norm.py", "capitals.py"):
+        assert files[name] == (ROOT / "examples" / "plugins" / name).read_text(encoding="utf-8")
