@@ -213,6 +213,8 @@ def test_without_words_it_shows_ways_to_start(expunge: Run) -> None:
         (("list", "method"), "methods"),
         (("list", "methods", "NPOO"), "NPO"),
         (("results", "--formt", "csv"), "--format"),
+        (("audit", "MODEL", "--forgt", "rows.csv"), "--forget"),  # the right one is required
+        (("erase", "--frget", "rows.csv", "--model", "DIR"), "--forget"),
     ],
 )
 def test_a_typing_error_gets_the_nearest_name(words: tuple[str, ...], near: str, expunge: Run) -> None:

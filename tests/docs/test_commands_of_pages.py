@@ -34,9 +34,9 @@ def unquoted(command: str) -> str:
 def faults(words: list[str], *, whole: bool) -> list[str]:
     """Return what the command line refuses or renames. A command that is not `whole` may lack words."""
     notes: list[str] = []
-    named = rename_flags([word for word in words if word != "..."], notes)
+    present = rename_flags([word for word in words if word != "..."], notes)
     try:
-        _parsed(named)
+        _parsed(present)
     except UserError as error:
         notes += [] if not whole and INCOMPLETE.search(str(error)) else [str(error)]
     mode = "run" if words[0] in STUDIES else "train"
@@ -68,8 +68,8 @@ def test_no_bracket_is_left_to_the_shell(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_the_command_line_knows_every_word(page: Path) -> None:
-    found = [(words, whole) for words, whole in commands(page.read_text(encoding="utf-8")) if words[0] != "inside"]
-    assert [(words, notes) for words, whole in found if (notes := faults(words, whole=whole))] == []
+    texts = [(words, whole) for words, whole in commands(page.read_text(encoding="utf-8")) if words[0] != "inside"]
+    assert [(words, notes) for words, whole in texts if (notes := faults(words, whole=whole))] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

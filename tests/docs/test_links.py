@@ -88,5 +88,5 @@ def test_a_file_to_use_is_a_link(page: Path) -> None:
     if page.relative_to(ROOT).parts[0] != "docs" or page.parent.name in ("dev", "results"):
         return
     text = page.read_text(encoding="utf-8")
-    used = re.findall(r"(?:--plugin |python |`)((?:examples|perf)/[\w/]+\.py)", text)
-    assert used == []
+    files = re.findall(r"(?:--plugin |python |`)((?:examples|perf)/[\w/]+\.py)", text)
+    assert files == []

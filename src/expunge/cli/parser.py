@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from expunge.core.errors import UserError, nearest
@@ -38,6 +38,8 @@ From Python: import expunge; help(expunge)
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the nearest right name."""
 
+    words: Sequence[str] = ()  # the words that are parsed
+
     def error(self, message: str) -> NoReturn:
         """Raise UserError with the message, a suggestion, and where to read more."""
         choice = re.fullmatch(r"(argument .*: invalid choice: )(.+?) \(choose from (.*)\)", message, re.DOTALL)
@@ -48,11 +50,22 @@ class Parser(argparse.ArgumentParser):
         elif message.startswith("the following arguments are required: "):
             lists = {a.metavar or a.dest: ", ".join(map(str, a.choices)) for a in self._actions if a.choices}
             head, names = message.split(": ", 1)
-            named = [f"{name} (allowed: {lists[name]})" if name in lists else name for name in names.split(", ")]
-            message = f"{head}: {', '.join(named)}"
+            items = [f"{name} (allowed: {lists[name]})" if name in lists else name for name in names.split(", ")]
+            message = f"{head}: {', '.join(items)}{self._mistyped()}"
+        elif message.endswith(" is required"):
+            message += self._mistyped()
         elif unknown and unknown[2].startswith("--"):
             message = unknown[1] + nearest(unknown[2].partition("=")[0], self._all_options())
         raise UserError(f"{' '.join(message.split())}; see `{self.prog} --help`")
+
+    def _mistyped(self) -> str:
+        """Return a hint for the first unknown option: its right name may be the one that is missing."""
+        names = list(self._all_options())
+        for word in self.words:
+            option = word.partition("=")[0]
+            if option.startswith("--") and not any(name.startswith(option) for name in names):
+                return f"; {option} is no option{nearest(option, names)}"
+        return ""
 
     def _all_options(self) -> Iterable[str]:
         """Return the long options of this parser."""
@@ -60,6 +73,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as argparse declares it
         """Parse the known words; `parser` of the result is the parser of the command."""
+        self.words = args or ()
         parsed, rest = super().parse_known_args(args, namespace)
         parsed.parser = getattr(parsed, "parser", self)
         return parsed, rest
