@@ -49,7 +49,7 @@ def run_limited(
         program: A Python file that defines `main`. It imports installed packages, not its neighbours.
         request: Plain values, as JSON.
         limits: The limits.
-        fork_after: Imports what the program needs and this process needs, too. It runs first, and the program runs in a
+        fork_after: Imports the modules that both the program and this process need. It runs first, and the program runs in a
             fork of this process, so the imports are done once. Only for a process that has not computed anything: it
             has no effect next to other threads. None: the program runs in a new interpreter.
 
@@ -112,7 +112,8 @@ def _forked(message: dict[str, Any], wall_s: float) -> tuple[int | None, bytes]:
         finally:
             os._exit(code)
     os.close(place)
-    pieces, end = [], time.monotonic() + wall_s
+    pieces: list[bytes] = []
+    end = time.monotonic() + wall_s
     try:
         while select.select([source], [], [], max(0.0, end - time.monotonic()))[0]:
             if not (piece := os.read(source, 1 << 16)):

@@ -115,7 +115,7 @@ def _marks(config: str | None, how: Mapping[str, Any], tokens: tuple[Path, Any] 
 
 
 def _import_transformers() -> None:
-    """Import what a trial needs, as loading a model does afterwards."""
+    """Import the modules of a trial, which loading a model needs afterwards."""
     import_model_base()
     _ = transformers.AutoConfig, transformers.AutoModelForCausalLM, transformers.AutoTokenizer
 
