@@ -49,9 +49,9 @@ def run_limited(
         program: A Python file that defines `main`. It imports installed packages, not its neighbours.
         request: Plain values, as JSON.
         limits: The limits.
-        fork_after: Imports the modules that both the program and this process need. It runs first, and the program runs in a
-            fork of this process, so the imports are done once. Only for a process that has not computed anything: it
-            has no effect next to other threads. None: the program runs in a new interpreter.
+        fork_after: Imports the modules that both the program and this process need. It runs first, and the program
+            runs in a fork of this process, so the imports are done once. Only for a process that has not computed
+            anything: it has no effect next to other threads. None: the program runs in a new interpreter.
 
     Returns:
         The result as plain values; None if the program ends by another error, which its caller must allow for.
