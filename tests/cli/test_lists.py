@@ -263,3 +263,19 @@ def test_a_page_is_wrapped_once() -> None:
     assert rewrapped(page).split("\n\n") == [
         "One line of a paragraph.", "    x = 1\n    y = 2", "Try: expunge run \\\n    study=quickstart"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("metrics", ["Membership attacks", "Generated texts"]),
+        ("audits", ["With a control", "With or without a control"]),
+        ("benchmarks", ["Published", "Your own rows, and made-up ones"]),
+        ("studies", ["Without further words", "With your files or your model"]),
+        ("models", ["meta-llama", "Built from scratch"]),
+    ],
+)
+def test_lists_have_groups(name: str, groups: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert set(groups) <= set(lines)

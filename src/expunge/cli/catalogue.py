@@ -17,6 +17,7 @@ from expunge.core.plugin_code import declared
 from expunge.core.terminal import say
 
 FILES = {"studies": "study", "experiments": "experiment", "models": "model"}  # lists of shipped files
+SHORTEST = ("expunge", "run", "study=NAME")
 RUN = re.compile(r":?\s+(expunge run study=.*)$", re.MULTILINE)  # the command in the opening comment of a study
 
 
@@ -59,8 +60,16 @@ def _files(group: str) -> dict[str, dict[str, Any]]:
         opening_text, use = _without_command("\n".join(comment))
         about = _about(opening_text) or _source(text)
         kind = name.rpartition("/")[0] if "/" in name else ""
-        out[name] = {"about": about, "shape": kind, "use": use or f"expunge {command} {group}={name}", "page": text}
+        use = use or f"expunge {command} {group}={name}"
+        out[name] = {"about": about, "group": kind or _file_group(group, about, use), "use": use, "page": text}
     return out
+
+
+def _file_group(kind: str, about: str, use: str) -> str:
+    """Return the group of a study by the words that it needs, and of a model by its owner."""
+    if kind == "study":
+        return "Without further words" if len(use.split()) == len(SHORTEST) else "With your files or your model"
+    return about.partition("/")[0] if "/" in about else "Built from scratch"
 
 
 def _without_command(comment: str) -> tuple[str, str]:
@@ -169,6 +178,9 @@ def _metrics() -> dict[str, dict[str, Any]]:
     return {
         name: {
             "about": f.page.splitlines()[0],
+            "group": METRIC_GROUPS.get(
+                f.compute.__module__.rpartition(".")[2], "Probabilities, choices and aggregates"
+            ),
             "paper": f.paper,
             "checked": badge(f.fidelity),
             "range": f.range,
@@ -184,9 +196,14 @@ def _benchmarks() -> dict[str, dict[str, Any]]:
     from expunge.benchmarks import benchmarks
 
     return {
-        name: {"about": spec.about, "checked": badge(spec.fidelity), "page": spec.page}
+        name: {"about": spec.about, "group": _benchmark_group(spec), "checked": badge(spec.fidelity), "page": spec.page}
         for name, spec in benchmarks().items()
     }
+
+
+def _benchmark_group(spec: Any) -> str:
+    own = "arXiv" not in spec.about or "no download" in spec.about
+    return "Your own rows, and made-up ones" if own else "Published"
 
 
 def _audits() -> dict[str, dict[str, Any]]:
@@ -195,6 +212,7 @@ def _audits() -> dict[str, dict[str, Any]]:
     return {
         name: {
             "about": _about(spec.page),
+            "group": "With or without a control" if spec.alone else "With a control",
             "paper": spec.paper,
             "checked": badge(spec.fidelity),
             "settings": _defaults(spec.cls),
@@ -205,6 +223,14 @@ def _audits() -> dict[str, dict[str, Any]]:
     }
 
 
+TEXTS, ATTACKS = "Generated texts", "Membership attacks"
+METRIC_GROUPS = {
+    **dict.fromkeys(
+        ("answer_content", "fluency", "judgement", "leakage", "rouge", "semantic_similarity", "short_answer"), TEXTS
+    ),
+    **dict.fromkeys(("attacks", "gradient_attack", "membership", "reference_attacks"), ATTACKS),
+    "semeval": "SemEval-2025 Task 4",
+}
 GROUPS = {
     "loss": "Losses",
     "step": "Gradient transforms (trainer.args.grad_transform=NAME)",
@@ -217,7 +243,7 @@ def _lines(what: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]
     """Yield the lines of a list: a heading per group, then each name, its first sentence and its badge."""
     groups: dict[str, list[str]] = {}
     for name, entry in entries.items():
-        groups.setdefault(str(entry.get("shape", "")), []).append(name)
+        groups.setdefault(str(entry.get("group") or entry.get("shape", "")), []).append(name)
     for group, names in groups.items():
         if group:
             yield f"\n{GROUPS.get(group, group)}" if group != next(iter(groups)) else GROUPS.get(group, group)
@@ -225,7 +251,7 @@ def _lines(what: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]
             checked = f" [{entries[name]['checked']}]" if entries[name].get("checked") else ""
             yield from entry_lines(_names(name, entries[name]), f"{entries[name]['about']}{checked}")
             use = str(entries[name].get("use", ""))
-            if what == "studies" and len(use.split()) > len(("expunge", "run", "study=NAME")):
+            if what == "studies" and len(use.split()) > len(SHORTEST):
                 yield from command_lines(use, " " * 6)
     yield ""
     yield f"expunge list {what} NAME shows one."
