@@ -7,18 +7,19 @@ import math
 import numpy as np
 import pytest
 
+from expunge.audits.distinguishability import stands_out
 from expunge.audits.position import (
     Recovery,
     area,
     auc,
     auc_difference,
+    auc_draws,
     percentiles,
     recovery,
     steps_to,
     two_sided,
-    wins,
-    wins_differences,
 )
+from expunge.metrics.aggregate import RESAMPLES, SEED
 
 
 def test_the_area_is_the_mean_height_of_the_trapezoids() -> None:
@@ -63,8 +64,24 @@ def test_percentiles_count_ties_half() -> None:
     assert math.isnan(ranks[3])
 
 
-def test_wins_and_their_differences_by_hand() -> None:
-    won = wins(np.array([1.0, 2.0]), np.array([0.0, 1.0]))
-    assert won.tolist() == [[1.0, 0.5], [1.0, 1.0]] and won.mean() == 0.875
-    full, retain = np.ones((4, 4)), np.full((4, 4), 0.5)
-    assert wins_differences(np.full((4, 4), 0.75), retain, full) == ((0.25, 0.25), (0.5, 0.5))
+def test_drawn_aucs_are_those_of_the_drawn_rows() -> None:
+    rng = np.random.default_rng(3)
+    pairs = [(rng.integers(0, 9, 7).astype(float), rng.integers(0, 9, 5).astype(float)) for _ in range(2)]
+    drawn, same = auc_draws(pairs), np.random.default_rng(SEED)
+    for i in range(20):
+        rows, others = same.integers(0, 7, 7), same.integers(0, 5, 5)
+        assert drawn[i] == pytest.approx([auc(a[rows], b[others]) for a, b in pairs])
+    equal, apart = (np.ones(4), np.ones(4)), (np.ones(4), np.zeros(4))
+    assert auc_draws([equal, apart]).tolist() == [[0.5, 1.0]] * RESAMPLES
+
+
+def test_very_many_rows_and_infinite_scores_have_numbers() -> None:
+    rng = np.random.default_rng(0)
+    many = rng.normal(0, 1, 200_000)  # a table of all pairs would have 40 billion cells
+    assert auc(many + 1, many) == pytest.approx(0.76, abs=0.005)
+    assert percentiles(many[:2], many).shape == (2,)
+    infinite = np.array([math.inf, 0.0])
+    assert auc(infinite, infinite) == 0.5
+    assert auc_difference((infinite, infinite), (infinite, infinite)) == (0.0, 0.0)
+    found = stands_out("x", (np.full(8, math.inf), np.zeros(8)), (np.arange(8.0), np.arange(8.0)), margin=0.1)
+    assert found.verdict == "trace" and found.value == 1.0

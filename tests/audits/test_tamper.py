@@ -125,6 +125,18 @@ def test_a_try_is_chosen_on_one_half_and_measured_on_the_other() -> None:
     assert (choice.search_steps, choice.search_flops) == (12.0, 120.0)  # each run to its end: 4 and 8 steps
 
 
+def test_a_row_or_a_try_without_numbers_chooses_nothing() -> None:
+    nan, halves = math.nan, np.array([0, 1, 0, 1])
+    table = {"a": [nan, 0.1, 0.2, 0.1], "b": [nan, 0.5, 0.6, 0.5], "c": [nan, nan, nan, 0.9]}
+    cost = {"rate": 1.0, "steps": 1.0, "flops": 1.0}
+    tries = {
+        name: MetricResult(0.1, per_row={i: {"score": v} for i, v in enumerate(column)}, extra=cost)
+        for name, column in table.items()
+    }
+    assert choose(tries, halves).values_R.tolist() == pytest.approx([nan, 0.5, 0.6, 0.5], nan_ok=True)
+    assert np.isnan(choose({"c": tries["c"]}, halves).values_R[:3]).all()
+
+
 def test_the_worst_attack_comes_first_with_its_corrected_p_value() -> None:
     finding = [
         AuditFinding("full", position=0.3, verdict="trace", p_value=0.03, note="x"),

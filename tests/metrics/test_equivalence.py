@@ -121,6 +121,25 @@ def test_controls_that_do_not_differ_or_lack_rows_give_a_reason() -> None:
     assert differ(np.zeros(5), np.ones(5)) and not differ(np.ones(5), np.ones(5))
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("side", [0, 1, 2])
+def test_a_row_without_a_finite_number_is_left_out_and_counted(value: float, side: int) -> None:
+    sides = simulated(20, 0.5, 0.1, 0)
+    rest = compare_to_controls("x", tuple(s[1:] for s in sides))  # type: ignore[arg-type]
+    sides[side][0] = value
+    finding = compare_to_controls("x", sides, note="as given")
+    assert finding.note.endswith("as given; 1 row without a finite number left out")
+    assert dataclasses.replace(finding, note="") == dataclasses.replace(rest, note="")
+
+
+def test_numbers_that_are_not_finite_are_not_measurable() -> None:
+    for means, ends in (((math.inf, 0.2, 0.7), (0.0, math.inf)), ((0.3, 0.2, 0.7), (math.nan, math.nan))):
+        finding = compare_interval("x", means, ends, gap=math.nan, rows=20)
+        assert finding.verdict == NOT_MEASURABLE and "not finite" in finding.note
+    endless = compare_interval("x", (1e-200, 0.0, 1.0), (-1.0, 1.0), gap=1.0, rows=20, margin=0.0)
+    assert endless.verdict == UNDECIDED and "more than a million rows" in endless.note
+
+
 def test_p_values_and_effect_are_those_of_paired_t_tests() -> None:
     from scipy import stats
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from expunge.core.records import Floats
-from expunge.metrics.aggregate import RESAMPLES, SEED
+from expunge.metrics.aggregate import CELLS, RESAMPLES, SEED
 from expunge.metrics.equivalence import draws, percentile_interval
 
 
@@ -61,7 +61,9 @@ def recovery(
         return [steps_to(m_S, steps, m_S[0] + share * (f - m_S[0])) for m_S, f in zip(model_SD.T, full_D, strict=True)]
 
     samples = draws(model_SR.shape[1])
-    many = np.sort(reach(model_SR[:, samples].mean(axis=2), full_SR[0][samples].mean(axis=1)))
+    size = max(1, CELLS // model_SR.size)  # draws at once: bounds the memory
+    drawn = (samples[i : i + size] for i in range(0, RESAMPLES, size))
+    many = np.sort(np.concatenate([reach(model_SR[:, d].mean(axis=2), full_SR[0][d].mean(axis=1)) for d in drawn]))
     level = float(start + share * (goal - start))
     return Recovery(
         steps_to(model_SR.mean(axis=1), steps, level),
@@ -79,34 +81,27 @@ def two_sided(scores_N: Floats, centre: float) -> Floats:
 
 def auc(erased_M: Floats, others_O: Floats) -> float:
     """Return P(an erased row's score > another's), ties count half; both without NaN."""
-    below = (erased_M[:, None] > others_O[None, :]).mean()
-    return float(below + 0.5 * (erased_M[:, None] == others_O[None, :]).mean())
+    return float(percentiles(erased_M, others_O).mean())
 
 
-def wins(erased_M: Floats, others_O: Floats) -> Floats:
-    """Return 1 if an erased row's score is above another's, 0.5 for a tie, else 0; shape (M, O), whose mean is AUC."""
-    comparisons: Floats = np.sign(erased_M[:, None] - others_O[None, :]) / 2 + 0.5
-    return comparisons
+def auc_draws(pairs: Sequence[tuple[Floats, Floats]]) -> Floats:
+    """Return the AUC of each pair over bootstrap draws of rows, shape (RESAMPLES, K).
 
-
-def _drawn_means(won: Sequence[Floats]) -> Floats:
-    """Return the mean of each matrix (M, O) over bootstrap draws of rows and columns, equal for all; (RESAMPLES, K)."""
-    m, o = won[0].shape
+    Each pair: scores of the erased rows (M,) and of the others (O,), without NaN and in the same order in all pairs.
+    One draw takes the same rows in all pairs. The scores count by their ranks, so no table of M x O is made.
+    """
+    m, o = len(pairs[0][0]), len(pairs[0][1])
+    ranks = [np.unique(np.concatenate(pair), return_inverse=True)[1] for pair in pairs]
     rng = np.random.default_rng(SEED)
-    out = np.empty((RESAMPLES, len(won)))
+    out = np.empty((RESAMPLES, len(pairs)))
     for i in range(RESAMPLES):
-        erased = np.bincount(rng.integers(0, m, m), minlength=m)
-        others = np.bincount(rng.integers(0, o, o), minlength=o)
-        out[i] = [float(erased @ w @ others) / (m * o) for w in won]
+        erased, others = rng.integers(0, m, m), m + rng.integers(0, o, o)
+        for k, rank in enumerate(ranks):
+            size = int(rank.max()) + 1
+            counts, others_n = (np.bincount(rank[rows], minlength=size) for rows in (erased, others))
+            below_n = others_n.cumsum() - others_n / 2
+            out[i, k] = float(counts @ below_n) / (m * o)
     return out
-
-
-def wins_differences(
-    model_MO: Floats, retain_MO: Floats, full_MO: Floats
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the intervals of model - retain and of full - retain, of AUCs (all as `wins`) over the same draws."""
-    model, retain, full = _drawn_means([model_MO, retain_MO, full_MO]).T
-    return percentile_interval(model - retain), percentile_interval(full - retain)
 
 
 def auc_difference(model: tuple[Floats, Floats], retain: tuple[Floats, Floats]) -> tuple[float, float]:
@@ -114,14 +109,15 @@ def auc_difference(model: tuple[Floats, Floats], retain: tuple[Floats, Floats]) 
 
     Each pair: scores of the erased rows (M,) and of the others (O,), in the same order in both models.
     """
-    means = _drawn_means([wins(*model), wins(*retain)])
-    return percentile_interval(means[:, 0] - means[:, 1])
+    drawn = auc_draws([model, retain])
+    return percentile_interval(drawn[:, 0] - drawn[:, 1])
 
 
 def percentiles(scores_R: Floats, among_N: Floats) -> Floats:
     """Return the share of the others below each score, ties counting half; NaN for no score, or no others."""
     if not len(among_N):
         return np.full(len(scores_R), math.nan)
-    below = (among_N[None, :] < scores_R[:, None]).mean(axis=1)
-    shares: Floats = below + 0.5 * (among_N[None, :] == scores_R[:, None]).mean(axis=1)
+    ordered = np.sort(among_N)
+    below_R, upto_R = (np.searchsorted(ordered, scores_R, side=side) for side in ("left", "right"))
+    shares: Floats = (below_R + upto_R) / (2 * len(ordered))
     return np.where(np.isnan(scores_R), math.nan, shares)

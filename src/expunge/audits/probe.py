@@ -24,12 +24,11 @@ from expunge.audits.layers import (
     by_layer,
     collect_findings,
     columns,
-    layer_means,
     layers_of,
     read_layers,
     rows_by_layer,
 )
-from expunge.audits.position import wins, wins_differences
+from expunge.audits.position import auc, auc_draws
 from expunge.core.decode import strict
 from expunge.core.records import Floats
 from expunge.data.encoder import Encoder
@@ -37,7 +36,7 @@ from expunge.data.examples import ANSWER, PARAPHRASE, ExampleSet, perturbed_name
 from expunge.interpretability.hidden import HiddenStates, hidden_states
 from expunge.interpretability.inputs import analysis_inputs
 from expunge.metrics.api import Metric, MetricResult
-from expunge.metrics.equivalence import SAME_CONTROLS, AuditFinding, compare_interval
+from expunge.metrics.equivalence import SAME_CONTROLS, AuditFinding, compare_interval, percentile_interval
 
 What = Literal["truth", "membership"]
 TRUTH: What = "truth"
@@ -223,23 +222,29 @@ class ProbeAudit(ControlledAudit):
     def _membership(self, outputs: AuditOutputs) -> AuditFinding:
         """Return the AUC over the layers that count, between those of the controls."""
         layers = layers_of(outputs.model[MEMBERSHIP], FORGET_SIDE)
-        won: dict[int, list[Floats]] = {}
+        pairs: dict[int, list[tuple[Floats, Floats]]] = {}
         for layer in layers:
             erased, unseen = (
                 outputs.columns(MEMBERSHIP, Metric(f"{side}.{layer}", "")) for side in (FORGET_SIDE, OTHER_SIDE)
             )
-            won[layer] = [wins(e, u) for e, u in zip(erased, unseen, strict=True)]
-        details = layer_means({layer: (a.ravel(), b.ravel(), c.ravel()) for layer, (a, b, c) in won.items()})
-        used = [k for k, (_, retain, full) in won.items() if wins_differences(retain, retain, full)[1][0] > 0]
+            pairs[layer] = list(zip(erased, unseen, strict=True))
+        values = {layer: [auc(*pair) for pair in three] for layer, three in pairs.items()}
+        drawn = {layer: auc_draws(three) for layer, three in pairs.items()}
+        details = {
+            f"{who}_layer_{layer}": value
+            for layer, three in values.items()
+            for who, value in zip(("model", "retain", "full"), three, strict=True)
+        }
+        used = [layer for layer, d in drawn.items() if percentile_interval(d[:, 2] - d[:, 1])[0] > 0]
         if not used:
             why = "at no layer is the target model's probe better than the retain model's"
             return AuditFinding(MEMBERSHIP, note=why, details=details)
-        mean = [np.mean([won[layer][side] for layer in used], axis=0) for side in range(3)]
-        values = [float(m.mean()) for m in mean]
-        ends, gaps = wins_differences(mean[0], mean[1], mean[2])
-        if gaps[0] <= 0:
+        means = [float(np.mean([values[layer][side] for layer in used])) for side in range(3)]
+        draws = np.mean([drawn[layer] for layer in used], axis=0)
+        if percentile_interval(draws[:, 2] - draws[:, 1])[0] <= 0:
             return AuditFinding(MEMBERSHIP, note=SAME_CONTROLS, details=details)
+        rows = min(len(side) for side in pairs[used[0]][0])
         return compare_interval(
-            MEMBERSHIP, values, ends, gap=values[2] - values[1], rows=min(mean[0].shape), margin=self.margin,
-            known=self.known, note=f"layers {', '.join(map(str, used))}", details=details,
+            MEMBERSHIP, means, percentile_interval(draws[:, 0] - draws[:, 1]), gap=means[2] - means[1], rows=rows,
+            margin=self.margin, known=self.known, note=f"layers {', '.join(map(str, used))}", details=details,
         )  # fmt: skip

@@ -172,7 +172,7 @@ class RelearnAudit(ControlledAudit):
         return AuditFindings(tuple(readings), rows)
 
     def _reading(self, way: str, curves: tuple[Floats, Floats, Floats]) -> AuditFinding:
-        there = ~np.isnan(np.concatenate(curves)).any(axis=0)
+        there = np.isfinite(np.concatenate(curves)).all(axis=0)
         model, retain, full = (curve[:, there] for curve in curves)
         if model.shape[1] < 2:
             return AuditFinding(way, note=f"only {model.shape[1]} rows have a value at every step")

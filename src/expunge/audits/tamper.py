@@ -262,13 +262,15 @@ def choose(tries: Mapping[str, MetricResult], halves_R: Halves) -> Choice:
     table_TR = np.array(
         [[result.per_row[i]["score"] for i in sorted(result.per_row)] for result in results], dtype=float
     )
+    usable = np.isfinite(table_TR).any(axis=0)  # a row without a number after any try chooses nothing
     values = np.full(len(halves_R), math.nan)
     picked = []
     for half in (0, 1):
         own, other = halves_R == half, halves_R != half
         if not other.any():
             other = own
-        best = int(np.nanargmax(table_TR[:, other].mean(axis=1)))
+        means = table_TR[:, other & usable].mean(axis=1) if (other & usable).any() else np.zeros(len(table_TR))
+        best = int(np.argmax(np.where(np.isfinite(means), means, -math.inf)))  # a diverged try has no numbers
         values[own] = table_TR[best, own]
         picked.append(results[best].extra)
     dearest = max(picked, key=lambda extra: (extra["flops"], extra["steps"]))

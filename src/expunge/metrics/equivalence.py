@@ -44,6 +44,7 @@ ROW_LEVEL = LEVEL / 4  # of the sign test of single rows, one-sided
 MANY = 1_000_000  # more rows than this are not worth a number
 SAME_CONTROLS = "the controls do not differ: this cannot separate the target model from the retain model"
 WRONG_ORDER = "the target model scores below the retain model: this does not measure knowledge here"
+NOT_FINITE = "the numbers are not finite, so they cannot be compared"
 
 
 @dataclass(frozen=True)
@@ -123,16 +124,18 @@ def compare_to_controls(
 
     Args:
         name: Name of the finding.
-        sides: The numbers of the model, the retain and the target model, each of shape (R,). A row without a number
-            (NaN) on one side is ignored.
+        sides: The numbers of the model, the retain and the target model, each of shape (R,). A row without a finite
+            number on one side is left out, and the note says how many rows are.
         margin: Largest distance from the retain model that counts as equal, as a share of the controls' gap.
         known: Position from which the model knows the rows.
         note: Further remark.
         details: Further numbers.
     """
-    there = ~np.isnan(np.stack(sides)).any(axis=0)
+    there = np.isfinite(np.stack(sides)).all(axis=0)
     model, retain, full = (side[there] for side in sides)
     n, more = len(model), dict(details or {})
+    if n >= 2:
+        note = _joined(note, _left_out(len(there) - n))
     means = [float(side.mean()) if n else math.nan for side in (model, retain, full)]
     if n < 2:
         why = f"only {n} rows have a value in the model and both controls"
@@ -223,6 +226,10 @@ def compare_interval(
     model, retain, full = means
     low, high = ends
     difference, limit = model - retain, margin * gap
+    if math.isnan(difference + gap + (high - low)):  # as of infinite values: no word follows from them
+        return AuditFinding(
+            name, *_value(means), note=_joined(NOT_FINITE, note), details=dict(details or {}), rows=rows
+        )
     word, remark, needed = _decide(difference / gap, (low / gap, high / gap), rows, margin, known, signs)
     # Without a distribution of rows, the standard error follows from the width of the interval.
     p_value, p_equal = _p_values(difference, (high - low) / 3.92, limit, math.inf)
@@ -234,6 +241,10 @@ def compare_interval(
 
 def _value(means: Sequence[float]) -> tuple[float, float, float, float, float]:
     return means[0], math.nan, math.nan, means[1], means[2]
+
+
+def _left_out(count: int) -> str:
+    return f"{count} row{'s' if count > 1 else ''} without a finite number left out" if count else ""
 
 
 def _joined(*parts: str) -> str:
@@ -260,7 +271,8 @@ def _decide(
         return NO_TRACE, "", math.nan
     # Fewest rows that would show either a difference or equivalence, if the means stay as they are.
     half, room = (high - low) / 2, max(margin - abs(at), abs(at))
-    needed = math.ceil(rows * (half / room) ** 2) + 1 if room > 0 else math.inf
+    ratio = half / room if room > 0 else math.inf
+    needed = math.ceil(rows * ratio**2) + 1 if ratio <= MANY else math.inf
     words = f"about {needed} rows" if needed <= MANY else "more than a million rows"
     return UNDECIDED, f"the interval is wider than the margin of {margin:.0%}; {words} would decide", float(needed)
 
