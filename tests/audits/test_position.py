@@ -67,10 +67,10 @@ def test_percentiles_count_ties_half() -> None:
 def test_drawn_aucs_are_those_of_the_drawn_rows() -> None:
     rng = np.random.default_rng(3)
     pairs = [(rng.integers(0, 9, 7).astype(float), rng.integers(0, 9, 5).astype(float)) for _ in range(2)]
-    drawn, same = auc_draws(pairs), np.random.default_rng(SEED)
+    aucs, same = auc_draws(pairs), np.random.default_rng(SEED)
     for i in range(20):
         rows, others = same.integers(0, 7, 7), same.integers(0, 5, 5)
-        assert drawn[i] == pytest.approx([auc(a[rows], b[others]) for a, b in pairs])
+        assert aucs[i] == pytest.approx([auc(a[rows], b[others]) for a, b in pairs])
     equal, apart = (np.ones(4), np.ones(4)), (np.ones(4), np.zeros(4))
     assert auc_draws([equal, apart]).tolist() == [[0.5, 1.0]] * RESAMPLES
 
@@ -83,5 +83,5 @@ def test_very_many_rows_and_infinite_scores_have_numbers() -> None:
     infinite = np.array([math.inf, 0.0])
     assert auc(infinite, infinite) == 0.5
     assert auc_difference((infinite, infinite), (infinite, infinite)) == (0.0, 0.0)
-    found = stands_out("x", (np.full(8, math.inf), np.zeros(8)), (np.arange(8.0), np.arange(8.0)), margin=0.1)
-    assert found.verdict == "trace" and found.value == 1.0
+    finding = stands_out("x", (np.full(8, math.inf), np.zeros(8)), (np.arange(8.0), np.arange(8.0)), margin=0.1)
+    assert finding.verdict == "trace" and finding.value == 1.0

@@ -22,6 +22,7 @@ from expunge.metrics.verdict import (
     ranked,
     statistic_of,
     utility_answer,
+    utility_share,
 )
 
 RNG = np.random.default_rng(0)
@@ -160,6 +161,48 @@ def test_direct_findings_pair_rows_and_average_seeds() -> None:
     assert alone.verdict == "no trace" and "without a target model" in alone.note
     aggregate = [{"forget_Q_A_Prob": MetricResult(0.1)}]  # without rows there is nothing to pair
     assert direct_findings(aggregate, *sides[1:]) == []
+
+
+def test_seeds_that_disagree_never_hide_in_their_mean() -> None:
+    above, below = (compare_to_controls("p", (at(x), RETAIN, FULL)) for x in (0.2, -0.2))
+    mean = compare_to_controls("p", ((at(0.2) + at(-0.2)) / 2, RETAIN, FULL))
+    rest = utility_answer([utility(0.97)], [utility(1.0)], "model_utility", 0.5)
+    assert mean.verdict == "no trace"
+    verdict = make_verdict("m", [(DIRECT, mean)], rest, seeds=2, by_seed=[[above], [below]])
+    assert verdict.forgot.word == "trace" and verdict.forgot.number == above.value
+    assert verdict.forgot.sentence.endswith("Seeds disagree: 1 over-forgotten, 1 trace.")
+    assert verdict.certainty.word == "partly"
+    alike = make_verdict("m", [(DIRECT, mean)], rest, seeds=2, by_seed=[[mean], [mean]])
+    assert alike.forgot.word == "no trace" and alike.certainty.word == "sure"
+
+
+def test_the_utility_of_seeds_that_disagree_is_undecided() -> None:
+    seeds, target = [utility(0.8), utility(1.2)], [utility(1.0)]
+    answer = utility_answer(seeds, target, "model_utility", 0.5)
+    assert answer.word == "undecided" and "single seeds 0.8 to 1.2" in answer.sentence
+    assert "without an interval" in utility_answer(seeds[:1], target, "model_utility", 0.5).sentence
+    assert utility_answer(seeds[1:] * 2, target, "model_utility", 0.5).word == "kept"
+    assert utility_answer(seeds[:1] * 2, target, "model_utility", 0.5).word == "damaged"
+
+
+def test_without_a_comparison_the_largest_number_is_shown() -> None:
+    small, large = (AuditFinding("x", value=v, note="no retain model", rows=9) for v in (0.06, 0.94))
+    findings = [("prompting", small), ("relearn", large), ("quantize", AuditFinding("y", note="did not run"))]
+    robust = make_verdict("m", findings, utility_answer([], [], "u", 0.5)).robust
+    assert robust.word == "not measurable" and robust.number == 0.94 and robust.sentence.startswith("Relearn x is 0.94")
+
+
+def test_models_without_a_verdict_are_not_called_equal() -> None:
+    first, second = (make_verdict(name, [("relearn", finding("x", 0.3))],
+                                  utility_answer([utility(rest)], [utility(1.0)], "model_utility", 0.5))
+                     for name, rest in (("a", 0.96), ("b", 0.99)))  # fmt: skip
+    text = choice([first, second])
+    assert text.startswith("No choice is proven. b") and "equal" not in text and "Nothing separates it from a" in text
+
+
+def test_a_rounded_share_is_on_the_side_of_its_word() -> None:
+    assert [utility_share(x) for x in (0.9449, 0.9451, 0.949, 0.95, 0.97)] == ["94%", "94.5%", "94.9%", "95%", "97%"]
+    assert "94.5% of the utility" in choice([verdict_of("a", 0.0, 0.9451)])
 
 
 def test_the_statistic_is_the_one_whose_mean_is_the_value() -> None:

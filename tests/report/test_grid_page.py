@@ -49,6 +49,15 @@ def test_the_last_axis_makes_the_columns(reports: dict[str, ReportModel]) -> Non
     assert pivot.rows[3][1][1].text == "\u2013"  # no result in this cell
 
 
+def test_a_column_names_its_axis_and_small_numbers_are_not_hidden() -> None:
+    axes = {cell: {"unlearn.preset": cell} for cell in ("slow", "fast")}
+    one = ReportRun("NPO", "unlearn", results={"p": MetricResult(3e-7), "q": MetricResult(0.0)})
+    by_cell = {cell: ReportModel("A grid", "g", "", "now", {}, (one,), shown=("p", "q"), utility="") for cell in axes}
+    first, second = pivots(by_cell, axes, {cell: "x" for cell in axes})
+    assert first.columns == ("preset: slow", "preset: fast")
+    assert first.rows[0][1][0].text == "3.0e-07" and second.rows[0][1][0].text == "0.000"
+
+
 def test_the_page_links_every_cell_and_escapes(reports: dict[str, ReportModel]) -> None:
     page = grid_page(reports, AXES, LINKS)
     for link in LINKS.values():

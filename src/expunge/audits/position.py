@@ -62,8 +62,8 @@ def recovery(
 
     samples = draws(model_SR.shape[1])
     size = max(1, CELLS // model_SR.size)  # draws at once: bounds the memory
-    drawn = (samples[i : i + size] for i in range(0, RESAMPLES, size))
-    many = np.sort(np.concatenate([reach(model_SR[:, d].mean(axis=2), full_SR[0][d].mean(axis=1)) for d in drawn]))
+    batches = (samples[i : i + size] for i in range(0, RESAMPLES, size))
+    many = np.sort(np.concatenate([reach(model_SR[:, d].mean(axis=2), full_SR[0][d].mean(axis=1)) for d in batches]))
     level = float(start + share * (goal - start))
     return Recovery(
         steps_to(model_SR.mean(axis=1), steps, level),
@@ -109,8 +109,8 @@ def auc_difference(model: tuple[Floats, Floats], retain: tuple[Floats, Floats]) 
 
     Each pair: scores of the erased rows (M,) and of the others (O,), in the same order in both models.
     """
-    drawn = auc_draws([model, retain])
-    return percentile_interval(drawn[:, 0] - drawn[:, 1])
+    aucs = auc_draws([model, retain])
+    return percentile_interval(aucs[:, 0] - aucs[:, 1])
 
 
 def percentiles(scores_R: Floats, among_N: Floats) -> Floats:

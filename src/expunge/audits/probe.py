@@ -229,18 +229,18 @@ class ProbeAudit(ControlledAudit):
             )
             pairs[layer] = list(zip(erased, unseen, strict=True))
         values = {layer: [auc(*pair) for pair in three] for layer, three in pairs.items()}
-        drawn = {layer: auc_draws(three) for layer, three in pairs.items()}
+        resamples = {layer: auc_draws(three) for layer, three in pairs.items()}
         details = {
             f"{who}_layer_{layer}": value
             for layer, three in values.items()
             for who, value in zip(("model", "retain", "full"), three, strict=True)
         }
-        used = [layer for layer, d in drawn.items() if percentile_interval(d[:, 2] - d[:, 1])[0] > 0]
+        used = [layer for layer, d in resamples.items() if percentile_interval(d[:, 2] - d[:, 1])[0] > 0]
         if not used:
             why = "at no layer is the target model's probe better than the retain model's"
             return AuditFinding(MEMBERSHIP, note=why, details=details)
         means = [float(np.mean([values[layer][side] for layer in used])) for side in range(3)]
-        draws = np.mean([drawn[layer] for layer in used], axis=0)
+        draws = np.mean([resamples[layer] for layer in used], axis=0)
         if percentile_interval(draws[:, 2] - draws[:, 1])[0] <= 0:
             return AuditFinding(MEMBERSHIP, note=SAME_CONTROLS, details=details)
         rows = min(len(side) for side in pairs[used[0]][0])

@@ -125,7 +125,7 @@ def compare_to_controls(
     Args:
         name: Name of the finding.
         sides: The numbers of the model, the retain and the target model, each of shape (R,). A row without a finite
-            number on one side is left out, and the note says how many rows are.
+            number on one side is left out; the note counts such rows.
         margin: Largest distance from the retain model that counts as equal, as a share of the controls' gap.
         known: Position from which the model knows the rows.
         note: Further remark.

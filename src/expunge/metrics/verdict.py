@@ -19,6 +19,7 @@ from expunge.metrics.equivalence import (
     NO_TRACE,
     NOT_MEASURABLE,
     OVER,
+    SEVERITY,
     TRACE,
     UNDECIDED,
     WORDS,
@@ -37,6 +38,7 @@ FORGET_METRICS = (
     "extraction_strength",
 )  # larger means more knowledge of the forget rows; those with a number per row are tested
 GENERAL = ("general_", "mmlu")  # beginnings of the names of metrics of general ability
+GENERAL_WORDS: Mapping[str, str] = {"general_fluency": "repetition in texts"}  # a smaller number is better
 QUESTIONS: Mapping[str, str] = {
     "forgot": "Forgot?",
     "kept": "Kept the rest?",
@@ -171,6 +173,7 @@ def make_verdict(
     utility: VerdictAnswer,
     *,
     seeds: int = 1,
+    by_seed: Sequence[Sequence[AuditFinding]] = (),
     gibberish: str = "",
     reason: str = NO_CONTROLS,
 ) -> Verdict:
@@ -181,6 +184,7 @@ def make_verdict(
         findings: Each finding with the name of its audit; DIRECT for a metric of the forget rows.
         utility: The answer about utility, from `utility_answer`.
         seeds: Number of seeds of the model.
+        by_seed: The direct findings of each seed alone, if `findings` has those of the mean over several seeds.
         gibberish: Why the model's texts are gibberish, or empty.
         reason: Why there is no finding, if there is none.
     """
@@ -190,10 +194,29 @@ def make_verdict(
     forgot = _answer(parts["forgot"], {}, reason)
     if not parts["forgot"]:
         forgot = replace(forgot, word=NOT_MEASURABLE, finding=NOT_MEASURABLE)
+    forgot, agree = _with_seeds(forgot, by_seed)
     detectable = _answer(parts["detectable"], DETECTION, "no audit has tried it: exposure or forensic")
     robust = _answer(parts["robust"], ROBUSTNESS, "no audit has tried it: relearn, tamper, quantize or prompting")
     broken = gibberish or (utility.sentence if utility.word == BROKEN else "")
-    return Verdict(model, forgot, utility, detectable, robust, _certainty([f for _, f in findings], seeds), broken)
+    certainty = _certainty([f for _, f in findings], seeds, agree)
+    return Verdict(model, forgot, utility, detectable, robust, certainty, broken)
+
+
+def _with_seeds(forgot: VerdictAnswer, by_seed: Sequence[Sequence[AuditFinding]]) -> tuple[VerdictAnswer, bool]:
+    """Return the answer with the words of single seeds, and whether they agree.
+
+    A mean hides a seed with a trace next to one below the retain model. A difference of one seed counts if it is left
+    after the correction for the findings of all seeds.
+    """
+    words = [combined_word(seed) for seed in by_seed]
+    if len(set(words)) < 2:
+        return forgot, True
+    one_by_one = [(DIRECT, finding) for seed in by_seed for finding in seed]
+    word = combined_word([finding for _, finding in one_by_one])
+    if word in (OVER, TRACE, KNOWN) and SEVERITY[word] > SEVERITY[forgot.finding]:
+        forgot = _answer(one_by_one, {}, "")
+    counts = ", ".join(f"{words.count(w)} {w}" for w in WORDS if w in words)
+    return replace(forgot, sentence=f"{forgot.sentence} Seeds disagree: {counts}."), False
 
 
 def _question(audit: str, name: str) -> str:
@@ -209,6 +232,8 @@ def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, st
     word = combined_word([finding for _, finding in findings])
     # The shown finding is one that carries the word; after the correction it need not be the worst one.
     same = [pair for pair in findings if pair[1].verdict == word]
+    if word == NOT_MEASURABLE:  # without a comparison, the largest number shows most remaining knowledge
+        same.sort(key=lambda pair: pair[1].value if math.isfinite(pair[1].value) else -math.inf, reverse=True)
     audit, one = same[0] if same else findings[[f for _, f in findings].index(worst([f for _, f in findings]))]
     source = one.name if audit in (DIRECT, one.name) else f"{audit} {one.name}"
     sentence = describe(one, source)
@@ -246,7 +271,7 @@ def _sentence(text: str) -> str:
     return f"{text}." if is_name else f"{text[:1].upper()}{text[1:]}."
 
 
-def _certainty(findings: Sequence[AuditFinding], seeds: int) -> VerdictAnswer:
+def _certainty(findings: Sequence[AuditFinding], seeds: int, agree: bool = True) -> VerdictAnswer:
     there = [f for f in findings if f.verdict != NOT_MEASURABLE]
     if not there:
         return VerdictAnswer(NOT_MEASURABLE, "Nothing could be compared with a model that never saw the rows.")
@@ -262,7 +287,7 @@ def _certainty(findings: Sequence[AuditFinding], seeds: int) -> VerdictAnswer:
         text += " Holm's correction covers the measurements of each answer."
     if needed:
         text += f" About {max(needed):.0f} rows would decide the undecided measurements."
-    undecided = any(f.verdict == UNDECIDED for f in there)
+    undecided = not agree or any(f.verdict == UNDECIDED for f in there)
     return VerdictAnswer("partly" if undecided else "one seed" if seeds == 1 else "sure", text, float(rows))
 
 
@@ -336,15 +361,25 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
         return VerdictAnswer(NOT_MEASURABLE, _sentence(why), metric=metric)
     low, high = (_mean(models, metric, end) / theirs for end in ("ci_low", "ci_high"))
     share = mine / theirs
-    at, most = (low, high) if math.isfinite(low + high) else (share, share)
+    seeds = [one / theirs for r in models if math.isfinite(one := _mean([r], metric))]
+    ends = (low, high) if math.isfinite(low + high) else (share, share)
+    at, most = min(ends[0], *seeds), max(ends[1], *seeds)
     word = BROKEN if share < floor else KEPT if at >= 1 - DAMAGE else DAMAGED if most < 1 - DAMAGE else UNDECIDED
     text = f"{metric} is {number_with_interval(share, low, high)} of the target model's ({mine:.3g} of {theirs:.3g})"
+    text += "" if math.isfinite(low + high) or len(seeds) > 1 else ", without an interval"
+    text += f", single seeds {min(seeds):.3g} to {max(seeds):.3g}" if len(seeds) > 1 else ""
     text += f", below the floor of {floor:g}" if word == BROKEN else f"; a loss up to {DAMAGE:.0%} counts as kept"
     general = [n for n in dict.fromkeys(n for r in models for n in r) if n.startswith(GENERAL) and n != metric]
-    known = [f"{n} {_mean(models, n):.3g} (target model {_mean(full, n):.3g})" for n in general
+    known = [f"{GENERAL_WORDS.get(n, n)} {_mean(models, n):.3g} (target model {_mean(full, n):.3g})" for n in general
              if math.isfinite(_mean(models, n) + _mean(full, n))]  # fmt: skip
     text += f"; general ability: {', '.join(known)}" if known else "; general ability was not measured"
     return VerdictAnswer(word, f"{text}.", share, low, high, control=1.0, metric=metric)
+
+
+def utility_share(share: float) -> str:
+    """Return a share of utility in percent, with a decimal if rounding would put it on the other side of the margin."""
+    same = (round(share, 2) >= 1 - DAMAGE) == (share >= 1 - DAMAGE)
+    return f"{share:.0%}" if same else f"{share:.1%}"
 
 
 def _mean(results: Sequence[Results], metric: str, extra: str | None = None) -> float:
@@ -371,7 +406,7 @@ def choice(verdicts: Sequence[Verdict]) -> str:
     best = alive[0]
     if not any(v.measured for v in alive):
         return f"No choice: nothing could be compared, so the models have no rank. {best.forgot.sentence}"
-    cost = "" if not math.isfinite(best.kept.number) else f", {best.kept.number:.0%} of the utility is left"
+    cost = "" if not math.isfinite(best.kept.number) else f", {utility_share(best.kept.number)} of the utility is left"
     equal = [v.model for v in alive[1:] if v.rank_key[:4] == best.rank_key[:4]]
     word = best.forgot.word
     if best.robust.finding in (TRACE, KNOWN, OVER):
@@ -384,6 +419,8 @@ def choice(verdicts: Sequence[Verdict]) -> str:
         text = f"No model matches the retain model. {best.model} is the nearest: {word}{cost}."
     else:
         text = f"No choice is proven. {best.model} is listed first: {word}{cost}."
-    if equal:
+    if equal and best.forgot.finding not in (NO_TRACE, OVER, TRACE, KNOWN):
+        text += f" Nothing separates it from {', '.join(equal)} but utility."
+    elif equal:
         text += f" By forgetting alone it is equal to {', '.join(equal)}; utility decided."
     return text + (f" Broken and not ranked: {', '.join(v.model for v in broken)}." if broken else "")

@@ -15,9 +15,9 @@ from expunge.report.table import ABSENT, format_p, head_of
 Results = Mapping[str, MetricResult]
 ABOUT = (
     "Each difference is the second model minus the first one, example by example. The interval is a 95 % bootstrap "
-    "interval over examples; p is from a two-sided permutation test that flips the signs of the differences. Of "
-    "{tests} tests, about {chance} would be below 0.05 without any difference; p (Holm) is corrected for all tests of "
-    "this page."
+    "interval over examples; p is from a two-sided permutation test that flips the signs of the differences. Number "
+    "of tests: {tests}. Without any difference, about {chance} of them would be below 0.05; p (Holm) is corrected for "
+    "all tests of this page."
 )
 WIDTH, HEIGHT = 640, 120  # of the figure of all examples, in its own units
 MOST_BARS = 320
@@ -92,7 +92,7 @@ def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], c
          [rows for d in pair.comparison.values() if (rows := differences(pair, d)) is not None])
         for pair, mine in zip(pairs, lines, strict=True)
     ]  # fmt: skip
-    about = ABOUT.format(tests=tests, chance=f"{tests * 0.05:.1f}")
+    about = ABOUT.format(tests=tests, chance=f"{tests * 0.05:.2g}")
     page = environment().get_template("compare.html")
     return page.render(sections=sections, about=about, command=command, width=WIDTH, height=HEIGHT)
 

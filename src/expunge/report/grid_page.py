@@ -101,7 +101,10 @@ def _pivot(
         rows.append((heads, tuple(cells)))
     title, direction = head_of(metric), next(iter(reports.values())).directions.get(metric, "")
     short = tuple(name.rpartition(".")[2] for name in down)
-    return Pivot(metric, title, direction, (*short, "model"), columns, tuple(rows))
+    axis = across.rpartition(".")[2]
+    # A number's label contains its axis ("rate=1"); a name of settings does not.
+    heads = tuple(c if c.startswith(f"{axis}=") or c == axis else f"{axis}: {c}" for c in columns)
+    return Pivot(metric, title, direction, (*short, "model"), heads, tuple(rows))
 
 
 def over_seeds(results: Sequence[MetricResult | None]) -> tuple[float, str, str]:
@@ -115,6 +118,11 @@ def over_seeds(results: Sequence[MetricResult | None]) -> tuple[float, str, str]
         from scipy.stats import t as student_t
 
         half = float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-        return mean, f"{mean:.3f}", f"[{mean - half:.3f}, {mean + half:.3f}], {len(values)} seeds"
+        return mean, _number(mean), f"[{_number(mean - half)}, {_number(mean + half)}], {len(values)} seeds"
     low, high = (known[0].extra.get(key, math.nan) for key in ("ci_low", "ci_high"))
-    return mean, f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]" if math.isfinite(low + high) else ""
+    return mean, _number(mean), f"[{_number(low)}, {_number(high)}]" if math.isfinite(low + high) else ""
+
+
+def _number(value: float) -> str:
+    """Return a number with three decimals, or with two digits if these would hide it."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"

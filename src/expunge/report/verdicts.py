@@ -6,7 +6,16 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from expunge.metrics.verdict import DIRECT, QUESTIONS, Verdict, choice, direct_findings, make_verdict, ranked
+from expunge.metrics.verdict import (
+    DIRECT,
+    QUESTIONS,
+    Verdict,
+    choice,
+    direct_findings,
+    make_verdict,
+    ranked,
+    utility_share,
+)
 from expunge.metrics.verdict import utility_answer as utility_of
 from expunge.report.markup import markdown_text
 from expunge.report.model import ReportModel
@@ -67,7 +76,12 @@ def _verdicts(model: ReportModel) -> list[Verdict]:
         findings += [(line.audit, line) for line in model.audits if line.label == label]
         utility = utility_of(own, full, model.utility, model.utility_floor)
         gibberish = next((run.gibberish for run in group if run.gibberish), "")
-        out.append(make_verdict(label, findings, utility, seeds=len(group), gibberish=gibberish, reason=reason))
+        by_seed = [direct_findings([one], retain, full) for one in own] if len(own) > 1 else []
+        out.append(
+            make_verdict(
+                label, findings, utility, seeds=len(group), by_seed=by_seed, gibberish=gibberish, reason=reason
+            )
+        )
     return out
 
 
@@ -82,7 +96,7 @@ def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
         verdict.forgot.word,
         verdict.robust.word,
         verdict.detectable.word,
-        f"{left:.0%}" if math.isfinite(left) else ABSENT,
+        utility_share(left) if math.isfinite(left) else ABSENT,
         f"broken: {why}" if verdict.broken else why,
     )
 

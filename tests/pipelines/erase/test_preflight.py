@@ -100,6 +100,13 @@ def test_a_row_known_in_other_words_is_known_and_has_its_own_wording() -> None:
     assert "knows 2 of the 3" in lines and "not trained on: row 2" in lines and "Germany" in lines
 
 
+def test_a_lack_of_rows_near_the_forget_rows_is_told() -> None:
+    lines: list[str] = []
+    only = row_set([("France capital?", "Paris")])
+    result = examine(oracle(KNOWS | {"France": "Paris."}), only, row_set([]), make_near=True, tell=lines.append)
+    assert result.known and not result.near and "preflight: no rows near them" in "\n".join(lines)
+
+
 def test_nothing_known_asks_no_more() -> None:
     result = examine(oracle({}), row_set(CAPITALS), row_set([("a?", "b")]), make_near=True, tell=lambda line: None)
     assert result.known == () and result.near == () and result.unknown_kept == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -204,7 +205,8 @@ def agreed_rows(parsed: argparse.Namespace, row_request: Any) -> bool:
     for question, answer in rows:
         say(f"  {question} -> {answer}")
     if parsed.dry_run:
-        say("a run needs your consent, or --yes; it then continues with these rows")
+        consent = "continues with these rows" if parsed.yes else "needs your consent, or --yes"
+        say(f"the plan stops here; the same command without --dry-run {consent}")
         return False
     if not parsed.yes and input("forget these rows? [y/N] ").strip().lower() not in ("y", "yes"):
         say("nothing was done; edit such rows in a file and give it by --forget")
@@ -277,7 +279,8 @@ def print_outcome(done: Any, console: Any) -> None:
     for name in ("trial", "steps kept", "forget", "keep", "ability", ""):
         table.add_column(name)
     for t in done.trials:
-        numbers = [f"{t[k]:.3f}" if isinstance(t.get(k), float) else "-" for k in (KNOWN, UTILITY, "ability")]
+        values = (t.get(key) for key in (KNOWN, UTILITY, "ability"))
+        numbers = [f"{v:.3f}" if isinstance(v, float) and math.isfinite(v) else "-" for v in values]
         word = "chosen" if t["chosen"] else t["reason"]
         table.add_row(f"{t['method']} lr={t['learning_rate']:.3g}", str(t["kept_step"] or "-"), *numbers, word)
     console.print(table)

@@ -187,6 +187,8 @@ def examine(
     if make_near and forget.form == "qa" and is_known:
         tell("preflight: makes rows near them")
         near = own_answers(examiner, forget, neighbour_questions([row.question for row in forget], examiner.answers))
+        if not near:
+            tell("preflight: no rows near them: the questions fit no template, or the model gives no answer")
     anchored: tuple[tuple[str, str], ...] = ()
     if forget.form == retain.form == "qa" and is_known:
         tell("preflight: reads the model's answers to everyday questions")

@@ -15,6 +15,7 @@ from expunge.metrics.verdict import (
     VerdictAnswer,
     direct_findings,
     make_verdict,
+    number_with_interval,
     utility_answer,
 )
 from expunge.models.config import model_name
@@ -53,9 +54,9 @@ def _by_target(erasing: EraseRun, measured: BeforeAfter) -> VerdictAnswer:
     if left is None:
         return VerdictAnswer(NOT_MEASURABLE, f"The model before hardly knew the answers. {missing}", metric=KNOWN)
     word = "target met" if left <= target else "target missed"
-    text = (
-        f"The probability of the answers fell from {before:.3g} to {after:.3g}: {max(left, 0):.0%} of the "
-        f"knowledge is left, the target is {target:.0%}. {missing}"
-    )
     low, high = (measured.after[KNOWN].extra.get(end, float("nan")) for end in ("ci_low", "ci_high"))
+    text = (
+        f"The probability of the answers was {before:.3g} and is {number_with_interval(after, low, high)}: "
+        f"{max(left, 0):.0%} of the knowledge is left, the target is {target:.0%}. {missing}"
+    )
     return VerdictAnswer(word, text, after, low, high, control=before, metric=KNOWN)
