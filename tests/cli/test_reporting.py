@@ -87,6 +87,16 @@ def test_a_study_that_has_not_run_has_no_report(tmp_path: Path, capsys: pytest.C
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_report_of_half_a_study_counts_the_models_without_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = SimpleNamespace(has_results=True, damage={})
+    monkeypatch.setattr(reporting, "load_study", lambda *_: study)
+    monkeypatch.setattr(reporting, "_write", lambda *_: (SimpleNamespace(missing=[1, 2]), [Path("report.html")]))
+    assert reporting.report(["study=x"], [], None, None) == 0
+    assert "note: 2 models have no results yet, or failed" in capsys.readouterr().err
+
+
 def test_one_line_for_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*MICRO, f"paths.store={tmp_path / 'store'}", f"paths.output_dir={tmp_path / 'out'}"]
     assert main([*words, "--serve=99999"]) == 2

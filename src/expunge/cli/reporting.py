@@ -32,7 +32,9 @@ def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, f
             raise ConfigError(
                 f"study: {study.graph.study.name} has no results in {study.store.root} yet; first run: {command}"
             )
-        _, paths = _write(study, command, kinds)
+        model, paths = _write(study, command, kinds)
+        if model.missing:
+            complain(f"note: {len(model.missing)} models have no results yet, or failed")
         say(f"report: {next(path for path in paths if path.name == 'report.html')}")
         say("next:   open the page; `expunge ui` shows it next to those of other studies")
         return print_damage(study)

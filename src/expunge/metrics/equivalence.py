@@ -135,7 +135,7 @@ def compare_to_controls(
     model, retain, full = (side[there] for side in sides)
     n, more = len(model), dict(details or {})
     if n >= 2:
-        note = _joined(note, _left_out(len(there) - n))
+        note = _joined(note, _left_out(len(sides[0]) - n))
     means = [float(side.mean()) if n else math.nan for side in (model, retain, full)]
     if n < 2:
         why = f"only {n} rows have a value in the model and both controls"
