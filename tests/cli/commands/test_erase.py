@@ -128,6 +128,16 @@ def test_the_same_command_again_says_the_same_and_does_nothing(
 
 
 @pytest.mark.slow
+def test_a_lost_report_is_written_again(here_with: Path, expunge: Run, erased: tuple[Path, int]) -> None:
+    shutil.copytree(erased[0], here_with / "out")
+    for form in ("html", "md", "json"):
+        (here_with / "out" / f"erasure_report.{form}").unlink()
+        code, _, errors = expunge(*words_of(holdout="unseen.csv"), *ONE, *SHORT)
+        assert code == erased[1], errors
+        assert (here_with / "out" / f"erasure_report.{form}").is_file()
+
+
+@pytest.mark.slow
 def test_a_stopped_erasure_goes_on_with_the_same_models(
     here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

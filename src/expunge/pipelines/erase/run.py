@@ -156,7 +156,7 @@ def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOu
         if not (erasing.work / PREFLIGHT).is_file():
             write_sealed(erasing.work / PREFLIGHT, erasing.preflight.to_dict())
         done = erasing.work / RESULT
-        outcome = _read(out, done) if done.is_file() else None
+        outcome = _read(out, done) if done.is_file() and _is_complete(out) else None
         if outcome is None or (erasing.request.write_anyway and not outcome.written):
             outcome = _erase(erasing, show, command)
         return dataclasses.replace(outcome, notes=(*outcome.notes, *change_notes(out / MODEL)))
@@ -362,6 +362,11 @@ def _tidy(
             names = tuple(sorted(p.name for p in folder.glob("*.safetensors")))
             garbage += [GarbagePlan(folder, job.key, "another trial was selected", names)] if names else []
     remove(garbage, store)
+
+
+def _is_complete(out: Path) -> bool:
+    """Return whether the report of a finished erasure is in its folder; a lost one is written again."""
+    return all((out / f"{REPORT}.{form}").is_file() for form in ("html", "md", "json"))
 
 
 def _read(out: Path, done: Path) -> EraseOutcome:
