@@ -27,7 +27,7 @@ SHOWN = {
 def test_every_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} - {"tiny"} == set(SHOWN)
     listed = (EXAMPLES / "README.md").read_text()
-    assert all(f"`{name}.py`" in listed for name in SHOWN)
+    assert all(f"[{name}.py]({name}.py)" in listed for name in SHOWN)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
+from expunge.core.plugin_code import declared
 from expunge.core.plugins import load_plugins
 from expunge.methods import objective
 from expunge.training import optimizers
@@ -53,7 +54,8 @@ def test_a_class_by_its_name_and_a_registered_one(tmp_path) -> None:
     load_plugins([str(PLUGIN)])
     try:
         cls, settings = optimizer_class(TrainArgs(optim="sign_descent", learning_rate=0.5), "cpu") or (None, {})
-        assert settings == {"lr": 0.5} and TrainArgs(optim="sign_descent").identity["optim"]["revision"] == 1
+        assert settings == {"lr": 0.5}
+        assert declared(TrainArgs(optim="sign_descent").identity["optim"]["revision"]) == 1
         weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
         weight.grad = torch.tensor([3.0, -4.0])
         cls([weight], **settings).step()

@@ -13,6 +13,7 @@ import torch
 
 import expunge
 from expunge.core.errors import ConfigError, DataError, JobError
+from expunge.core.plugin_code import declared
 from expunge.core.plugins import load_plugins
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
@@ -218,12 +219,16 @@ def test_the_example_reward(start: Any) -> None:
         api._REWARDS.remove("full_sentence")
 
 
-def test_a_new_revision_of_a_reward_is_part_of_the_key() -> None:
+def test_the_code_and_a_new_revision_of_a_reward_are_part_of_the_key() -> None:
+    shipped = objective("PURGE", {**PLAN, "rewards": ["no_answer"]})
+    assert "rewards" not in MethodRef.of(shipped).identity
     loss = objective("PURGE", PLAN)
-    assert "rewards" not in MethodRef.of(loss).identity
+    first = MethodRef.of(loss).identity["rewards"]["letters"]
     api._REWARDS.remove("letters")
     reward("letters", revision=2)(lambda rollouts: [0.0] * len(rollouts))
-    assert MethodRef.of(loss).identity["rewards"] == {"letters": 2}
+    second = MethodRef.of(loss).identity["rewards"]["letters"]
+    assert (declared(first), declared(second)) == (1, 2)
+    assert first > 2 < second  # the code of this file
 
 
 def test_wrong_runs_are_named(start: Any, encoder: Encoder) -> None:
