@@ -21,7 +21,9 @@ RETAIN = run("retain", "retain", [0.1, 0.2, 0.1, 0.2, 0.1, 0.2], mia_min_k=Metri
 def test_each_model_is_compared_row_by_row_with_one_correction() -> None:
     far = run("NPO", "unlearn", [0.2, 0.3, 0.2, 0.3, 0.2, 0.3], mia_min_k=MetricResult(0.7))
     same = run("GradDiff", "unlearn", [0.1, 0.2, 0.1, 0.2, 0.2, 0.1])
-    section = differences_section([run("full", "full", [0.9] * 6), RETAIN, far, same], ["forget_Q_A_Prob", "mia_min_k"])
+    section = differences_section(
+        {"": [run("full", "full", [0.9] * 6), RETAIN, far, same]}, ["forget_Q_A_Prob", "mia_min_k"]
+    )
     assert section is not None and "Of 3 tests, about 0.2" in section.about and "the retain model" in section.about
     # all signs equal: 2 of 64 sign flips are as far from 0; twice by Holm, because full has the same p
     assert section.grids[0].rows == (
@@ -33,13 +35,25 @@ def test_each_model_is_compared_row_by_row_with_one_correction() -> None:
 
 def test_the_control_is_named_and_may_be_missing() -> None:
     full, other = run("full", "full", [0.5, 0.6]), run("NPO", "unlearn", [0.1, 0.2])
-    section = differences_section([full, other], ["forget_Q_A_Prob"])
+    section = differences_section({"": [full, other]}, ["forget_Q_A_Prob"])
     assert section is not None and section.grids[0].heads[3] == "full" and "the target model" in section.title
-    assert differences_section([other], ["forget_Q_A_Prob"]) is None
+    assert differences_section({"": [other]}, ["forget_Q_A_Prob"]) is None
     seeds = [run("retain", "retain", [0.1, 0.2], seed=s) for s in (3, 4)]
-    section = differences_section([*seeds, other], ["forget_Q_A_Prob"])
+    section = differences_section({"": [*seeds, other]}, ["forget_Q_A_Prob"])
     assert section is not None and section.title.startswith("Differences from the retain model of seed 3")
-    assert differences_section([*seeds, other], ["absent"]) is None
+    assert differences_section({"": [*seeds, other]}, ["absent"]) is None
+
+
+def test_each_cell_of_a_grid_has_its_own_control() -> None:
+    cells = {
+        "rate=1": [RETAIN, run("NPO", "unlearn", [0.2, 0.3, 0.2, 0.3, 0.2, 0.3])],
+        "rate=2": [run("retain", "retain", [0.5] * 6), run("NPO", "unlearn", [0.2] * 6)],
+        "rate=3": [run("NPO", "unlearn", [0.2] * 6)],
+    }
+    section = differences_section(cells, ["forget_Q_A_Prob"])
+    assert section is not None and "the retain model of the same cell" in section.title
+    assert [row[0] for row in section.grids[0].rows] == ["rate=1: NPO", "rate=2: NPO"]
+    assert [row[4] for row in section.grids[0].rows] == ["+0.100", "-0.300"]
 
 
 @pytest.mark.parametrize("requested", [["judgement"], ["forget_judgement", "retain_judgement"]])

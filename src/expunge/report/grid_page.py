@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from expunge.metrics.api import MetricResult
+from expunge.report.differences import differences_section
 from expunge.report.model import ReportModel
 from expunge.report.page import environment
 from expunge.report.table import ABSENT, head_of
@@ -54,8 +55,12 @@ def grid_page(
     first = next(iter(reports.values()))
     missing = [(f"{cell}: {m.label}", m.reason) for cell, report in reports.items() for m in report.missing]
     counts = [(cell, links[cell], len(report.runs), len(report.missing)) for cell, report in reports.items()]
+    compared = differences_section({cell: report.runs for cell, report in reports.items()}, first.shown)
     page = environment().get_template("grid.html")
-    return page.render(model=first, pivots=pivots(reports, axes, links), cells=counts, missing=missing, about=ABOUT)
+    return page.render(
+        model=first, pivots=pivots(reports, axes, links), cells=counts, missing=missing, about=ABOUT,
+        sections=[] if compared is None else [compared],
+    )  # fmt: skip
 
 
 def pivots(

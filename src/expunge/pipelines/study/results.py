@@ -71,7 +71,7 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         (r, table) for label, seed, table in questions for r in runs if table and (r.label, r.seed) == (label, seed)
     ]
     shown = (*shown_metrics(benchmark, graph.study.eval.metrics), *_of_harness(runs))
-    differences = differences_section(runs, shown)
+    differences = differences_section({"": runs}, shown)
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
