@@ -16,12 +16,12 @@ from expunge.core.errors import JobError
 from expunge.core.files import sweep_parts, whole_folder
 from expunge.core.sealed import write_sealed
 from expunge.engine import retention, verify
-from expunge.engine.claims import claimed, claimed_now, gc_lease
 from expunge.engine.job import Job, silent
+from expunge.engine.lease import LOCKS, claimed, claimed_now, gc_lease
 from expunge.engine.record import RECORD, read_record
 from expunge.engine.retention import GarbagePlan, remove, restore_trash
 from expunge.engine.run import run
-from expunge.engine.store import LOCKS, Store, lock_file
+from expunge.engine.store import Store, lock_file
 from expunge.engine.verify import TRASH, verify_store
 
 WEIGHTS = "model.safetensors"

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from toy_jobs import CallJob
 
 from expunge.core.errors import JobError
-from expunge.engine.claims import read_now
 from expunge.engine.job import Job
+from expunge.engine.lease import read_now
 from expunge.engine.retention import GarbagePlan, remove
 from expunge.engine.run import plan, run
 from expunge.engine.store import Store, lock_file

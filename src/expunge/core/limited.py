@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.core import limited_child
-from expunge.core.limited_child import FAULT_CODE, MEMORY_CODE
-
-CHILD = Path(limited_child.__file__)
+CHILD = Path(__file__).with_name("limited_child.py")
+MEMORY_CODE, FAULT_CODE = 77, 78  # exit codes of the child: no memory, and another error of the program
 THREADS = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     "TOKENIZERS_PARALLELISM": "false",
@@ -108,6 +106,8 @@ def _forked(message: dict[str, Any], wall_s: float) -> tuple[int | None, bytes]:
             for stream in (0, 1, 2):
                 os.dup2(nothing, stream)
             os.environ.update(THREADS)
+            from expunge.core import limited_child
+
             code = limited_child.run(message, place)
         finally:
             os._exit(code)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from expunge.core.errors import ConfigError, kind_of, nearest
-from expunge.core.plugin_code import with_code
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -89,7 +88,9 @@ class Registry(Mapping[str, E]):
         if existing is not None and self._made_of(existing).__qualname__ != new.__qualname__:
             raise ConfigError(f"{self._kind} {entry.name}: registered twice, by {self._made_of(existing)} and {new}")
         revision = getattr(entry, "revision", None)
-        if isinstance(revision, int) and dataclasses.is_dataclass(entry):
+        if isinstance(revision, int) and dataclasses.is_dataclass(entry) and not _is_shipped(new):
+            from expunge.core.plugin_code import with_code
+
             coded = with_code(revision, new)
             entry = entry if coded == revision else dataclasses.replace(entry, revision=coded)
         self._entries[entry.name] = entry
@@ -156,3 +157,8 @@ class Registry(Mapping[str, E]):
         """Import the file of an entry of the package, which registers it."""
         if name not in self._entries and name in self._shipped():
             importlib.import_module(self._shipped()[name].module)
+
+
+def _is_shipped(definition: Any) -> bool:
+    """Return whether a class or function belongs to this package, not to a plugin."""
+    return str(getattr(definition, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]

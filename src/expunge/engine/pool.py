@@ -22,10 +22,10 @@ from typing import Any
 
 from expunge.core.errors import JobError
 from expunge.core.terminal import keep_interrupts, quiet, warn_once
-from expunge.engine.claims import claimed
 from expunge.engine.job import Job, in_order
 from expunge.engine.job_file import JobFile
 from expunge.engine.launch import LaunchConfig
+from expunge.engine.lease import claimed
 from expunge.engine.run import JobEvent, RunOutcome
 from expunge.engine.store import Store
 from expunge.engine.worker import do_job, forget_failure

@@ -18,11 +18,10 @@ from filelock import Timeout
 
 from expunge.core.errors import JobError
 from expunge.core.files import sweep_parts
-from expunge.engine.claims import claimed_now, gc_lease, read_now
 from expunge.engine.job import Job
-from expunge.engine.lease import Lease
+from expunge.engine.lease import LOCKS, Lease, claimed_now, gc_lease, read_now
 from expunge.engine.record import RECORD, read_record, write_record
-from expunge.engine.store import LOCKS, WEIGHTS, Store, lock_file, sweep
+from expunge.engine.store import WEIGHTS, Store, lock_file, sweep
 from expunge.engine.verify import TRASH, artifacts
 
 NOT_REACHED = "no named study reaches it"

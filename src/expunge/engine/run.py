@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from expunge.core.errors import ExpungeError, JobError
-from expunge.engine.claims import claimed
 from expunge.engine.job import Job, in_order
+from expunge.engine.lease import claimed
 from expunge.engine.store import Store
 
 State = Literal["hit", "missing", "blocked"]
@@ -91,43 +91,39 @@ class RunOutcome:
 
 def run(targets: Sequence[Job], store: Store, tell: Callable[[JobEvent], None]) -> RunOutcome:
     """Run every job that is not done. An error ends only that job and the jobs that depend on it."""
-    with claimed(store.root, (job.key for job in in_order(targets))):
-        return _run(targets, store, tell)
-
-
-def _run(targets: Sequence[Job], store: Store, tell: Callable[[JobEvent], None]) -> RunOutcome:
     records: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     first: ExpungeError | None = None
-    for job in in_order(targets, store.settled):
-        try:
-            record = store.record(job)
-        except JobError as error:
-            failures[job.key] = str(error)
-            first = first or error
-            tell(JobEvent(job, "failed", reason=str(error)))
-            continue
-        if record is not None:
-            records[job.key] = record
-            tell(JobEvent(job, "hit", wall_s=float(record.get("wall_s", 0.0))))
-            continue
-        failed_parent = next((p for p in job.parents.values() if p.key in failures), None)
-        if failed_parent is not None:
-            failures[job.key] = f"waits for {failed_parent.name}, which failed"
-            tell(JobEvent(job, "blocked", reason=failures[job.key]))
-            continue
-        started = time.monotonic()
-        tell(JobEvent(job, "start"))
+    with claimed(store.root, (job.key for job in in_order(targets))):
+        for job in in_order(targets, store.settled):
+            try:
+                record = store.record(job)
+            except JobError as error:
+                failures[job.key] = str(error)
+                first = first or error
+                tell(JobEvent(job, "failed", reason=str(error)))
+                continue
+            if record is not None:
+                records[job.key] = record
+                tell(JobEvent(job, "hit", wall_s=float(record.get("wall_s", 0.0))))
+                continue
+            failed_parent = next((p for p in job.parents.values() if p.key in failures), None)
+            if failed_parent is not None:
+                failures[job.key] = f"waits for {failed_parent.name}, which failed"
+                tell(JobEvent(job, "blocked", reason=failures[job.key]))
+                continue
+            started = time.monotonic()
+            tell(JobEvent(job, "start"))
 
-        def progress(done: int, total: int, job: Job = job, started: float = started) -> None:
-            tell(JobEvent(job, "progress", done, total, time.monotonic() - started))
+            def progress(done: int, total: int, job: Job = job, started: float = started) -> None:
+                tell(JobEvent(job, "progress", done, total, time.monotonic() - started))
 
-        try:
-            records[job.key] = store.make(job, progress)
-        except ExpungeError as error:
-            failures[job.key] = str(error)
-            first = first or error
-            tell(JobEvent(job, "failed", reason=str(error), wall_s=time.monotonic() - started))
-        else:
-            tell(JobEvent(job, "done", wall_s=time.monotonic() - started))
+            try:
+                records[job.key] = store.make(job, progress)
+            except ExpungeError as error:
+                failures[job.key] = str(error)
+                first = first or error
+                tell(JobEvent(job, "failed", reason=str(error), wall_s=time.monotonic() - started))
+            else:
+                tell(JobEvent(job, "done", wall_s=time.monotonic() - started))
     return RunOutcome(records, failures, first)

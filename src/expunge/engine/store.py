@@ -26,11 +26,10 @@ from expunge.core.files import READ, sweep_parts, whole_folder
 from expunge.core.fingerprints import file_sha256
 from expunge.core.terminal import complain
 from expunge.engine.job import Job, JobContext, Progress, silent
-from expunge.engine.lease import Lease, LeaseLostError
+from expunge.engine.lease import LOCKS, Lease, LeaseLostError
 from expunge.engine.provenance import JobStart, provenance
 from expunge.engine.record import RECORD, Record, proof, read_record, write_record
 
-LOCKS = ".locks"
 CHECKPOINTS = ".checkpoints"
 PASSPORTS = ".passports"  # the passports of models, sealed
 WEIGHTS = ".safetensors"

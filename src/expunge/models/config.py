@@ -271,3 +271,16 @@ def shards(folder: Path) -> list[str]:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
                 raise ConfigError(f"{index}: {name!r:.80} is outside the model folder; its shards must be inside")
     return sorted(name for name in names if "\0" not in name and (folder / name).is_file())
+
+
+def model_subfolders(folder: Path) -> list[str]:
+    """Return the names of a model folder's subfolders that belong to the model.
+
+    These are the chat templates of its tokenizer, and the helper models that its wrapper.json names.
+    """
+    try:
+        helpers = list(json.loads((folder / WRAPPER).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        helpers = []  # loading reports a damaged file
+    names = [name for name in map(str, helpers) if name.isidentifier()]
+    return sorted(name for name in (TEMPLATES, *names) if (folder / name).is_dir())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from expunge.models.config import TEMPLATES, WRAPPER
+from expunge.models.config import model_subfolders
 
 # Uploaded files. Measurements next to them contain generations of the forget rows, so they stay.
 _MODEL = re.compile(
@@ -14,19 +13,6 @@ _MODEL = re.compile(
     r"|(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|"
     r"chat_template|preprocessor_config|wrapper)\.json|merges\.txt|vocab\.txt"
 )
-
-
-def model_subfolders(folder: Path) -> list[str]:
-    """Return the names of a model folder's subfolders that belong to the model.
-
-    These are the chat templates of its tokenizer, and the helper models that its wrapper.json names.
-    """
-    try:
-        helpers = list(json.loads((folder / WRAPPER).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        helpers = []  # loading reports a damaged file
-    names = [name for name in map(str, helpers) if name.isidentifier()]
-    return sorted(name for name in (TEMPLATES, *names) if (folder / name).is_dir())
 
 
 def whole_model(folder: Path) -> list[Path]:

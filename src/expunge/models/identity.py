@@ -27,11 +27,11 @@ from expunge.models.config import (
     ModelConfig,
     adapter_base,
     looks_local,
+    model_subfolders,
     only_as_folder,
     shards,
     tokenizer_folder,
 )
-from expunge.models.folder_files import model_subfolders
 
 # texts about a model, pictures, and the files of jobs; no loader and no code of a model reads them
 _ABOUT = re.compile(

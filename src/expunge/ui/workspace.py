@@ -15,8 +15,8 @@ from typing import Any
 
 from expunge.core.errors import DataError, JobError
 from expunge.core.fingerprints import fingerprint
+from expunge.engine.lease import LOCKS
 from expunge.engine.record import RECORD, read_record
-from expunge.engine.store import LOCKS
 from expunge.engine.verify import artifacts
 from expunge.pipelines.study.run_note import RunNote, read_notes
 from expunge.report import query

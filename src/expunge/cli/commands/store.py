@@ -60,8 +60,8 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
 
 def _check_store(folder: Path | None) -> None:
     """Raise ConfigError for a folder that is no store: each store has a folder of locks, or results."""
+    from expunge.engine.lease import LOCKS
     from expunge.engine.record import RECORD
-    from expunge.engine.store import LOCKS
     from expunge.engine.verify import TRASH
 
     if folder is None:
