@@ -37,6 +37,7 @@ import signal, time
 from expunge.core.terminal import keep_interrupts
 class Held:
     def __del__(self): signal.raise_signal(signal.SIGINT); [None for _ in range(9)]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for commands in the background
 keep_interrupts()
 try:
     Held()
