@@ -78,7 +78,7 @@ class Sides:
             words.append(f"eval.tofu.metrics.mia_reference.reference_model_path={self.models['retain']}")
         if retain:
             words.append(f"retain_logs_path={retain}")
-        spent = self._run([str(self.python), "-W", "ignore", str(self.peer / "src/eval.py"), *words], "stubs")
+        spent = self.run([str(self.python), "-W", "ignore", str(self.peer / "src/eval.py"), *words], "stubs")
         return spent, self._numbers(f"saves/eval/{name}")
 
     def ours(self, model: str, panel: str, name: str, retain: Path | None) -> tuple[float, dict[str, float]]:
@@ -88,14 +88,14 @@ class Sides:
         words += ["eval.extras=[gradnorm]"] if panel == "all" else []
         words += [f"retain_logs_path={retain}"] if retain else []
         shutil.rmtree(self.folder / "ours", ignore_errors=True)
-        spent = self._run([sys.executable, "-m", "expunge", "eval", *words], None)
+        spent = self.run([sys.executable, "-m", "expunge", "eval", *words], None)
         return spent, self._numbers("ours")
 
     def _numbers(self, place: str) -> dict[str, float]:
         numbers = json.loads((self.folder / place / "TOFU_SUMMARY.json").read_text())
         return {name: value for name, value in numbers.items() if value is not None}
 
-    def _run(self, command: Sequence[str], path: str | None) -> float:
+    def run(self, command: Sequence[str], path: str | None) -> float:
         """Run a command with one thread. Returns the processor seconds of it and its children."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.folder / "hub")}
         if path:
@@ -145,7 +145,7 @@ def measure(sides: Sides, panel: str, rounds: int, logs: Mapping[str, Path]) -> 
                         shutil.rmtree(part)
             seconds, ours = sides.ours("model", panel, f"{panel}_{i}", logs["ours"])
             spent[name].append(seconds)
-        spent["bare"].append(sides._run([sys.executable, "-c", IMPORTS], None))
+        spent["bare"].append(sides.run([sys.executable, "-c", IMPORTS], None))
     least = {name: min(values) for name, values in spent.items()}
     n, largest, worst = difference(theirs, ours)
     ratios = [f"{least['theirs'] / least[name]:.1f}x" for name in ("first", "again")]

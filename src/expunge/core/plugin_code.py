@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from expunge.core.fingerprints import file_sha256, fingerprint
+from expunge.core.registry import is_shipped
 
 _DECLARED = 10**6  # declared revisions are smaller
 _DIGITS = 15  # of the code's fingerprint
@@ -25,7 +26,7 @@ def with_code(revision: int, definition: Any) -> int:
     """Return a revision that also stands for the code of a class or function; unchanged for those of this package."""
     name = str(getattr(definition, "__module__", ""))
     files: dict[str, str] = {}
-    if _root(name) != _PACKAGE:
+    if not is_shipped(definition):
         _collect(name, _root(name), files, "")
     return declared(revision) + (int(fingerprint(files)[:_DIGITS], 16) * _DECLARED if files else 0)
 

@@ -88,11 +88,10 @@ class Registry(Mapping[str, E]):
         if existing is not None and self._made_of(existing).__qualname__ != new.__qualname__:
             raise ConfigError(f"{self._kind} {entry.name}: registered twice, by {self._made_of(existing)} and {new}")
         revision = getattr(entry, "revision", None)
-        if isinstance(revision, int) and dataclasses.is_dataclass(entry) and not _is_shipped(new):
+        if isinstance(revision, int) and dataclasses.is_dataclass(entry) and not is_shipped(new):
             from expunge.core.plugin_code import with_code
 
-            coded = with_code(revision, new)
-            entry = entry if coded == revision else dataclasses.replace(entry, revision=coded)
+            entry = dataclasses.replace(entry, revision=with_code(revision, new))
         self._entries[entry.name] = entry
         self._aliases.update({alias: entry.name for alias in aliases})
         self._removed.discard(entry.name)
@@ -159,6 +158,6 @@ class Registry(Mapping[str, E]):
             importlib.import_module(self._shipped()[name].module)
 
 
-def _is_shipped(definition: Any) -> bool:
+def is_shipped(definition: Any) -> bool:
     """Return whether a class or function belongs to this package, not to a plugin."""
     return str(getattr(definition, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]

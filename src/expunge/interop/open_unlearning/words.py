@@ -153,8 +153,8 @@ def translate(
         if name.startswith("~data."):
             if not name.endswith("hf_args.name") or not _alternates(job):
                 raise ConfigError(f"{word}: nothing to remove; forget_split and retain_split name the examples")
-        elif rule := RULES.get(name):
-            rule(job, key if rule is _metrics else name, value)
+        elif rule := RULES.get(key, RULES.get(name)):
+            rule(job, name, value)
         elif match := DATA.fullmatch(name):
             _data_word(job, match, name, value)
         elif name in RENAMED:
@@ -280,17 +280,23 @@ def _save_steps(job: _Translation, name: str, value: str) -> None:
 
 
 def _metrics(job: _Translation, name: str, value: str) -> None:
-    """Translate a list of metrics; after "+" they are added to the default ones, which have all but the groups here."""
-    more = name.startswith("+")
-    names = [METRICS.get(n.strip(), n.strip()) for n in value.strip("[]").split(",") if n.strip()]
-    groups = [METRIC_GROUPS[n] for n in names if n in METRIC_GROUPS]
-    names = [n for n in names if n not in METRIC_GROUPS]
-    if groups:
-        job.add("eval.extras", f"[{','.join(groups)}]", f"{name}={value}")
-    if more:
-        job.notes.append(f"{name}={value}: the default metrics have {', '.join(names) or 'the others'} already")
-    elif names:
+    """Choose metrics; metrics of a group are further metrics here."""
+    if names := _without_groups(job, value, f"{name}={value}"):
         job.add("eval.metrics", f"[{','.join(names)}]", f"{name}={value}")
+
+
+def _more_metrics(job: _Translation, name: str, value: str) -> None:
+    """Add metrics to the default ones, which have all but the groups."""
+    names = _without_groups(job, value, f"+{name}={value}")
+    job.notes.append(f"+{name}={value}: the default metrics have {', '.join(names) or 'the others'} already")
+
+
+def _without_groups(job: _Translation, value: str, old: str) -> list[str]:
+    """Add the groups in a list of metrics to the words, and return the other metrics by their names in results."""
+    names = [METRICS.get(n.strip(), n.strip()) for n in value.strip("[]").split(",") if n.strip()]
+    if groups := [METRIC_GROUPS[n] for n in names if n in METRIC_GROUPS]:
+        job.add("eval.extras", f"[{','.join(groups)}]", old)
+    return [n for n in names if n not in METRIC_GROUPS]
 
 
 def _eval_group(job: _Translation, name: str, value: str) -> None:
@@ -324,6 +330,8 @@ RULES: Mapping[str, Callable[[_Translation, str, str], None]] = {
     "trainer.args.save_steps": _save_steps,
     "eval/tofu_metrics": _metrics,
     "eval/muse_metrics": _metrics,
+    "+eval/tofu_metrics": _more_metrics,
+    "+eval/muse_metrics": _more_metrics,
     "eval": _eval_group,
     "data": _data_group,
     "seed": _seed,
