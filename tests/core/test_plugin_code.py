@@ -73,6 +73,22 @@ def test_other_files_and_the_place_of_a_plugin_do_not_count(folder: Path, monkey
     assert revision(moved) == before
 
 
+@pytest.mark.parametrize("name", ["words.txt", "lists/more.txt", "current.txt"])
+def test_a_file_that_a_plugin_names_counts(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "lists").mkdir()
+    for file in ("words.txt", "lists/more.txt", "other.txt"):
+        (folder / file).write_text("one")
+    (folder.parent / "current.txt").write_text("one")
+    monkeypatch.chdir(folder.parent)
+    with (folder / "own_parts.py").open("a") as code:
+        code.write("\nPLACES = ['words.txt', ('lists', 'more.txt'), 'current.txt', 'absent.txt', '', '.', 'lists/']\n")
+    before = revision(folder)
+    (folder / "other.txt").write_text("two")
+    assert revision(folder) == before
+    (folder.parent / name if name == "current.txt" else folder / name).write_text("two")
+    assert revision(folder) != before
+
+
 def test_definitions_of_the_package_keep_their_numbers() -> None:
     assert with_code(2, NPO) == 2
     assert all(kind.revision < 100 for kind in _KINDS.values())

@@ -17,7 +17,7 @@ from expunge.core.files import sweep_parts, whole_folder
 from expunge.core.sealed import write_sealed
 from expunge.engine import retention, verify
 from expunge.engine.job import Job, silent
-from expunge.engine.lease import LOCKS, claimed, claimed_now, gc_lease
+from expunge.engine.lease import LOCKS, Lease, claimed, claimed_now, gc_lease
 from expunge.engine.record import RECORD, read_record
 from expunge.engine.retention import GarbagePlan, remove, restore_trash
 from expunge.engine.run import run
@@ -217,6 +217,24 @@ def test_a_stopped_process_does_not_remove_the_folder_of_its_successor(
     with pytest.raises(pytest.fail.Exception):
         Store.make(store, one, silent)
     assert list((store.root / "test").glob(".*.part"))
+
+
+def test_a_process_that_is_stopped_after_its_check_removes_leftovers_of_before_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = job("one")
+    place = store.path(one)
+    old, new = (place.with_name(f".{place.name}.{name}.part") for name in ("01234567", "89abcdef"))
+    old.mkdir(parents=True)
+    original = Lease.check
+
+    def check(self: Lease) -> None:
+        original(self)
+        new.mkdir(exist_ok=True)  # here the process is stopped, and its successor begins
+
+    monkeypatch.setattr(Lease, "check", check)
+    store.make(one, silent)
+    assert new.is_dir() and not old.exists()
 
 
 def test_a_folder_that_was_removed_meanwhile_is_not_published(tmp_path: Path) -> None:

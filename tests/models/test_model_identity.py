@@ -183,6 +183,22 @@ def test_code_counts_under_any_name(folders: Path, tmp_path: Path, name: str) ->
     assert source_identity(str(folder), None) != before
 
 
+@pytest.mark.parametrize(
+    "text", ["open('table.MD')", "(folder / 'parts' / 'table.md')", "glob('t*.md')", "open(f'{name}.md')", "('"]
+)
+def test_a_text_about_a_model_counts_if_its_code_names_it(folders: Path, tmp_path: Path, text: str) -> None:
+    folder = Path(shutil.copytree(folders / "with_code", tmp_path / "m"))
+    (folder / "parts").mkdir()
+    (folder / "parts" / "table.md").write_text("1")
+    before = source_identity(str(folder), None)
+    (folder / "parts" / "table.md").write_text("2")
+    assert source_identity(str(folder), None) == before
+    (folder / "own_parts.py").write_text(f"SCALE = 2.0\n{text}\n")
+    before = source_identity(str(folder), None)
+    (folder / "parts" / "table.md").write_text("3")
+    assert source_identity(str(folder), None) != before
+
+
 def test_code_may_read_linked_folders(folders: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders / "with_code", tmp_path / "m"))
     (tmp_path / "parts").mkdir()

@@ -135,9 +135,18 @@ def clone(source: Path, target: Path) -> None:
             shutil.copyfileobj(read, write, 2**20)
 
 
-def sweep_parts(path: Path) -> None:
-    """Remove leftovers of earlier, killed attempts at `path`. The caller holds the lock on `path`."""
-    for leftover in path.parent.glob(f".{path.name}.*.part"):
+def unfinished_parts(path: Path) -> list[Path]:
+    """Return the folders that killed attempts at `path` have left. The caller holds the lock on `path`."""
+    return sorted(path.parent.glob(f".{path.name}.*.part"))
+
+
+def sweep_parts(path: Path, leftovers: Iterable[Path] | None = None) -> None:
+    """Remove leftovers of earlier, killed attempts at `path`. The caller holds the lock on `path`.
+
+    leftovers: `unfinished_parts` from before the caller last checked its lock, if it can lose the lock: a folder of its
+    successor is not among them. None: those of now.
+    """
+    for leftover in unfinished_parts(path) if leftovers is None else leftovers:
         hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
         with contextlib.suppress(OSError):
             os.rename(leftover, hidden)  # a process that still fills the folder must not publish a part of it

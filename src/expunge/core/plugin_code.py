@@ -1,7 +1,8 @@
 """The code of a plugin as a part of the revisions that it declares.
 
 Edited code may give other numbers, and authors of plugins forget to raise a revision. So the key of a result covers the
-source of the plugin and of its own modules that it imports. Data files that a plugin reads are not covered.
+source of the plugin and of its own modules that it imports, and the files that their texts name. A file whose name a
+plugin computes is not covered.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from expunge.core.fingerprints import file_sha256, fingerprint
+from expunge.core.named_files import named_files, texts
 from expunge.core.registry import is_shipped
 
 _DECLARED = 10**6  # declared revisions are smaller
@@ -54,6 +56,7 @@ def _collect(name: str, root: str, files: dict[str, str], key: str) -> None:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
         return
+    files.update({f"{key}/{place}": file_sha256(file) for place, file in named_files(texts(tree), path.parent)})
     for imported in _imports(tree, module.__package__ or ""):
         if _root(imported) != _PACKAGE and imported != name:
             _collect(imported, root, files, imported)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.files import READ, sweep_parts, whole_folder
+from expunge.core.files import READ, sweep_parts, unfinished_parts, whole_folder
 from expunge.core.fingerprints import file_sha256
 from expunge.core.terminal import complain
 from expunge.engine.job import Job, JobContext, Progress, silent
@@ -164,8 +164,9 @@ class Store:
                     return record
                 self._check_parents(job)
                 with self._writing(job):
-                    lease.check()  # a process that was stopped here must not remove the folder of its successor
-                    sweep_parts(self.path(job))
+                    leftovers = unfinished_parts(self.path(job))
+                    lease.check()  # a process that is stopped from here on removes no folder of its successor
+                    sweep_parts(self.path(job), leftovers)
                     whole = whole_folder(self.path(job), READ, before_rename=lease.check)
                     with whole as folder, self._recorded(job, folder, _checking(lease, progress)) as attempt:
                         attempt.facts = job.run(attempt.inputs, folder, attempt.context)
@@ -214,8 +215,9 @@ class Store:
                 return
             self._check_parents(job, recompute=True)
             place = self.path(job)
+            leftovers = unfinished_parts(place)
             lease.check()
-            sweep_parts(place)
+            sweep_parts(place, leftovers)
             beside = tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
             with self._writing(job), beside as folder:
                 with self._recorded(job, Path(folder), _checking(lease, silent)) as attempt:

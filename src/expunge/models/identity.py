@@ -6,6 +6,7 @@ Importing this module loads no torch.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import functools
@@ -33,7 +34,7 @@ from expunge.models.config import (
     tokenizer_folder,
 )
 
-# texts about a model, pictures, and the files of jobs; no loader and no code of a model reads them
+# texts about a model, pictures, and the files of jobs; no loader reads them, and code of a model only if it names them
 _ABOUT = re.compile(
     r"(?!.*\.py$)(readme|licen[cs]e|notice|citation|changelog)([._-].*)?|use_policy.*|.*\.(md|rst|pdf|png|jpe?g|gif|svg|webp|ipynb)"
     r"|\.expunge.*|\.git(attributes|ignore)|\.ds_store|(job|done|expunge)\.json|(log|speed|trajectory)\.jsonl|config\.yaml",
@@ -59,8 +60,9 @@ _sums: dict[tuple[int, ...], str] = {}  # checksums by device, inode, size and t
 def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
     """Return the names of a model folder's files that may decide its numbers.
 
-    In a folder with Python code these are all files, subfolders included. In another folder they are the files of the
-    folder itself, the chat templates, the shards that an index names, and the helper models of a wrapper.
+    In a folder with Python code these are all files, subfolders included; a text about the model, such as README.md,
+    counts if the code names it. In another folder they are the files of the folder itself, the chat templates, the
+    shards that an index names, and the helper models of a wrapper.
 
     Args:
         folder: The folder.
@@ -81,8 +83,21 @@ def _own_files(folder: Path) -> set[str]:
     own = {p.name for p in folder.iterdir() if p.is_file()}
     names = {f"{TEMPLATES}/{p.name}" for p in (folder / TEMPLATES).glob("*.jinja")} | set(shards(folder))
     if any(name.endswith(".py") for name in own):
-        return names | {name for name in _all_files(folder) if not _ABOUT.fullmatch(name.rpartition("/")[2])}
+        every = set(_all_files(folder))
+        return names | (every - _without_effect(folder, every))
     return names | {name for name in own if not _ABOUT.fullmatch(name) and not _UNREAD.fullmatch(name)}
+
+
+def _without_effect(folder: Path, names: set[str]) -> set[str]:
+    """Return the texts about a model that its Python code does not name; none if a file of code cannot be read."""
+    from expunge.core.named_files import mentions, texts
+
+    try:
+        code = set().union(*(texts(ast.parse((folder / n).read_bytes())) for n in names if n.endswith(".py")))
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    last = {name: name.rpartition("/")[2] for name in names}
+    return {name for name in names if _ABOUT.fullmatch(last[name]) and not mentions(code, last[name])}
 
 
 def has_wrapper(source: str) -> bool:

@@ -1,0 +1,49 @@
+"""The files that Python code names in its texts, such as a list of words next to a plugin."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import itertools
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+_LONGEST = 200  # characters of a text that can be a name
+
+
+def texts(tree: ast.AST) -> set[str]:
+    """Return the texts of a module that can be the name of a file or folder, or a pattern of names."""
+    found = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return {text for text in found if 0 < len(text) <= _LONGEST and text.isprintable()}
+
+
+def named_files(names: Collection[str], folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files that texts name, each with a label for it that does not depend on the place of the folder.
+
+    A text names a file by its path from the folder, from a folder in it that another text names, from the current
+    folder, or from the root. Folders of files and patterns are not followed.
+    """
+    inside = [folder, *(folder / name for name in sorted(names) if name.strip("./") and _is(folder / name, "dir"))]
+    for place, name in itertools.product(inside, sorted(names)):
+        if not name.endswith(".py") and _is(place / name, "file"):
+            yield f"{place.name if place != folder else '.'}/{name}", place / name
+    for name in sorted(names):
+        if not name.endswith(".py") and not _is(folder / name, "file") and _is(Path(name), "file"):
+            yield f"current/{name}", Path(name)
+
+
+def mentions(names: Collection[str], file: str) -> bool:
+    """Return whether texts of code name a file, by its name, by a pattern, or by the end of its name (`.md`)."""
+    file = file.lower()
+    for name in names:
+        last = name.lower().rpartition("/")[2]
+        if fnmatch.fnmatch(file, last) or (last.startswith(".") and file.endswith(last)):
+            return True
+    return False
+
+
+def _is(path: Path, kind: str) -> bool:
+    try:
+        return path.is_file() if kind == "file" else path.is_dir()
+    except (OSError, ValueError):  # a text that is no name
+        return False
