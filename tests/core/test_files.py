@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.core.files import sweep_parts, whole_folder, write_bytes, write_json, write_text
+from expunge.core.errors import ConfigError
+from expunge.core.files import check_place, sweep_parts, whole_folder, write_bytes, write_json, write_text
 
 
 def everything(folder: Path) -> set[str]:
@@ -76,3 +77,11 @@ def test_sweeping_removes_only_what_attempts_at_this_folder_left(tmp_path: Path)
         (tmp_path / name / "a").write_text("x")
     sweep_parts(tmp_path / "made")
     assert {p.name for p in tmp_path.iterdir()} == {".other.1234abcd.part", "made"}
+
+
+@pytest.mark.parametrize("place", ["loop", "loop/x", "absent", "absent/y"])
+def test_a_link_to_nothing_cannot_be_a_folder(tmp_path: Path, place: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "absent").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"^paths\.store: .* is a link to nothing"):
+        check_place(tmp_path / place, "paths.store")

@@ -18,9 +18,11 @@ from expunge.core.errors import ConfigError
 def check_place(folder: Path, key: str, *, writable: bool = False) -> None:
     """Raise ConfigError if a folder cannot exist at a path, or (`writable`) cannot be written there."""
     try:
-        above = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        above = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}: {str(folder)!r:.80}: {getattr(error, 'strerror', None) or error}") from None
+    if not above.exists():
+        raise ConfigError(f"{key}: {folder} cannot be a folder: {above} is a link to nothing; name a folder")
     if not above.is_dir():
         raise ConfigError(f"{key}: {folder} cannot be a folder: {above} is a file; name a folder")
     if writable and not os.access(above, os.W_OK | os.X_OK):
