@@ -29,10 +29,10 @@ from transformers import logging
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Template
-from expunge.models.bfloat16 import NO_INSTRUCTIONS, cpu_has_bfloat16
 from expunge.models.bfloat16_attention import compute_attention_in_float32
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelArgs, TokenizerArgs
+from expunge.models.dtypes import NO_INSTRUCTIONS, cpu_has_bfloat16
 from expunge.models.load import load_model, load_tokenizer
 from expunge.training.config import TrainArgs
 
@@ -112,7 +112,7 @@ def curves(model: Any, encoder: Encoder, rows: ExampleSet, steps: int, batch: in
         )  # fmt: skip
         with (  # emulated if need be
             mock.patch("expunge.training.trainer.cpu_has_bfloat16", return_value=True),
-            mock.patch("expunge.models.bfloat16.cpu_has_bfloat16", return_value=True),
+            mock.patch("expunge.models.dtypes.cpu_has_bfloat16", return_value=True),
         ):
             history, took, n = training(copy.deepcopy(model), encoder, rows, args)
         losses.append(history)

@@ -13,8 +13,7 @@ import torch
 from expunge.data.batch import budget_batches, collate
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.evaluation.batch_limits import SCORED_TOKENS
-from expunge.evaluation.config import Generation
+from expunge.evaluation.config import SCORED_TOKENS, Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.loglikelihood import BUDGET, encode_items, score_tokens
 from expunge.evaluation.token_stats import empty_columns, fill

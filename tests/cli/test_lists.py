@@ -13,7 +13,7 @@ import pytest
 
 from expunge.cli.catalogue import show
 from expunge.cli.main import main
-from expunge.core.fidelity import BADGES
+from expunge.core.registry import BADGES
 from expunge.pipelines.study_jobs.memory import estimate_memory, shape_of
 from expunge.training.config import TrainArgs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.core.sealed import read_sealed, write_sealed
+from expunge.core.files import read_sealed, write_sealed
 
 
 def test_a_value_comes_back(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from filelock import FileLock
 from toy_jobs import CallJob
 
 from expunge.core.errors import JobError
-from expunge.core.files import sweep_parts, whole_folder
-from expunge.core.sealed import write_sealed
+from expunge.core.files import sweep_parts, whole_folder, write_sealed
 from expunge.engine import retention, verify
 from expunge.engine.job import Job, silent
 from expunge.engine.lease import LOCKS, Lease, claimed, claimed_now, gc_lease

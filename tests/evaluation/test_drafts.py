@@ -20,8 +20,7 @@ from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.loglikelihood import score_tokens
 from expunge.evaluation.observation import capabilities
-from expunge.evaluation.prompts import make_prompts
-from expunge.evaluation.speculative import SURE, DraftTexts, drafts_of, with_drafts
+from expunge.evaluation.prompts import SURE, DraftTexts, drafts_of, make_prompts, with_drafts
 from expunge.models.build import build_llama
 
 SAID = "It was written in Paris, by the sea, over many years."

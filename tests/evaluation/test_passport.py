@@ -18,10 +18,10 @@ from expunge.evaluation.passport import check_model, inspect_model
 from expunge.models.build import build_llama
 from expunge.models.capabilities import Capabilities, observed_capabilities
 from expunge.models.config import ModelArgs, TokenizerArgs, check_source
+from expunge.models.dtypes import stored_dtype
 from expunge.models.identity import source_identity
 from expunge.models.load import context_of, load_model, load_tokenizer, save_model
 from expunge.models.passport import Passport, PassportLine, check_folder, check_trainable, passport_key, tokenizer_lines
-from expunge.models.saved_dtype import stored_dtype
 
 CPU = torch.device("cpu")
 

@@ -87,7 +87,7 @@ def test_both_forms_are_written_and_the_model_is_the_same(family: str, tmp_path:
 
 
 def test_two_kinds_of_layers_keep_both_bases(tmp_path: Path) -> None:
-    from expunge.models.interchange import add_older_forms
+    from expunge.models.folder_settings import add_older_forms
 
     both = {"full_attention": default(1e6), "sliding_attention": default(1e4)}
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"rope_parameters": both, "dtype": "bfloat16"}}))

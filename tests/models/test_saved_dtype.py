@@ -12,8 +12,8 @@ import transformers
 from safetensors.torch import load_file
 
 from expunge.models.config import ModelArgs
+from expunge.models.dtypes import dtype_to_save, stored_dtype
 from expunge.models.load import load_model, save_model
-from expunge.models.saved_dtype import dtype_to_save, stored_dtype
 
 CPU = torch.device("cpu")
 

@@ -16,12 +16,12 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.methods import objective
 from expunge.metrics.api import Metric, MetricResult
+from expunge.training.checkpoint import kept_random
 from expunge.training.config import TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs, SelectionRule, is_due
 from expunge.training.in_memory.evaluation_callback import EvalCallback
 from expunge.training.loop import TrainResult, train
 from expunge.training.model_selection import EvalPoint, ModelSelection, model_selection, suite_metrics
-from expunge.training.randomness import kept_random
 from expunge.training.schedule import Schedule
 
 FAST: dict[str, Any] = {

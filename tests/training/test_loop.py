@@ -12,7 +12,6 @@ from expunge.core.errors import JobError
 from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods import Quantity, objective
-from expunge.models import bfloat16
 from expunge.training import trainer
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, plan_samples, train
@@ -306,7 +305,7 @@ def test_other_ways_of_computing_train_too(make_model, rows, keys: dict[str, Any
 def test_a_cpu_trains_in_bfloat16_if_it_has_the_instructions(
     make_model, rows, monkeypatch: pytest.MonkeyPatch, caplog: Any, has: bool
 ) -> None:
-    for module in (trainer, bfloat16):
+    for module in (trainer, dtypes):
         monkeypatch.setattr(module, "cpu_has_bfloat16", lambda: has)
     finals = []
     for bf16 in (False, True):

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expunge.core.fingerprints import file_sha256, fingerprint
-from expunge.core.process_age import process_start
 from expunge.core.records import GeneratedText, texts_table
 from expunge.engine.record import RECORD, write_record
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import write_results
+from expunge.pipelines.study.run_note import process_start
 from expunge.report.model import ReportModel, ReportRun
 from expunge.report.query import write_results as write_table
 

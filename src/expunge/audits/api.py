@@ -17,9 +17,8 @@ import numpy as np
 
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
-from expunge.core.fidelity import Fidelity
 from expunge.core.records import Floats
-from expunge.core.registry import Registry
+from expunge.core.registry import Fidelity, Registry
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template

@@ -72,8 +72,8 @@ def relearn_rows(
 ) -> None:
     """Do the same on encoded rows. A model with frozen parameters trains the others."""
     from expunge.methods.objective import objective
+    from expunge.training.checkpoint import kept_random
     from expunge.training.loop import train
-    from expunge.training.randomness import kept_random
     from expunge.training.trainable import full_precision
 
     def after(done: int, total: int) -> None:

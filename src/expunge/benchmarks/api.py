@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
-from expunge.core.fidelity import Fidelity
-from expunge.core.registry import Registry
+from expunge.core.registry import Fidelity, Registry
 from expunge.data.examples import ExampleSet
 from expunge.data.world import WorldConfig
 from expunge.metrics.api import Metric

@@ -12,8 +12,8 @@ from typing import Any
 
 from expunge.cli.lists import command_lines, entry_lines, rewrapped, wrapped
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.fidelity import badge
 from expunge.core.plugin_code import declared
+from expunge.core.registry import badge
 from expunge.core.terminal import say
 
 FILES = {"studies": "study", "experiments": "experiment", "models": "model"}  # lists of shipped files

@@ -18,13 +18,11 @@ from expunge.cli.field_docs import fields_of
 from expunge.cli.references import resolve
 from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_text, members, unknown_key
 from expunge.cli.words import Word, parse_value, split_words
-from expunge.core.decode import decode
+from expunge.core.decode import decode, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
-from expunge.core.trees import merge
 from expunge.models.config import looks_local
 from expunge.models.options import with_options
-from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_config import TaskConfig, decode_task
 from expunge.training.config import TrainArgs
 
@@ -70,6 +68,8 @@ def check(mode: str, overrides: Sequence[str]) -> Composed:
         _check_methods(composed.tree)
         _check_files(study)
         return composed
+    from expunge.pipelines.study.single_config import SingleJob
+
     job = decode_task(SingleJob, composed.tree)
     decode(TrainArgs, dict(job.trainer.args), where="trainer.args")
     _check_method_keys(job.trainer.handler, job.trainer.method_args)
@@ -244,13 +244,15 @@ def _with_method_defaults(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_methods(tree: Mapping[str, Any]) -> None:
     """Raise ConfigError for a method of a study that is the name of no loss, weight edit or wrapper."""
-    from expunge.methods.weight_edits.api import weight_edit_registry
-    from expunge.models.wrapper_api import wrapper_registry
-
-    known = [*method_settings(), *weight_edit_registry(), *wrapper_registry()]
     for i, entry in enumerate(tree.get("methods") or ()):
         name = entry.get("trainer") if isinstance(entry, Mapping) else None
-        if isinstance(name, str) and name not in known:
+        if not isinstance(name, str) or name in method_settings():
+            continue  # most names are of losses, and import no other registry
+        from expunge.methods.weight_edits.api import weight_edit_registry
+        from expunge.models.wrapper_api import wrapper_registry
+
+        known = [*method_settings(), *weight_edit_registry(), *wrapper_registry()]
+        if name not in known:
             raise ConfigError(f"methods[{i}].trainer: no method named {name!r}{nearest(name, known)}")
 
 

@@ -18,8 +18,8 @@ from expunge.cli.config_files import (
     shipped,
 )
 from expunge.cli.schema import GROUPS, check_tree, tree_of
+from expunge.core.decode import merge
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.trees import merge
 from expunge.core.yaml_text import read_yaml
 
 METHOD_KEYS = ("handler", "method_args")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from expunge.cli.schema import tree_of
+from expunge.core.decode import merge
 from expunge.core.fingerprints import canonical
-from expunge.core.trees import merge
 from expunge.training.config import TrainArgs
 
 Tree = Mapping[str, Any]

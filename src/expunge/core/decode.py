@@ -2,7 +2,7 @@
 
 pydantic does the work. Unknown keys are errors with the nearest right name, and every error has its full key, such as
 `train.learning_rate`. A number may be a text ("1e-5" is one in YAML 1.1); true and false are not numbers, nan and inf
-are errors, and 1.5 is not a whole number.
+are errors, and 1.5 is not a whole number. `merge` and `leaves` work on nested mappings of settings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, Union, get_args, get_type_hints
 
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -221,3 +221,22 @@ def _owner(cls: Any, path: list[int | str]) -> Any:
         if get_args(hint) and getattr(hint, "__origin__", None) in (dict, list, tuple, Mapping):
             cls = hint
     return cls if dataclasses.is_dataclass(cls) else None
+
+
+def merge(below: Any, above: Any) -> Any:
+    """Return a new tree: groups of keys are joined, any other value of `above` replaces the one below."""
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        out = {**below}
+        for key, value in above.items():
+            out[key] = merge(out[key], value) if key in out else value
+        return out
+    return above
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each entry that is no group of keys; an empty group is an entry."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

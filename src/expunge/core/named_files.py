@@ -13,8 +13,8 @@ _LONGEST = 200  # characters of a text that can be a name
 
 def texts(tree: ast.AST) -> set[str]:
     """Return the texts of a module that can be the name of a file or folder, or a pattern of names."""
-    found = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
-    return {text for text in found if 0 < len(text) <= _LONGEST and text.isprintable()}
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {text for text in constants if isinstance(text, str) and 0 < len(text) <= _LONGEST and text.isprintable()}
 
 
 def named_files(names: Collection[str], folder: Path) -> Iterator[tuple[str, Path]]:

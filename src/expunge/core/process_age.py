@@ -1,4 +1,4 @@
-"""The start of a process: for time limits that count the imports, and to tell apart two processes of one number."""
+"""The start of this process, for time limits that count the imports."""
 
 from __future__ import annotations
 
@@ -19,22 +19,3 @@ def process_began() -> float:
     except (OSError, ValueError, IndexError, AttributeError):
         return now
     return now - max(0.0, age)
-
-
-def process_start(pid: int) -> str:
-    """Return the start of a running process, in ticks after boot.
-
-    Two processes with the same number have other starts. Returns "" if there is no such process; "?" where the system
-    does not report the start.
-    """
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        pass  # a process of another user
-    except OSError:
-        return ""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        return "" if fields[0] == "Z" else fields[_STARTED]
-    except (OSError, IndexError):
-        return "?"

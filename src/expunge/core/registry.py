@@ -2,6 +2,7 @@
 
 The entries of the package are found by reading the source files of one folder: `@method("NPO", ...)` names one. Its
 file is imported when the entry is first used, so names cost no import. Plugins add their entries when they are loaded.
+A badge reports how an entry was checked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from expunge.core.errors import ConfigError, kind_of, nearest
 
@@ -161,3 +162,22 @@ class Registry(Mapping[str, E]):
 def is_shipped(definition: Any) -> bool:
     """Return whether a class or function belongs to this package, not to a plugin."""
     return str(getattr(definition, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
+
+
+Fidelity = Literal["", "formula", "code", "reading", "files", "schema"]
+
+BADGES: dict[str, str] = {
+    "": "own definition",
+    "formula": "paper formula checked by hand",
+    "code": "checked by hand; equals another implementation's numbers",
+    "reading": "our reading, unconfirmed",
+    "files": "read from the released files",
+    "schema": "read from the published schema",
+}
+
+
+def badge(fidelity: str) -> str:
+    """Return the text of a badge. Raises ConfigError for an unknown one."""
+    if fidelity not in BADGES:
+        raise ConfigError(f"fidelity: no badge named {fidelity!r}{nearest(fidelity, BADGES)}")
+    return BADGES[fidelity]

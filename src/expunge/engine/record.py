@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import JobError
+from expunge.core.files import read_sealed, write_sealed
 from expunge.core.fingerprints import fingerprint
-from expunge.core.sealed import read_sealed, write_sealed
 
 RECORD = "job.json"
 LEFTOVER = f".{RECORD}.*.tmp"  # a record that a killed process did not finish

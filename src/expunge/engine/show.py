@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from expunge.core.files import READ_WRITE, clone
+from expunge.core.files import READ_WRITE, clone, read_sealed, write_sealed
 from expunge.core.fingerprints import file_sha256
-from expunge.core.sealed import read_sealed, write_sealed
 from expunge.engine.job import Job
 from expunge.engine.record import RECORD
 from expunge.engine.store import Store

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expunge.core.errors import JobError
+from expunge.core.files import read_sealed
 from expunge.core.fingerprints import fingerprint
-from expunge.core.sealed import read_sealed
 from expunge.engine.job import Job, in_order
 from expunge.engine.record import LEFTOVER, RECORD, Record, proof, read_record
 from expunge.engine.store import PASSPORTS, Store, wrong_file

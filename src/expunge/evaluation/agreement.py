@@ -18,9 +18,8 @@ from expunge.data.examples import ExampleSet
 from expunge.evaluation.loglikelihood import encode_items
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.token_stats import rows_at_a_time
-from expunge.models.capabilities import kept_modes
+from expunge.models.capabilities import kept_modes, n_logits, padding_id
 from expunge.models.packed import BatchPositions, packed_forward
-from expunge.models.token_ids import n_logits, padding_id
 
 BUDGET = 8192  # padded tokens of a batch
 

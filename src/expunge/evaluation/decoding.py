@@ -19,8 +19,7 @@ from expunge.evaluation.config import Generation
 from expunge.evaluation.prefix_cache import PrefixCache, new_cache, selectable
 from expunge.evaluation.prompts import Prompt, PromptBatch, draws
 from expunge.evaluation.token_stats import greedy
-from expunge.models.capabilities import GenerationMode, forward_options, logits_in
-from expunge.models.token_ids import padding_id
+from expunge.models.capabilities import GenerationMode, forward_options, logits_in, padding_id
 
 
 class Decoder:

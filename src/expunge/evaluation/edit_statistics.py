@@ -13,7 +13,7 @@ from expunge.core.errors import ConfigError
 from expunge.data.batch import budget_batches, pad, ragged
 from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ExampleSet
-from expunge.evaluation.batch_limits import SCORED_TOKENS
+from expunge.evaluation.config import SCORED_TOKENS
 from expunge.methods.weight_edits.api import Moments, Positions, Source, State, TargetSearch
 from expunge.models.capabilities import capabilities_of
 from expunge.models.hidden_states import layer_outputs

@@ -18,17 +18,16 @@ from expunge.core.records import CLOSED_THOUGHT, GeneratedText
 from expunge.data.batch import budget_batches
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.evaluation.batch_limits import CACHE_BYTES, CACHED_PER_TOKEN, GENERATED_TOKENS
-from expunge.evaluation.config import Generation, check_backend
+from expunge.evaluation.config import CACHE_BYTES, CACHED_PER_TOKEN, GENERATED_TOKENS, Generation, check_backend
 from expunge.evaluation.decoding import Decoder
 from expunge.evaluation.loglikelihood import SHOTS, context_length
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, slides
 from expunge.evaluation.prompts import Prompt, PromptBatch, make_prompts
-from expunge.models.token_ids import check_ids, padding_id
+from expunge.models.capabilities import check_ids, padding_id
 
 if TYPE_CHECKING:
-    from expunge.evaluation.speculative import DraftTexts
+    from expunge.evaluation.prompts import DraftTexts
 
 
 def generate_texts(
@@ -86,7 +85,7 @@ def generate_texts(
         n_all = 0 if start is None else start.mask_BT.shape[1]
         mode = capabilities(model).generation
         if drafts and generation.temperature == 0 and mode == "batched":
-            from expunge.evaluation.speculative import with_drafts
+            from expunge.evaluation.prompts import with_drafts
 
             prompts = with_drafts(prompts, drafts, rows, reference, encoder)
         lengths = [len(p.ids) + p.limit for p in prompts]

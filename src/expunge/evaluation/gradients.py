@@ -16,12 +16,12 @@ from expunge.core.records import GRADS
 from expunge.data.batch import Batch, collate
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
-from expunge.evaluation.batch_limits import GRADIENT_ANSWERS, GRADIENT_BYTES
+from expunge.evaluation.config import GRADIENT_ANSWERS, GRADIENT_BYTES
 from expunge.evaluation.loglikelihood import encode_items
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.per_example_gradients import NotByAnswer, PerAnswer
+from expunge.models.capabilities import check_ids, padding_id
 from expunge.models.packed import BatchPositions, packed_forward, wide
-from expunge.models.token_ids import check_ids, padding_id
 
 ROOM = {"cpu": 2**26}  # bytes of gradients at a time: more would not fit a processor's cache
 NAMES = ("l1", "l2", "linf", "tensor_mean")

@@ -21,15 +21,14 @@ from expunge.core.records import TOKENS, Ints
 from expunge.data.batch import budget_batches, collate, joined, ragged
 from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import Example, ExampleSet
-from expunge.evaluation.batch_limits import CACHED_PER_TOKEN, SCORED_LOGITS, SCORED_TOKENS
-from expunge.evaluation.config import TRUNCATED
+from expunge.evaluation.config import CACHED_PER_TOKEN, SCORED_LOGITS, SCORED_TOKENS, TRUNCATED
 from expunge.evaluation.kinds import wanted_variants
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, slides
 from expunge.evaluation.token_stats import empty_columns, fill
+from expunge.models.capabilities import check_ids, n_logits, padding_id
 from expunge.models.load import context_in
 from expunge.models.packed import BatchPositions, packed_forward
-from expunge.models.token_ids import check_ids, n_logits, padding_id
 
 Progress = Callable[[int], None]
 Columns = Mapping[str, np.ndarray[Any, Any]]

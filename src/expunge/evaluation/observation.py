@@ -30,13 +30,14 @@ from expunge.models.capabilities import (
     forward_options,
     kept_modes,
     logits_in,
+    n_embeddings,
+    n_logits,
     observed_capabilities,
     plain_model,
     register_capabilities,
 )
 from expunge.models.load import context_in
 from expunge.models.packed import BatchPositions, forward_at_once
-from expunge.models.token_ids import n_embeddings, n_logits
 
 LENGTHS = (3, 26, 9, 17)  # tokens of the rows
 NEW = (4, 2, 4, 2)  # tokens to generate after each, so that rows leave the batch

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.core.sealed import read_sealed, write_sealed
+from expunge.core.files import read_sealed, write_sealed
 from expunge.engine.store import PASSPORTS
 from expunge.evaluation.observation import FAILURES, capabilities
 from expunge.models.capabilities import (
@@ -19,6 +19,8 @@ from expunge.models.capabilities import (
     Capabilities,
     forward_options,
     logits_in,
+    n_embeddings,
+    n_logits,
     plain_model,
     register_capabilities,
 )
@@ -32,7 +34,6 @@ from expunge.models.passport import (
     passport_key,
     tokenizer_lines,
 )
-from expunge.models.token_ids import n_embeddings, n_logits
 
 
 def load_checked(

@@ -55,7 +55,7 @@ def _generate(inputs: ScoringInputs) -> pa.Table:
     import pyarrow.compute as pc
 
     from expunge.evaluation.distributed import generate_texts_sharded
-    from expunge.evaluation.speculative import drafts_of
+    from expunge.evaluation.prompts import drafts_of
 
     drafts = None
     if inputs.tokens is not None:

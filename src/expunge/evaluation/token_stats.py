@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from expunge.evaluation.batch_limits import FLOAT32_LOGITS
+from expunge.evaluation.config import FLOAT32_LOGITS
 
 CHUNK = {"cpu": 2**18}  # logits converted to float32 at a time: as many as fit a processor's cache
 

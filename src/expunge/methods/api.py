@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from expunge.core.errors import ConfigError
-from expunge.core.fidelity import Fidelity, badge
 from expunge.core.on_use import torch
-from expunge.core.registry import Registry
+from expunge.core.registry import Fidelity, Registry, badge
 from expunge.methods.reduction import REDUCTIONS, Reduction
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from expunge.core.errors import ConfigError, kind_of
-from expunge.core.fidelity import Fidelity
 from expunge.core.records import AnswerNumbers, ExampleNumbers, GeneratedText, GeneratedTexts, TokenRecords
-from expunge.core.registry import Registry
+from expunge.core.registry import Fidelity, Registry
 
 FIRST_ROWS = "first_rows"  # in `extra`: the results cover only so many rows of the split, the first ones
 

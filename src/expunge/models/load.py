@@ -327,7 +327,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str | None = 
     dtype: the dtype of the floating-point weights in the files (`models.saved_dtype`). None: the model's dtype. The
     model in memory does not change.
     """
-    from expunge.models.interchange import add_older_forms
+    from expunge.models.folder_settings import add_older_forms
 
     if dtype is None or model.dtype is getattr(torch, dtype):
         model.save_pretrained(folder)

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.sealed import read_sealed, write_sealed
+from expunge.core.files import read_sealed, write_sealed
 
 WORK = ".expunge"
 MARK, LOCK = "request.json", "lock"

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step-<n>` that is renamed into place: `state.safetensors` contains every tensor, `state.json`
 all other values and the places of the tensors, `checksums.json` the SHA-256 of both. The two newest stay; a run skips a
-damaged one and loads the one before. With a model in shards each process writes its own part next to it, in the same
-format.
+damaged one and loads the one before. The states of all random generators are among the values. With a model in shards
+each process writes its own part next to it, in the same format.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 import shutil
 import signal
 import threading
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
@@ -270,3 +272,35 @@ def _read(place: Path, device: torch.device) -> State:
 
 def _made_by() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("expunge", "torch", "transformers")}
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states as plain values and tensors."""
+    legacy: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = legacy
+    return {
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set all generators to a state from `random_state`."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def kept_random() -> Iterator[None]:
+    """Restore all generators to their states before the block."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

@@ -12,10 +12,9 @@ from expunge.data.batch import budget_batches, collate
 from expunge.data.encoder import Encoded, Encoder
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import continued
-from expunge.models.capabilities import kept_modes
+from expunge.models.capabilities import kept_modes, padding_id
 from expunge.models.packed import BatchPositions, packed_forward, token_logps
-from expunge.models.token_ids import padding_id
-from expunge.training.randomness import kept_random
+from expunge.training.checkpoint import kept_random
 
 BUDGET = 8192  # padded tokens of a forward
 

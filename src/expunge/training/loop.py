@@ -22,8 +22,8 @@ from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Requirements
 from expunge.methods.objective import Objective
-from expunge.models.bfloat16 import training_note
-from expunge.models.token_ids import padding_id
+from expunge.models.capabilities import padding_id
+from expunge.models.dtypes import training_note
 from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.config import TrainArgs

@@ -27,10 +27,9 @@ from expunge.data.batch import Batch, collate
 from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Quantity, ScoredPositions, SideOutputs
-from expunge.models.capabilities import kept_modes
+from expunge.models.capabilities import kept_modes, padding_id
 from expunge.models.chunks import ChunkedLogits
 from expunge.models.packed import FrozenLmHead, PackedOutput, bare, wide
-from expunge.models.token_ids import padding_id
 from expunge.training.forward import ForwardOutput, forward
 from expunge.training.samples import ForwardSpec
 

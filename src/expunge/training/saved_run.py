@@ -15,10 +15,10 @@ from expunge.core.files import json_lines, whole_folder, write_text
 from expunge.data.encoder import Encoded, Encoder
 from expunge.methods.objective import Objective
 from expunge.models.load import save_model
+from expunge.training.checkpoint import kept_random
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
 from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
-from expunge.training.randomness import kept_random
 from expunge.training.reference import Reference
 from expunge.training.run_state import Logged, Progress, TrainResult
 

@@ -19,14 +19,13 @@ from expunge.core.on_use import transformers
 from expunge.methods.api import LossInputs, LossOutput, Requirements
 from expunge.methods.objective import Objective
 from expunge.methods.reduction import AnswerTokens
-from expunge.models.bfloat16 import cpu_has_bfloat16
+from expunge.models.dtypes import cpu_has_bfloat16
 from expunge.training.batching import LossInputBuilder
-from expunge.training.checkpoint import State, put_weights
+from expunge.training.checkpoint import State, put_weights, random_state, set_random_state
 from expunge.training.data_parallel import MicroBatch, RankBatches, check_several, in_one_forward, per_process
 from expunge.training.evaluate_args import is_due
 from expunge.training.optimizers import ON_CPU, STOCHASTIC, own_optimizer, refused_weights
 from expunge.training.phases import Phase
-from expunge.training.randomness import random_state, set_random_state
 from expunge.training.run_state import Diverged, PhasePosition, RunState
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from expunge.cli.main import main
-from expunge.core.process_age import process_start
-from expunge.pipelines.study.run_note import RUNS, read_notes
+from expunge.pipelines.study.run_note import RUNS, process_start, read_notes
 
 WORDS = (
     "study=quickstart", "model=llama-64k", "methods=[{trainer: GradDiff}]", "data.world.authors=6",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.pipelines.study.variant import link_latest, with_folder
+from expunge.pipelines.study.run_note import link_latest, with_folder
 
 BASE = {"name": "mine", "seeds": {"unlearn": [0]}, "paths": {"store": "s", "output_dir": None}}
 

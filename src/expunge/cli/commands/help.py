@@ -15,10 +15,10 @@ import yaml
 from expunge.cli.field_docs import class_doc, config_classes
 from expunge.cli.lists import entry_lines, wrapped
 from expunge.cli.schema import GROUPS, HIDDEN, NESTED, hint_of, item_hint, members, root_of
+from expunge.core.decode import leaves
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import canonical
 from expunge.core.terminal import complain, say
-from expunge.core.trees import leaves
 
 COMMANDS = {"run": "expunge run, plan", "train": "expunge train, unlearn, eval"}
 # Groups of keys whose fields depend on a choice: the folder of their classes, and the command that lists the choices.

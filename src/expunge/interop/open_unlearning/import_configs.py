@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from expunge.core.decode import leaves, merge
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.trees import leaves, merge
 from expunge.core.yaml_text import read_yaml
 from expunge.interop.open_unlearning.datasets import BENCHMARKS, DATASETS
 from expunge.interop.open_unlearning.words import METRICS, translate

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.fidelity import Fidelity
-from expunge.core.registry import Registry
+from expunge.core.registry import Fidelity, Registry
 
 if TYPE_CHECKING:
     from torch import Tensor

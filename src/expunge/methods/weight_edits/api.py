@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.fidelity import Fidelity
 from expunge.core.on_use import torch
-from expunge.core.registry import Registry
+from expunge.core.registry import Fidelity, Registry
 from expunge.methods.terms import wide
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError, JobError
+from expunge.core.files import read_sealed
 from expunge.core.fingerprints import fingerprint
-from expunge.core.sealed import read_sealed
 from expunge.data.custom import load_rows
 from expunge.data.examples import ANSWER, ExampleSet
 from expunge.engine.job import Job

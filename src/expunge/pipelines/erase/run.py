@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import JobError
-from expunge.core.files import sweep_parts, whole_folder, write_json, write_text
+from expunge.core.files import sweep_parts, whole_folder, write_json, write_sealed, write_text
 from expunge.core.fingerprints import canonical
-from expunge.core.sealed import write_sealed
 from expunge.data.encoder import Encoder
 from expunge.engine.job import Job, in_order
 from expunge.engine.retention import GarbagePlan, remove

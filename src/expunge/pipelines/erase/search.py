@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import JobError
-from expunge.core.sealed import write_sealed
+from expunge.core.files import write_sealed
 from expunge.engine.job import Job
 from expunge.engine.record import RECORD, read_record
 from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run

@@ -46,10 +46,10 @@ from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
 from expunge.pipelines.stories.config import StoriesStudy
 from expunge.pipelines.study_jobs import TRAJECTORY
+from expunge.training.checkpoint import kept_random
 from expunge.training.config import TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.in_memory.evaluation_callback import EvalCallback
-from expunge.training.randomness import kept_random
 from expunge.training.saved_run import train_and_save
 
 STORIES, DATASET, TOKENIZER, JUDGE = "stories", "dataset", "tokenizer", "judge"

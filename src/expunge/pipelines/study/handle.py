@@ -27,8 +27,8 @@ from expunge.engine.store import Store
 from expunge.pipelines.study.config import StudyConfig, decode_study
 from expunge.pipelines.study.graph import StudyGraph
 from expunge.pipelines.study.grid import study_graph
+from expunge.pipelines.study.run_note import link_latest, with_folder
 from expunge.pipelines.study.task_config import FRONT_END
-from expunge.pipelines.study.variant import link_latest, with_folder
 
 if TYPE_CHECKING:
     from expunge.benchmarks.api import Benchmark

@@ -1,4 +1,4 @@
-"""The state of a study's run, in a small file of the store that other processes read (`expunge ui`)."""
+"""The folder of a study, and the state of its run in a small file of the store that others read (`expunge ui`)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_json
 from expunge.core.fingerprints import fingerprint
-from expunge.core.process_age import process_start
 from expunge.engine.run import JobEvent
 from expunge.engine.store import Store
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
@@ -24,6 +23,7 @@ from expunge.report.display import Display
 
 RUNS = ".runs"  # in the store
 EVERY_S = 2.0  # seconds between two writes while jobs run
+STARTED = 19  # the field of a process's start in /proc/PID/stat, in ticks after boot, after the program's name
 SILENT_S = 600.0  # seconds after which a run on another machine counts as stopped
 State = Literal["running", "done", "failed", "stopped"]
 
@@ -141,3 +141,69 @@ def read_notes(root: Path) -> tuple[list[RunNote], list[str]]:
         except (OSError, ValueError, ConfigError) as error:
             damaged.append(f"{file.name}: {error}")
     return sorted(notes, key=lambda note: -note.updated), damaged
+
+
+PLACES = ("name", "paths", "launch", "store")  # settings that change no result
+ROOT = "saves/study"
+LATEST = "-latest"  # end of the link to the variant that ran last
+
+
+def with_folder(tree: Mapping[str, Any], words: Sequence[str], read: Callable[[Sequence[str]], Any]) -> dict[str, Any]:
+    """Return a study's tree with `paths.output_dir`: NAME, or NAME-HASH if words change the settings of its file.
+
+    Args:
+        tree: The plain tree of the study with all its words.
+        words: The words.
+        read: Returns the plain tree of some words.
+    """
+    paths = tree.get("paths") or {}
+    if paths.get("output_dir") or not isinstance(tree.get("name"), str):
+        return dict(tree)
+    own = [word for word in words if word.partition("=")[0].lstrip("+").partition(".")[0] in ("study", *PLACES)]
+    plain = None
+    if len(own) == len(words):
+        plain = tree
+    else:
+        with contextlib.suppress(ConfigError):  # a shipped study may need a word, such as forget=FILE
+            plain = read(own)
+    name = tree["name"]
+    if plain is None or _settings(plain) != _settings(tree):
+        name += f"-{fingerprint([_settings(tree)])[:8]}"
+    return {**tree, "paths": {**paths, "output_dir": f"{ROOT}/{name}"}}
+
+
+def _settings(tree: Mapping[str, Any]) -> str:
+    return json.dumps({k: v for k, v in tree.items() if k not in PLACES}, sort_keys=True, default=str)
+
+
+def link_latest(folder: Path, name: str) -> None:
+    """Let NAME-latest, next to a folder under saves/study, point to it."""
+    if folder.parent != Path(ROOT):
+        return
+    link = folder.parent / f"{name}{LATEST}"
+    new = folder.parent / f".{link.name}-{os.getpid()}"
+    with contextlib.suppress(OSError):  # a file system without links has the folders alone
+        new.symlink_to(folder.name)
+        if link.is_symlink() or not link.exists():
+            new.replace(link)
+        else:
+            new.unlink()
+
+
+def process_start(pid: int) -> str:
+    """Return the start of a running process, in ticks after boot.
+
+    Two processes with the same number have other starts. Returns "" if there is no such process; "?" where the system
+    does not report the start.
+    """
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # a process of another user
+    except OSError:
+        return ""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[STARTED]
+    except (OSError, IndexError):
+        return "?"

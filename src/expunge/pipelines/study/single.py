@@ -17,7 +17,7 @@ from expunge.engine.job import Job
 from expunge.engine.run import JobEvent, run
 from expunge.engine.store import Store
 from expunge.methods.objective import Objective, objective
-from expunge.models.bfloat16 import cpu_has_bfloat16, scoring_note, training_note
+from expunge.models.dtypes import cpu_has_bfloat16, scoring_note, training_note
 from expunge.models.load import device_type, with_scoring_dtype
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.resolve_task import resolve_task

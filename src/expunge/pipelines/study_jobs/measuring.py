@@ -28,7 +28,7 @@ from expunge.evaluation.prompts import make_prompts
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import with_parents
 from expunge.metrics.results import write_results
-from expunge.models.bfloat16 import arithmetic_notes
+from expunge.models.dtypes import arithmetic_notes
 from expunge.models.load import pick_device
 from expunge.models.passport import Passport
 from expunge.pipelines.study.task_context import TaskContext

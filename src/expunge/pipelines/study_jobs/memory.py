@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.evaluation import batch_limits as limits
+from expunge.evaluation import config as limits
 from expunge.models.config import PRESETS, ModelConfig, adapter_base, check_source, looks_local, weights_source
 from expunge.models.identity import hub_file
 from expunge.training.config import TrainArgs

@@ -27,12 +27,11 @@ from expunge.evaluation.passport import load_checked
 from expunge.methods.objective import Objective
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import requests
-from expunge.models.bfloat16 import arithmetic_notes
+from expunge.models.capabilities import check_ids
 from expunge.models.config import PRESETS, TokenizerArgs, looks_local
+from expunge.models.dtypes import arithmetic_notes, dtype_to_save, stored_dtype
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
 from expunge.models.passport import Passport, check_trainable
-from expunge.models.saved_dtype import dtype_to_save, stored_dtype
-from expunge.models.token_ids import check_ids
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.pipelines.study_jobs import GENERATIONS, READING, TRAJECTORY
 from expunge.training.config import TrainArgs

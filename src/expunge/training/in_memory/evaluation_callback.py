@@ -14,11 +14,10 @@ from torch import Tensor
 
 from expunge.core import distributed
 from expunge.evaluation.evaluator import Evaluator
-from expunge.training.checkpoint import put_weights, trained_weights
+from expunge.training.checkpoint import kept_random, put_weights, trained_weights
 from expunge.training.eval_losses import GenerationTable
 from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.model_selection import EvalPoint, ModelSelection
-from expunge.training.randomness import kept_random
 
 
 def suite_values(evaluator: Evaluator, model: Any) -> dict[str, float]:

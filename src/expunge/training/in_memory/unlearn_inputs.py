@@ -11,9 +11,9 @@ from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
+from expunge.models.capabilities import n_logits
 from expunge.models.config import check_source
 from expunge.models.load import load_named_tokenizer, require_tokenizer
-from expunge.models.token_ids import n_logits
 from expunge.training.in_memory.unlearn_config import UnlearnConfig
 
 ROLES = ("forget", "retain", "holdout")

@@ -27,6 +27,7 @@ from expunge.evaluation.result import EvalResult
 from expunge.models.capabilities import kept_modes
 from expunge.models.load import load_named, save_model
 from expunge.training.callbacks import CallbackBridge
+from expunge.training.checkpoint import kept_random
 from expunge.training.config import TrainArgs
 from expunge.training.encoding import (
     check_span,
@@ -53,7 +54,6 @@ from expunge.training.loop import train
 from expunge.training.lora import with_adapters, with_lora
 from expunge.training.optimizers import weights_dtype
 from expunge.training.phases import check_run, plan_phases
-from expunge.training.randomness import kept_random
 from expunge.training.rollouts import rollout_source
 from expunge.training.trainable import full_precision
 from expunge.training.trainer import training_arguments
