@@ -12,6 +12,7 @@ from expunge.core.errors import JobError
 from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods import Quantity, objective
+from expunge.models import dtypes
 from expunge.training import trainer
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, plan_samples, train
