@@ -13,10 +13,9 @@ from expunge.pipelines.erase.proposals import (
     Outcome,
     Proposal,
     method_settings,
-    next_rate,
     propose,
-    rounded,
 )
+from expunge.pipelines.sweep.bisection import next_rate, rounded
 
 ONE = {"NPO": 1.0}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -18,7 +19,8 @@ from expunge.engine.record import write_record
 from expunge.engine.store import Store
 from expunge.pipelines.study.config import SweepConfig, decode_study
 from expunge.pipelines.study.grid import study_graph
-from expunge.pipelines.sweep.space import SearchRange, propose
+from expunge.pipelines.sweep.bisection import RatePoint, next_in_range
+from expunge.pipelines.sweep.space import SearchRange, TrialScore, propose
 from expunge.pipelines.sweep.stages import check_sweep, next_stage
 
 WORLD = {"authors": 6, "questions_per_author": 4, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
@@ -136,6 +138,33 @@ def test_tpe_goes_on_from_what_was_measured(tmp_path: Path) -> None:
     assert [t.number for t in stage.trials if t.chosen] == [3]
 
 
+def test_bisection_goes_on_between_a_weak_and_a_strong_trial(tmp_path: Path) -> None:
+    settings = tree(methods=[{"trainer": "GradAscent"}])
+    settings["sweep"] = {**settings["sweep"], "trials": 5, "sampler": "bisect", "rule": {**RULE, "floor": 0.9}}
+    store = Store(tmp_path)
+    while not (stage := next_stage(settings, store)).last:
+        leaves = [leaf for leaf in stage.graph.leaves if leaf.role == "unlearn"]
+        rates = {leaf.label: leaf.model.identity["args"]["learning_rate"] for leaf in leaves}  # type: ignore[union-attr]
+        numbers = {label: (0.8, 0.1) if rate < 2e-3 else (0.1, 0.0) for label, rate in rates.items()}
+        measured(stage, store, {"full": (0.8, 0.9), "retain": (0.8, 0.1), **numbers})
+    values = list(rates.values())
+    assert values[:4] == pytest.approx([3.16e-4, 9.48e-4, 2.84e-3, 1.64e-3])  # the middle, then three times that
+    assert 1.64e-3 < values[4] < 2.84e-3
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-5, 1e-3), (1.0, 2.0), (0.1, 0.1001)])
+@pytest.mark.parametrize("strength", ["weak", "strong", "enough"])
+def test_a_bisection_stays_in_its_range(low: float, high: float, strength: Any) -> None:
+    points: list[RatePoint] = []
+    for _ in range(6):
+        points.append(RatePoint(next_in_range(low, high, points), math.nan, strength))
+    rates = [p.rate for p in points]
+    assert all(low <= rate <= high for rate in rates)
+    assert len(set(rates)) == len(rates) or high / low < 1.01
+    assert strength != "weak" or high in rates
+    assert strength != "strong" or low in rates
+
+
 SPLITS = {"split": {"third": {}, "sixth": {"data.world.forget_fraction": 0.17}}}
 
 
@@ -241,12 +270,16 @@ def of_sets(benchmark: Any, names: Collection[Any]) -> set[str]:
 SPACE = {"args.learning_rate": SearchRange(low=1e-5, high=1e-3, log=True), "method_args.beta": (0.1, 0.5)}
 
 
+def results(*scores: float) -> list[TrialScore]:
+    return [TrialScore({}, score, "weak", 1.0) for score in scores]
+
+
 def test_points_are_drawn_by_the_seed_and_the_method_alone() -> None:
     first = propose(SweepConfig(trials=5), "NPO", SPACE, [])
     assert first == propose(SweepConfig(trials=5), "NPO", SPACE, []) and len(first) == 5
     assert first != propose(SweepConfig(trials=5, seed=1), "NPO", SPACE, [])
     assert first != propose(SweepConfig(trials=5), "SimNPO", SPACE, [])
-    assert propose(SweepConfig(trials=5), "NPO", SPACE, [0.0] * 5) == []
+    assert propose(SweepConfig(trials=5), "NPO", SPACE, results(0, 0, 0, 0, 0)) == []
 
 
 def test_lists_are_drawn_without_a_repeat_and_a_grid_takes_all() -> None:
@@ -262,11 +295,11 @@ def test_optuna_is_asked_anew_and_says_the_same() -> None:
     sweep = SweepConfig(trials=6, sampler="tpe")
     first = propose(sweep, "NPO", SPACE, [])
     assert len(first) == 3
-    report = [0.3, 0.1, 0.2]
+    report = results(0.3, 0.1, 0.2)
     next_one = propose(sweep, "NPO", SPACE, report)
     assert next_one == propose(sweep, "NPO", SPACE, report) and len(next_one) == 1
     assert next_one[0] not in first
-    assert propose(sweep, "NPO", SPACE, [*report, 0.1, 0.1, 0.1]) == []
+    assert propose(sweep, "NPO", SPACE, [*report, *report]) == []
 
 
 @pytest.mark.parametrize(
@@ -277,6 +310,11 @@ def test_optuna_is_asked_anew_and_says_the_same() -> None:
         ({"sweep": {"trials": 2, "space": {"args.learning_rate": {"low": 2, "high": 1}}}}, "low: must be less"),
         ({"sweep": {"trials": 2, "space": {}}, "methods": [{"trainer": "NPO"}]}, "sweep.space: missing"),
         ({"sweep": {"trials": 3, "sampler": "grid"}}, r"methods\[1\] \(NPO\) has 2 points, got 3"),
+        (
+            {"sweep": {"trials": 2, "sampler": "bisect"}},
+            r"bisect searches one range .* methods\[1\] ",
+        ),
+        ({"sweep": {"trials": 2, "sampler": "bisect", "space": {"args.learning_rate": [1, 2]}}}, "bisect searches one"),
         ({"sweep": {"trials": 9}}, "has 2 points to try, got 9"),
         ({"sweep": {"trials": -1}}, "sweep.trials: must be at least 0"),
         ({"methods": [{"trainer": "NPO", "args": {"max_steps": 3}}]}, r"methods\[0\].args.max_steps: in a sweep all"),

@@ -1,7 +1,6 @@
 """The next trial of an erasure's search, from the results of the earlier ones. Plain arithmetic, without models.
 
-The learning rate of each method is searched by bisection: a trial that ends under the utility floor is too strong, one
-that ends above it and has not forgotten is too weak.
+The learning rate of each method is searched by bisection (`sweep.bisection`).
 """
 
 from __future__ import annotations
@@ -9,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from expunge.pipelines.sweep.bisection import Strength, next_rate, rounded
 
 # A large retain weight helps: utility falls in the first steps of any method, and returns while the rows stay
 # forgotten.
@@ -19,15 +20,9 @@ BETA_TOKENS = 2.5  # beta of NPO times the tokens of an answer; at 1 it goes on 
 # Methods of --method auto in order, and the factor of each one's first learning rate to that of the first method. The
 # gradient of SimNPO vanishes early, so it needs more; that of GradDiff never vanishes.
 METHODS: Mapping[str, float] = {"NPO": 1.0, "SimNPO": 4.0, "GradDiff": 0.5}
-STEP = 3.0  # factor of the rate while trials are only too weak or only too strong
-FAR = 0.8  # share of the knowledge left from which the factor is FAR_STEP
-FAR_STEP = 4.0
-NARROW = 1.4  # ratio of two rates between which no other is tried
 MOST_OF_METHOD = 4  # trials of one of several methods
 MOST_ALONE = 6  # trials of the only method
 GOOD = 0.98  # share of utility of a model that has forgotten enough; no other rate is tried then
-
-Strength = Literal["weak", "strong", "enough"]
 
 
 @dataclass(frozen=True)
@@ -114,31 +109,3 @@ def propose(
         if i == 0:
             base = min(own, key=lambda outcome: outcome.rank).rate / factor
     return None
-
-
-def next_rate(own: Sequence[Outcome]) -> float | None:
-    """Return the next learning rate of a method after its outcomes; None if no other rate is worth a trial."""
-    weak = [outcome for outcome in own if outcome.strength == "weak"]
-    enough = [outcome for outcome in own if outcome.strength == "enough"]
-    strong = [outcome for outcome in own if outcome.strength == "strong"]
-    if enough:  # a smaller rate may keep more utility
-        most = min(outcome.rate for outcome in enough)
-        least = max((outcome.rate for outcome in own if outcome.rate < most), default=most / STEP**2)
-        return _between(least, most)
-    if not strong:
-        best = max(weak, key=lambda outcome: outcome.rate)
-        return rounded(best.rate * (FAR_STEP if best.left > FAR else STEP))
-    if not weak:
-        worst = min(strong, key=lambda outcome: outcome.rate)
-        return rounded(worst.rate / STEP)
-    return _between(max(outcome.rate for outcome in weak), min(outcome.rate for outcome in strong))
-
-
-def _between(low: float, high: float) -> float | None:
-    """Return the geometric mean of two rates; None if they are too near or in the wrong order."""
-    return rounded(math.sqrt(low * high)) if high > NARROW * low else None
-
-
-def rounded(rate: float) -> float:
-    """Return a learning rate with three digits, as labels show it."""
-    return float(f"{rate:.3g}")

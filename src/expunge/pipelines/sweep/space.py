@@ -1,4 +1,4 @@
-"""The search space of a sweep, and its points: all, random by a seed, or from Optuna."""
+"""The search space of a sweep, and its points: all, random by a seed, by bisection, or from Optuna."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import fingerprint
 from expunge.pipelines.study.config import SweepConfig
+from expunge.pipelines.sweep.bisection import RatePoint, Strength, next_in_range
 
 # settings of the number of steps; the same for all trials of all methods
 BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "schedule")
@@ -43,6 +44,16 @@ class SearchRange:
 Space = Mapping[str, Sequence[Any] | SearchRange]
 
 
+@dataclass(frozen=True)
+class TrialScore:
+    """The result of a trial with these values for its sampler. score: lower is better. left: as in `RatePoint`."""
+
+    values: Values
+    score: float
+    strength: Strength
+    left: float
+
+
 def read_space(keys: Mapping[str, Any], where: str) -> Space:
     """Return the keys of the search with their spaces. Raises ConfigError."""
     out: dict[str, Sequence[Any] | SearchRange] = {}
@@ -66,9 +77,16 @@ def check_count(sweep: SweepConfig, where: str, space: Space) -> None:
     trials, sampler = sweep.trials, sweep.sampler
     lists = [values for values in space.values() if not isinstance(values, SearchRange)]
     n = math.prod(len(values) for values in lists)
-    if sampler == "grid":
+    if sampler == "bisect":
+        of = next(iter(space.values())) if len(space) == 1 else None
+        if not isinstance(of, SearchRange) or of.low <= 0 or of.whole:
+            raise ConfigError(
+                "sweep.sampler: bisect searches one range of positive numbers, such as args.learning_rate: "
+                f"{{low: 1e-6, high: 1e-3}}, and {where} has {', '.join(space)}; choose random or tpe"
+            )
+    elif sampler == "grid":
         if len(lists) < len(space):
-            raise ConfigError(f"sweep.sampler: grid takes lists, and {where} has a range; choose random or tpe")
+            raise ConfigError(f"sweep.sampler: grid takes lists, and {where} has a range; choose random, bisect or tpe")
         if n != trials:
             raise ConfigError(
                 f"sweep.trials: the grid of {where} has {n} points, got {trials}; all methods have "
@@ -78,13 +96,15 @@ def check_count(sweep: SweepConfig, where: str, space: Space) -> None:
         raise ConfigError(f"sweep.trials: {where} has {n} points to try, got {trials}")
 
 
-def propose(sweep: SweepConfig, label: str, space: Space, scores: Sequence[float]) -> list[Values]:
-    """Return the next points after those with scores (lower is better); none after the last."""
-    if len(scores) == sweep.trials:
+def propose(sweep: SweepConfig, label: str, space: Space, results: Sequence[TrialScore]) -> list[Values]:
+    """Return the next points after those with results; none after the last."""
+    if len(results) == sweep.trials:
         return []
     seed = int(fingerprint({"sweep": sweep.seed, "method": label})[:8], 16)
     if sweep.sampler == "tpe":
-        return _ask(space, sweep.trials, seed, scores)
+        return _ask(space, sweep.trials, seed, [result.score for result in results])
+    if sweep.sampler == "bisect":
+        return [_bisected(space, results)]
     product = [v for v in space.values() if not isinstance(v, SearchRange)]
     if len(product) == len(space):
         points: list[Values] = [
@@ -93,6 +113,13 @@ def propose(sweep: SweepConfig, label: str, space: Space, scores: Sequence[float
         return points if sweep.sampler == "grid" else random.Random(seed).sample(points, sweep.trials)
     draws = random.Random(seed)
     return [{key: _draw(draws, values) for key, values in space.items()} for _ in range(sweep.trials)]
+
+
+def _bisected(space: Space, results: Sequence[TrialScore]) -> Values:
+    """Return the next value of the only key."""
+    ((key, of),) = space.items()
+    low, high = (of.low, of.high) if isinstance(of, SearchRange) else (of[0], of[-1])
+    return {key: next_in_range(low, high, [RatePoint(r.values[key], r.left, r.strength) for r in results])}
 
 
 def _draw(draws: random.Random, values: Sequence[Any] | SearchRange) -> Any:

@@ -28,7 +28,7 @@ from expunge.pipelines.study.graph import ModelNode, StudyGraph, task_fields
 from expunge.pipelines.study.grid import cells, study_graph
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import check_model
-from expunge.pipelines.sweep.space import BUDGET, Space, Values, check_count, propose, read_space
+from expunge.pipelines.sweep.space import BUDGET, Space, TrialScore, Values, check_count, propose, read_space
 from expunge.training.config import TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.model_selection import EvalPoint, ModelSelection, forget_of, model_selection, utility_of
@@ -75,7 +75,7 @@ class _SweepSearch:
     study: StudyConfig
     spaces: Mapping[str, Space]
     points: dict[str, list[Values]]
-    told: dict[str, list[float]]
+    told: dict[str, list[TrialScore]]
     rule: EvaluateArgs
 
     def of(self, graph: StudyGraph) -> StudyGraph:
@@ -291,12 +291,18 @@ def _point(rule: ModelSelection, number: int, facts: Mapping[str, float | None])
     return EvalPoint(number, 0.0, 1, {name: math.nan if v is None else v for name, v in values.items()})
 
 
-def _score(rule: ModelSelection, trial: SweepTrial) -> float:
-    """Return a trial's score, lower is better: the distance from the goal, or more if utility is too low."""
+def _score(rule: ModelSelection, trial: SweepTrial) -> TrialScore:
+    """Return a trial's score: the distance from the goal, or more if utility is too low.
+
+    A trial is too strong if utility is under the floor or the forget metric beyond the goal, and else too weak.
+    """
     point = _point(rule, trial.number, {rule.utility: trial.utility, rule.forget: trial.forget})
-    if rule.passes(point):
-        return rule.away(point)
-    return 1e6 if trial.utility is None else 1e3 - trial.utility
+    if not rule.passes(point):
+        return TrialScore(trial.values, 1e6 if trial.utility is None else 1e3 - trial.utility, "strong", math.nan)
+    beyond = point.values[rule.forget] < rule.goal < math.inf
+    gap = math.nan if rule.start is None else rule.away(rule.start)
+    left = rule.away(point) / gap if gap > 0 else math.nan
+    return TrialScore(trial.values, rule.away(point), "strong" if beyond else "weak", left)
 
 
 def _decide(
