@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
 import random
+import select
 import shutil
+import struct
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,7 @@ from expunge.core.errors import ConfigError
 from expunge.models import identity
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelArgs, ModelConfig, TokenizerArgs, check_source
-from expunge.models.identity import pinned, pinned_revision, source_identity, tokenizer_identity
+from expunge.models.identity import identity_files, pinned, pinned_revision, source_identity, tokenizer_identity
 from expunge.models.load import load_model, load_tokenizer, save_model
 from expunge.models.passport import check_folder
 
@@ -144,6 +150,51 @@ def test_a_byte_that_changes_an_output_changes_the_identity(
         "with_template": {"chat_template.jinja", "generation_config.json"},
     }
     assert expected[kind] <= changed
+
+
+@contextlib.contextmanager
+def opened_files(folder: Path) -> Iterator[set[str]]:
+    """Yield a set that has the names of all files of a folder that this process has opened, when the block ends.
+
+    The kernel reports them (inotify), so files that libraries open in compiled code are among them.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = libc.inotify_init()
+    names: set[str] = set()
+    try:
+        places = [folder, *(p for p in folder.rglob("*") if p.is_dir())]
+        watched = {libc.inotify_add_watch(handle, os.fsencode(place), 0x20): place for place in places}  # IN_OPEN
+        assert min(watched) > 0
+        yield names
+        data = b""
+        while select.select([handle], [], [], 0)[0]:
+            data += os.read(handle, 1 << 16)
+        while data:
+            number, mask, _, length = struct.unpack_from("iIII", data)
+            name, data = data[16 : 16 + length].rstrip(b"\0").decode(), data[16 + length :]
+            if name and not mask & 0x40000000:  # IN_ISDIR
+                names.add((watched[number] / name).relative_to(folder).as_posix())
+    finally:
+        os.close(handle)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify reports opened files on Linux alone")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_file_that_loading_opens_belongs_to_the_identity(
+    folders: Path, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = Path(shutil.copytree(folders / kind, tmp_path / "m"))
+    if kind == "with_code":
+        (folder / "table.md").write_text("1")
+        with (folder / "modeling_own.py").open("a") as code:
+            code.write(f"\nwith open({str(folder)!r} + '/table.md') as table:\n    table.read()\n")
+    with opened_files(folder) as names:
+        assert len(outputs(folder)) == 4
+    assert {"config.json", "tokenizer.json"} <= names
+    assert any(name.endswith(".safetensors") for name in names)
+    assert ("table.md" in names) == (kind == "with_code")
+    assert names <= set(identity_files(folder))
 
 
 @pytest.mark.parametrize("kind", KINDS)
