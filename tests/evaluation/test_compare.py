@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 import scipy.stats
 
 from expunge.core.errors import ConfigError
-from expunge.evaluation.compare import averaged, compare, permutation_p
+from expunge.evaluation.compare import compare, permutation_p
 from expunge.evaluation.result import EvalResult
-from expunge.metrics.aggregate import mean_over_rows
-from expunge.metrics.api import MetricResult, missing
+from expunge.metrics.aggregate import averaged, interval_around, mean_over_rows
+from expunge.metrics.api import MetricResult, Parts, missing
 
 
 def result(values: list[float], **meta: object) -> EvalResult:
@@ -57,6 +58,55 @@ def test_no_claim_where_the_metric_is_not_a_mean() -> None:
     assert math.isnan(comparison["auc"].p) and comparison["auc"].difference == pytest.approx(0.05)
     assert "not a mean over examples" in comparison["auc"].note
     assert comparison["none"].note == "missing: no records"
+
+
+def utility(retain_2N: np.ndarray, facts_N: np.ndarray) -> dict[str, MetricResult]:
+    """A harmonic mean of two parts of the retain rows and one of other rows."""
+    columns = {"p": retain_2N[0], "r": retain_2N[1], "f": facts_N}
+    parts = {
+        n: MetricResult(float(v.mean()), per_row={i: {"s": float(x)} for i, x in enumerate(v)})
+        for n, v in columns.items()
+    }
+    sets = Parts({"p": "retain", "r": "retain", "f": "facts"})
+    return {**parts, "mu": MetricResult(harmonic(*(v.mean() for v in columns.values())), parts=sets)}
+
+
+def harmonic(*values: float) -> float:
+    return len(values) / sum(1 / v for v in values)
+
+
+def test_the_difference_of_a_harmonic_mean_against_all_exchanges_of_rows() -> None:
+    rng = np.random.default_rng(4)
+    a, b = ((rng.random((2, 5)) + k / 4, rng.random(4) + k / 4) for k in (0, 1))
+    d = compare(utility(*a), utility(*b))["mu"]
+    assert d.difference == pytest.approx(d.b - d.a) and d.n == 9
+
+    def exchanged(signs: tuple[bool, ...]) -> float:
+        retain, facts = np.array(signs[:5]), np.array(signs[5:])
+        one = (np.where(retain, a[0], b[0]), np.where(facts, a[1], b[1]))
+        other = (np.where(retain, b[0], a[0]), np.where(facts, b[1], a[1]))
+        values = [harmonic(*of[0].mean(axis=1), of[1].mean()) for of in (one, other)]
+        return values[1] - values[0]
+
+    everything = [exchanged(signs) for signs in itertools.product((True, False), repeat=9)]
+    assert d.p == pytest.approx(np.mean(np.abs(everything) >= abs(d.difference) - 1e-12))
+    draws = [np.random.default_rng([0, k]).integers(0, n, size=(1000, n), dtype=np.int32) for k, n in ((0, 5), (1, 4))]
+    sides = [[*retain[:, draws[0]].mean(axis=-1), facts[draws[1]].mean(axis=-1)] for retain, facts in (a, b)]
+    by_hand = harmonic(*sides[1]) - harmonic(*sides[0])  # type: ignore[arg-type]
+    assert (d.ci_low, d.ci_high) == pytest.approx(interval_around(d.difference, by_hand), rel=1e-9)
+    assert compare(utility(*a), utility(*a))["mu"].p == 1.0
+
+
+def test_a_random_p_of_a_harmonic_mean_is_near_the_exact_one_of_its_only_part() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.random(40)
+    sides = [values, values + rng.normal(0.02, 0.1, 40)]
+    single = [{"p": result(v.tolist()).results["score"]} for v in sides]
+    both = [{**of, "mu": MetricResult(of["p"].value, parts=Parts({"p": "rows"}))} for of in single]
+    mean, utility_p = compare(*both)["p"], compare(*both)["mu"]
+    assert (mean.difference, mean.ci_low, mean.p) == pytest.approx(
+        (utility_p.difference, utility_p.ci_low, utility_p.p), abs=1e-12
+    )
 
 
 def test_false_positives_are_at_their_rate() -> None:

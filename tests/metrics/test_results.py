@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from expunge.core.errors import DataError
-from expunge.metrics.api import MetricResult, missing
+from expunge.metrics.api import MetricResult, Parts, missing
 from expunge.metrics.results import read_results, write_results
 
 RESULTS = {
@@ -19,6 +19,7 @@ RESULTS = {
         extra={"n_missing": 1.0, "odd": math.nan},
     ),
     "tr": MetricResult(0.0, per_row={0: {"log_score": -math.inf, "score": 0.0}, 1: {"log_score": math.inf}}),
+    "mu": MetricResult(0.5, extra={"ci_low": 0.4}, parts=Parts({"prob": "retain"}, "arithmetic", complement=True)),
     "fq": missing("needs a retain model's truth ratios (tr); none was given"),
 }
 
@@ -47,7 +48,7 @@ def test_files_are_strict_json_with_nulls(tmp_path: Path) -> None:
     assert data["prob"]["value_by_index"]["10"] == {"prob": None}
     assert data["prob"]["value_by_index"]["2"] == {"prob": [0.5, None]}
     summary = json.loads((tmp_path / "SUMMARY.json").read_text(), parse_constant=refuse)
-    assert summary == {"prob": 0.5, "tr": 0.0, "fq": None}
+    assert summary == {"prob": 0.5, "tr": 0.0, "mu": 0.5, "fq": None}
 
 
 def test_another_projects_file(tmp_path: Path) -> None:
@@ -116,3 +117,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8 text"):
         read_results(tmp_path / "bytes.json")
+
+
+def test_parts_of_another_form_are_an_error_of_one_line(tmp_path: Path) -> None:
+    entry = {"agg_value": 0.5, "parts": {"examples": {"a": "b"}, "mean": "median"}}
+    (tmp_path / "EVAL.json").write_text(json.dumps({"mu": entry}))
+    with pytest.raises(DataError, match=r"metric 'mu': parts.*mean"):
+        read_results(tmp_path / "EVAL.json")

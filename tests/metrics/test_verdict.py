@@ -13,6 +13,7 @@ from expunge.core.records import Floats
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import AuditFinding, compare_to_controls
 from expunge.metrics.fluency import gibberish
+from expunge.metrics.utility import utility_answer
 from expunge.metrics.verdict import (
     DIRECT,
     Verdict,
@@ -21,7 +22,6 @@ from expunge.metrics.verdict import (
     make_verdict,
     ranked,
     statistic_of,
-    utility_answer,
     utility_share,
 )
 
@@ -35,7 +35,8 @@ def result(values: Floats, statistic: str = "prob") -> MetricResult:
 
 
 def utility(value: float, **extra: float) -> dict[str, MetricResult]:
-    return {"model_utility": MetricResult(value, extra=extra)}
+    """A utility with the interval of many rows, or with the given one."""
+    return {"model_utility": MetricResult(value, extra=extra or {"ci_low": value - 1e-4, "ci_high": value + 1e-4})}
 
 
 def at(position: float, seed: int = 1) -> Floats:
@@ -103,6 +104,8 @@ def test_json_and_html_keep_every_answer() -> None:
     [
         (0.97, {}, "kept"),
         (0.9, {}, "damaged"),
+        (0.97, {"n_missing": 0.0}, "undecided"),
+        (0.9, {"n_missing": 0.0}, "undecided"),
         (0.4, {}, "broken"),
         (0.97, {"ci_low": 0.9, "ci_high": 1.0}, "undecided"),
         (0.97, {"ci_low": 0.96, "ci_high": 0.98}, "kept"),
@@ -130,7 +133,7 @@ def test_a_model_below_the_retain_model_gains_nothing_and_a_broken_one_has_no_ra
     assert [v.model for v in alive] == ["a", "b", "c", "d"] and [v.model for v in out] == ["e"]
     assert below.forgot.word == "over-forgotten" and "Below" in str(dataclasses.replace(below)).title()
     assert choice([known, clean, broken]) == (
-        "Choose a: no trace, 97% of the utility is left. Broken and not ranked: e."
+        "Choose a: no trace, 97% [97%, 97%] of the utility is left. Broken and not ranked: e."
     )
     assert choice([below, known]).startswith("No model matches the retain model. b is the nearest: over-forgotten")
     assert choice([broken]).startswith("Choose none")
@@ -143,9 +146,8 @@ def test_equal_verdicts_are_ordered_by_utility_and_said_to_be_equal() -> None:
 
 def test_robustness_comes_before_utility_and_its_lack_is_said_with_the_choice() -> None:
     text = choice([verdict_of("weak", 0.0, 0.99, robust=0.6)])
-    assert (
-        text == "Choose weak: no trace, but recoverable under attack (relearn same_rows), 99% of the utility is left."
-    )
+    start = "Choose weak: no trace, but recoverable under attack (relearn same_rows), 99% ["
+    assert text.startswith(start) and text.endswith("] of the utility is left.")
     weak, strong = verdict_of("weak", 0.0, 0.99, robust=0.6), verdict_of("strong", 0.0, 0.96, robust=0.0)
     assert [v.model for v in ranked([weak, strong])[0]] == ["strong", "weak"]
 
@@ -177,7 +179,7 @@ def test_seeds_that_disagree_never_hide_in_their_mean() -> None:
 
 
 def test_the_utility_of_seeds_that_disagree_is_undecided() -> None:
-    seeds, target = [utility(0.8), utility(1.2)], [utility(1.0)]
+    seeds, target = [utility(0.8, n=0.0), utility(1.2, n=0.0)], [utility(1.0)]
     answer = utility_answer(seeds, target, "model_utility", 0.5)
     assert answer.word == "undecided" and "single seeds 0.8 to 1.2" in answer.sentence
     assert "without an interval" in utility_answer(seeds[:1], target, "model_utility", 0.5).sentence
@@ -202,7 +204,7 @@ def test_models_without_a_verdict_are_not_called_equal() -> None:
 
 def test_a_rounded_share_is_on_the_side_of_its_word() -> None:
     assert [utility_share(x) for x in (0.9449, 0.9451, 0.949, 0.95, 0.97)] == ["94%", "94.5%", "94.9%", "95%", "97%"]
-    assert "94.5% of the utility" in choice([verdict_of("a", 0.0, 0.9451)])
+    assert "94.5% [94%, 94.5%] of the utility" in choice([verdict_of("a", 0.0, 0.9451)])
 
 
 def test_the_statistic_is_the_one_whose_mean_is_the_value() -> None:

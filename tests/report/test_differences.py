@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from expunge.metrics.api import MetricResult
+from expunge.report import differences
 from expunge.report.differences import differences_section
-from expunge.report.model import ReportRun
+from expunge.report.grid_page import grid_page
+from expunge.report.model import ReportModel, ReportRun
+from expunge.report.text import sections
 
 
 def run(label: str, role: str, values: list[float], seed: int = 0, **more: MetricResult) -> ReportRun:
@@ -15,15 +18,18 @@ def run(label: str, role: str, values: list[float], seed: int = 0, **more: Metri
     return ReportRun(label, role, seed=seed, results={"forget_Q_A_Prob": prob, **more})  # type: ignore[arg-type]
 
 
+def report(runs: list[ReportRun], *shown: str) -> ReportModel:
+    return ReportModel("T", "t", "", "2026-01-01", {}, tuple(runs), shown=shown or ("forget_Q_A_Prob",))
+
+
 RETAIN = run("retain", "retain", [0.1, 0.2, 0.1, 0.2, 0.1, 0.2], mia_min_k=MetricResult(0.5))
 
 
 def test_each_model_is_compared_row_by_row_with_one_correction() -> None:
     far = run("NPO", "unlearn", [0.2, 0.3, 0.2, 0.3, 0.2, 0.3], mia_min_k=MetricResult(0.7))
     same = run("GradDiff", "unlearn", [0.1, 0.2, 0.1, 0.2, 0.2, 0.1])
-    section = differences_section(
-        {"": [run("full", "full", [0.9] * 6), RETAIN, far, same]}, ["forget_Q_A_Prob", "mia_min_k"]
-    )
+    runs = [run("full", "full", [0.9] * 6), RETAIN, far, same]
+    section = differences_section({"": report(runs, "forget_Q_A_Prob", "mia_min_k")})
     assert section is not None and "Of 3 tests, about 0.2" in section.about and "the retain model" in section.about
     # all signs equal: 2 of 64 sign flips are as far from 0; twice by Holm, because full has the same p
     assert section.grids[0].rows == (
@@ -35,13 +41,13 @@ def test_each_model_is_compared_row_by_row_with_one_correction() -> None:
 
 def test_the_control_is_named_and_may_be_missing() -> None:
     full, other = run("full", "full", [0.5, 0.6]), run("NPO", "unlearn", [0.1, 0.2])
-    section = differences_section({"": [full, other]}, ["forget_Q_A_Prob"])
+    section = differences_section({"": report([full, other])})
     assert section is not None and section.grids[0].heads[3] == "full" and "the target model" in section.title
-    assert differences_section({"": [other]}, ["forget_Q_A_Prob"]) is None
+    assert differences_section({"": report([other])}) is None
     seeds = [run("retain", "retain", [0.1, 0.2], seed=s) for s in (3, 4)]
-    section = differences_section({"": [*seeds, other]}, ["forget_Q_A_Prob"])
+    section = differences_section({"": report([*seeds, other])})
     assert section is not None and section.title.startswith("Differences from the retain model of seed 3")
-    assert differences_section({"": [*seeds, other]}, ["absent"]) is None
+    assert differences_section({"": report([*seeds, other], "absent")}) is None
 
 
 def test_each_cell_of_a_grid_has_its_own_control() -> None:
@@ -50,10 +56,24 @@ def test_each_cell_of_a_grid_has_its_own_control() -> None:
         "rate=2": [run("retain", "retain", [0.5] * 6), run("NPO", "unlearn", [0.2] * 6)],
         "rate=3": [run("NPO", "unlearn", [0.2] * 6)],
     }
-    section = differences_section(cells, ["forget_Q_A_Prob"])
+    section = differences_section({name: report(runs) for name, runs in cells.items()})
     assert section is not None and "the retain model of the same cell" in section.title
     assert [row[0] for row in section.grids[0].rows] == ["rate=1: NPO", "rate=2: NPO"]
     assert [row[4] for row in section.grids[0].rows] == ["+0.100", "-0.300"]
+
+
+def test_a_grid_page_reads_the_differences_that_its_reports_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    compare = differences.compare
+    monkeypatch.setattr(differences, "compare", lambda *a, **k: calls.append(1) or compare(*a, **k))
+    far = run("NPO", "unlearn", [0.2, 0.3, 0.2, 0.3, 0.2, 0.3])
+    reports = {f"rate={k}": report([RETAIN, far]) for k in (1, 2)}
+    for one in reports.values():
+        assert sections(one)[-1].name == "differences"
+        sections(one)
+    axes = {name: {"rate": name} for name in reports}
+    page = grid_page(reports, axes, {name: "x" for name in reports}, title="All")
+    assert "rate=2: NPO" in page and "<h1>All</h1>" in page and len(calls) == 2
 
 
 @pytest.mark.parametrize("requested", [["judgement"], ["forget_judgement", "retain_judgement"]])

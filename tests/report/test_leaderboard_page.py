@@ -33,7 +33,7 @@ def test_a_broken_model_has_no_rank_and_costs_are_means() -> None:
     npo, ascent = column.cells["NPO"], column.cells["GradAscent <b>"]
     assert (npo.rank, npo.seeds, npo.utility, npo.cost) == ("1", 2, "81%", "1 min 30 s")
     # Student's t over two seeds: 0.65 +- 12.706 * 0.0707 / sqrt(2)
-    assert npo.utility_interval == "[0.015, 1.285], 2 seeds"
+    assert npo.value == "0.650 [0.015, 1.285], 2 seeds"
     assert ascent.rank == "\u2013" and "utility" in ascent.broken
     assert npo.forgot == "not measurable"  # there is no retain model
 

@@ -61,6 +61,30 @@ def test_models_without_any_answer_have_no_rank(judged: ReportModel) -> None:
     assert "listed first" not in to_markdown(unpaired)
 
 
+def test_each_cell_of_a_grid_is_judged_by_its_own_controls(model: ReportModel) -> None:
+    def cell(name: str, **levels: float) -> list[ReportRun]:
+        out = []
+        for label, level in levels.items():
+            rows = np.random.default_rng(int(level * 100)).normal(level, 0.01, 40)
+            result = MetricResult(float(rows.mean()), per_row={i: {"prob": float(v)} for i, v in enumerate(rows)})
+            role = label if label in ("full", "retain") else "unlearn"
+            results = {"forget_Q_A_Prob": result, "retain_Q_A_Prob": result}
+            out.append(ReportRun(f"{name}/{label}", role, results=results, cell=name))  # type: ignore[arg-type]
+        return out
+
+    runs = (*cell("size=1", full=0.8, retain=0.1, NPO=0.1), *cell("size=2", full=0.9, retain=0.5, NPO=0.5))
+    of_all = dataclasses.replace(model, runs=runs, utility="retain_Q_A_Prob", shown=("retain_Q_A_Prob",))
+    text = judgement(of_all)
+    assert text is not None and {v.model: v.forgot.word for v in text.all} == dict.fromkeys(
+        ("size=1/NPO", "size=2/NPO"), "no trace"
+    )
+    assert {v.model: round(v.kept.number, 2) for v in text.all} == {"size=1/NPO": 0.12, "size=2/NPO": 0.55}
+    drops = {row.name: row.cells[1] for row in table(of_all).rows}
+    assert [drops[f"size={k}/NPO"].text for k in (1, 2)] == ["87.7 %", "44.7 %"]
+    assert drops["size=1/NPO"].interval == "[87.4, 88.1]" and not drops["size=1/full"].interval
+    assert "of the target model of the same cell" in to_markdown(of_all)
+
+
 def test_gibberish_is_broken_whatever_its_utility(judged: ReportModel) -> None:
     runs = tuple(dataclasses.replace(r, gibberish="gibberish: 90%") if r.label == "same" else r for r in judged.runs)
     text = judgement(dataclasses.replace(judged, runs=runs))

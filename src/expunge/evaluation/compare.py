@@ -15,8 +15,15 @@ import numpy as np
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.records import Floats
 from expunge.evaluation.result import EvalResult
-from expunge.metrics.aggregate import bootstrap_interval
-from expunge.metrics.api import MetricResult
+from expunge.metrics.aggregate import (
+    PairedRows,
+    averaged,
+    bootstrap_interval,
+    example_values,
+    interval_around,
+    paired_rows,
+)
+from expunge.metrics.api import MetricResult, Parts
 from expunge.metrics.equivalence import holm
 
 if TYPE_CHECKING:
@@ -38,13 +45,13 @@ class PairedDifference:
     b: float
     """The value of the second model."""
     difference: float
-    """b - a; the mean over the examples that both models have, if the metric is a mean over examples."""
+    """b - a; over the examples that both models have, if the metric is a mean over examples, or of such means."""
     ci_low: float
-    """The 2.5th percentile of the mean difference over bootstrap draws of examples; NaN if it is not a mean."""
+    """The 2.5th percentile of the difference over bootstrap draws of examples; NaN if it is no such mean."""
     ci_high: float
     """The 97.5th percentile."""
     p: float
-    """The two-sided p-value of the paired permutation test (sign flips); NaN if the metric is not a mean."""
+    """The two-sided p-value of the paired permutation test (examples change sides); NaN if it is no such mean."""
     n: int
     """The number of examples that both models have a number for."""
     note: str = ""
@@ -105,8 +112,9 @@ def compare(
 
     Each metric that is a mean over examples is compared pairwise: the mean of b - a over the examples that have a
     number in both, its 95 % percentile bootstrap interval over examples, and the p-value of a two-sided permutation
-    test that flips the signs of the differences (all sign flips up to 13 examples, else 10,000 random ones). Other
-    metrics (an AUC, a harmonic mean) have the difference alone, and a `note`.
+    test that flips the signs of the differences (all sign flips up to 13 examples, else 10,000 random ones). A mean of
+    such means (model utility) is computed again over the same draws of examples, and over sides changed at random:
+    all parts of an example stay together. Other metrics (an AUC) have the difference alone, and a `note`.
 
     Args:
         a: The first evaluation, an EvalResult or results by metric name.
@@ -133,7 +141,7 @@ def compare(
             raise ConfigError(f"compare: metrics: {name!r} is not in both results{nearest(name, shared)}")
     if not shared:
         raise ConfigError("compare: the two results have no metric in common")
-    return Comparison(corrected([_paired(name, mine[name], theirs[name], seed) for name in metrics or shared]))
+    return Comparison(corrected([_paired(name, mine, theirs, seed) for name in metrics or shared]))
 
 
 def corrected(differences: Sequence[PairedDifference]) -> list[PairedDifference]:
@@ -153,9 +161,14 @@ def _check_examples(a: Any, b: Any) -> None:
             raise ConfigError(f"compare: the {name} examples of the two results are not the same")
 
 
-def _paired(name: str, a: MetricResult, b: MetricResult, seed: int) -> PairedDifference:
+def _paired(
+    name: str, results_a: Mapping[str, MetricResult], results_b: Mapping[str, MetricResult], seed: int
+) -> PairedDifference:
     """Return the comparison of one metric."""
+    a, b = results_a[name], results_b[name]
     plain = b.value - a.value if math.isfinite(a.value) and math.isfinite(b.value) else math.nan
+    if a.parts is not None and (paired := paired_rows((results_a, results_b), name)) is not None:
+        return _of_parts(name, a, b, paired, seed)
     statistic = next((s for s in averaged(a) if s in averaged(b)), None)
     if statistic is None:
         reason = a.reason or b.reason
@@ -173,26 +186,55 @@ def _paired(name: str, a: MetricResult, b: MetricResult, seed: int) -> PairedDif
     return PairedDifference(name, a.value, b.value, float(differences.mean()), low, high, p, n)
 
 
-def averaged(result: MetricResult) -> list[str]:
-    """Return the statistics whose mean over examples is the metric's value, in order."""
-    names = dict.fromkeys(name for row in result.per_row.values() for name in row)
-    out = []
-    for name in names:
-        numbers = np.array([v for v in example_values(result, name).values() if not math.isnan(v)])
-        with np.errstate(invalid="ignore", over="ignore"):
-            if len(numbers) and math.isclose(float(numbers.mean()), result.value, rel_tol=1e-9, abs_tol=1e-12):
-                out.append(name)
-    return out
+def _of_parts(name: str, a: MetricResult, b: MetricResult, paired: PairedRows, seed: int) -> PairedDifference:
+    """Return the comparison of a mean of other metrics, over the examples of all its parts."""
+    difference = float(np.subtract(*paired.values_M[::-1]))
+    draws = paired.draws_MD[1] - paired.draws_MD[0]
+    low, high = interval_around(difference, draws) if paired.fewest > 1 else (math.nan, math.nan)
+    columns = tuple((column.shape, np.ascontiguousarray(column).tobytes()) for column in paired.columns)
+    mean = (paired.parts.mean, paired.parts.complement)
+    return PairedDifference(name, a.value, b.value, difference, low, high, _parts_p(columns, mean, seed), paired.rows)
 
 
-def example_values(result: MetricResult, statistic: str) -> dict[int, float]:
-    """Return a statistic by example; of an example with several answers their mean, skipping NaN."""
-    out = {}
-    for row, statistics in result.per_row.items():
-        value = statistics.get(statistic, math.nan)
-        numbers = [v for v in value if not math.isnan(v)] if isinstance(value, list) else [value]
-        out[row] = float(np.mean(numbers)) if numbers else math.nan
-    return out
+@functools.lru_cache(maxsize=4096)
+def _parts_p(columns: tuple[tuple[tuple[int, ...], bytes], ...], mean: tuple[Any, bool], seed: int) -> float:
+    """Return the two-sided p-value of a difference of means of parts, if examples change sides at random.
+
+    Args:
+        columns: The shape and the numbers of each set, as in PairedRows.
+        mean: The mean of the parts, and whether it is of their complements.
+        seed: The seed of the random changes.
+    """
+    paired = PairedRows(Parts({}, *mean), tuple(np.frombuffer(values).reshape(shape) for shape, values in columns))
+    there = [~np.isnan(column[0]) for column in paired.columns]
+    counts = [one.sum(axis=0) for one in there]
+    sums, halves = ([np.where(of, sign * column[0] + column[1], 0.0) / 2 for of, column in zip(there, paired.columns,
+                    strict=True)] for sign in (1, -1))  # fmt: skip
+    ends = np.cumsum([0, *(len(half) for half in halves)])
+
+    def differences(signs_NR: Floats) -> Floats:
+        moved = [signs_NR[:, ends[k] : ends[k + 1]] @ half for k, half in enumerate(halves)]
+        sides = ([total.sum(axis=0) + sign * one for total, one in zip(sums, moved, strict=True)] for sign in (1, -1))
+        return np.subtract(*(paired.combine(side, [np.broadcast_to(n, one.shape) for n, one in zip(counts, side,
+                             strict=True)]) for side in sides))  # fmt: skip
+
+    n = paired.rows
+    observed = float(np.abs(differences(np.ones((1, n))))[0])
+    slack = 1e-12 * max(observed, 1.0)  # sums in another order differ by rounding
+    if n <= EXACT:
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
+        return float(np.mean(np.abs(differences(signs)) >= observed - slack))
+    hits = sum(int(np.sum(np.abs(differences(signs)) >= observed - slack)) for signs in _random_signs(n, seed))
+    return (1 + hits) / (1 + PERMUTATIONS)
+
+
+def _random_signs(n: int, seed: int) -> Iterator[Floats]:
+    """Yield PERMUTATIONS rows of n random signs, in blocks."""
+    rng = np.random.default_rng(seed)
+    step = max(1, CELLS // n)
+    for start in range(0, PERMUTATIONS, step):
+        size = (min(step, PERMUTATIONS - start), n)
+        yield rng.integers(0, 2, size=size, dtype=np.int8).astype(np.float64) * 2.0 - 1.0
 
 
 def permutation_p(differences_R: Floats, seed: int = 0) -> float:
@@ -213,13 +255,7 @@ def _permutation_p(values: bytes, seed: int) -> float:
     if n <= EXACT:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
         return float(np.mean(np.abs(signs @ differences_R) >= observed - slack))
-    rng = np.random.default_rng(seed)
-    step = max(1, CELLS // n)
-    hits = 0
-    for start in range(0, PERMUTATIONS, step):
-        size = (min(step, PERMUTATIONS - start), n)
-        signs = rng.integers(0, 2, size=size, dtype=np.int8) * 2.0 - 1.0
-        hits += int(np.sum(np.abs(signs @ differences_R) >= observed - slack))
+    hits = sum(int(np.sum(np.abs(signs @ differences_R) >= observed - slack)) for signs in _random_signs(n, seed))
     return (1 + hits) / (1 + PERMUTATIONS)
 
 

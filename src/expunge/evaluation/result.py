@@ -15,7 +15,8 @@ from expunge.core.errors import ConfigError, DataError, kind_of, nearest
 from expunge.metrics.api import MetricResult
 from expunge.metrics.fluency import gibberish
 from expunge.metrics.results import read_results, write_results
-from expunge.metrics.verdict import DIRECT, Verdict, direct_findings, make_verdict, utility_answer
+from expunge.metrics.utility import utility_answer
+from expunge.metrics.verdict import DIRECT, Verdict, direct_findings, make_verdict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -17,13 +18,15 @@ from pydantic import Field
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import AnswerTokens, Floats, TokenRecords
-from expunge.metrics.api import MetricInputs, MetricResult, Score, missing
+from expunge.metrics.api import MetricInputs, MetricResult, Parts, Score, missing
 
 Ids = npt.NDArray[np.int64]
 
 RESAMPLES = 1000
 SEED = 0
+VALUE = "value"  # the statistic of a row's part in the mean
 UNSCORED = "a record is missing for them, or the model's logits were not numbers"
+CACHED = 4_000  # largest set whose draws are kept: 8 MB
 CELLS = 4_000_000  # random numbers per batch: bounds the memory of one step of a bootstrap to about 100 MB
 
 
@@ -37,9 +40,11 @@ def mean_over_rows(
 ) -> MetricResult:
     """Return the mean of one value per row, with its interval.
 
-    `extra` of the result contains n_missing (rows without a value), and ci_low and ci_high: the 95 % percentile
-    bootstrap interval over rows (1000 resamples, fixed seed), if at least two rows have a value and both ends are
-    finite. The order of the rows does not matter. If no row has a value the result is missing, with its rows.
+    If no statistic contains the values, the result has them as the statistic `value`, so that they can be compared
+    with another model's. `extra` of the result contains n_missing (rows without a value), and ci_low and ci_high: the
+    95 % percentile bootstrap interval over rows (1000 resamples, fixed seed), if at least two rows have a value and
+    both ends are finite. The order of the rows does not matter. If no row has a value the result is missing, with its
+    rows.
 
     Args:
         row_ids: Shape (R,).
@@ -49,6 +54,8 @@ def mean_over_rows(
         unscored: Reason for rows without a value.
     """
     order = np.argsort(row_ids, kind="stable")
+    if not any(_contains(column, values_R) for column in per_row.values()):
+        per_row = {**per_row, VALUE: values_R.tolist()}
     rows = {int(row_ids[i]): {name: column[i] for name, column in per_row.items()} for i in order}
     scores = values_R[order][~np.isnan(values_R[order])]
     numbers = dict(extra or {}) | {"n_missing": float(len(values_R) - len(scores))}
@@ -62,6 +69,17 @@ def mean_over_rows(
         numbers |= {"ci_low": low, "ci_high": high}
     undefined = "some rows are inf and some -inf: they have no mean" if math.isnan(value) else None
     return MetricResult(value=value, reason=undefined, per_row=rows, extra=numbers)
+
+
+def _contains(column: Sequence[Score], values_R: Floats) -> bool:
+    """Return whether a column of statistics, or the mean over each row's answers, are these values."""
+    means = np.array([_mean_of(v) if isinstance(v, list) else v for v in column], dtype=float)
+    return means.shape == values_R.shape and np.allclose(means, values_R, rtol=1e-12, atol=0, equal_nan=True)
+
+
+def _mean_of(answers: Sequence[float]) -> float:
+    there = [v for v in answers if not math.isnan(v)]
+    return math.fsum(there) / len(there) if there else math.nan
 
 
 def band(values: Sequence[float]) -> tuple[float, float, float] | None:
@@ -84,6 +102,168 @@ def bootstrap_interval(values_R: Floats) -> tuple[float, float]:
     ]
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(low), float(high)
+
+
+def averaged(result: MetricResult) -> list[str]:
+    """Return the statistics whose mean over examples is the metric's value, in order."""
+    names = dict.fromkeys(name for row in result.per_row.values() for name in row)
+    out = []
+    for name in names:
+        numbers = np.array([v for v in example_values(result, name).values() if not math.isnan(v)])
+        with np.errstate(invalid="ignore", over="ignore"):
+            if len(numbers) and math.isclose(float(numbers.mean()), result.value, rel_tol=1e-9, abs_tol=1e-12):
+                out.append(name)
+    return out
+
+
+def example_values(result: MetricResult, statistic: str) -> dict[int, float]:
+    """Return a statistic by example; of an example with several answers their mean, skipping NaN."""
+    out = {}
+    for row, statistics in result.per_row.items():
+        value = statistics.get(statistic, math.nan)
+        out[row] = _mean_of(value) if isinstance(value, list) else value
+    return out
+
+
+@dataclass(frozen=True)
+class PairedRows:
+    """The same rows of M models in one metric: a value per row of each of its P parts, by set of examples.
+
+    A metric that is a mean over rows is its own single part. columns: for each set an array of shape (M, R, P), NaN
+    for a row of another part, or without a number in one of the models.
+    """
+
+    parts: Parts
+    columns: tuple[Floats, ...]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of all sets."""
+        return sum(int(column.shape[1]) for column in self.columns)
+
+    @property
+    def fewest(self) -> int:
+        """The number of rows of the smallest set."""
+        return min(int(column.shape[1]) for column in self.columns)
+
+    def combine(self, sums: Sequence[Floats], counts: Sequence[Floats]) -> Floats:
+        """Return the metric's value, shape (...), from the sum and number of rows of each part, shape (..., P)."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = np.concatenate(sums, axis=-1) / np.concatenate(counts, axis=-1)
+            if self.parts.mean == "pooled":
+                number = np.concatenate(counts, axis=-1)
+                return np.asarray((means * number).sum(axis=-1) / number.sum(axis=-1))
+            means = np.maximum(1.0 - means, 0.0) if self.parts.complement else means
+            if means.shape[-1] == 1 or self.parts.mean == "arithmetic":
+                return np.asarray(means.mean(axis=-1))
+            return np.asarray(means.shape[-1] / (1.0 / means).sum(axis=-1))
+
+    @functools.cached_property
+    def values_M(self) -> Floats:
+        """The metric's value over these rows."""
+        there = [~np.isnan(column) for column in self.columns]
+        sums = [np.nansum(column, axis=1) for column in self.columns]
+        return self.combine(sums, [one.sum(axis=1) for one in there])
+
+    @functools.cached_property
+    def draws_MD(self) -> Floats:
+        """The metric's value in RESAMPLES draws of rows with replacement, within each set.
+
+        The draws of a set are the same for all models and parts. NaN for a draw in which a part has no row.
+        """
+        sums, counts = [], []
+        for k, column in enumerate(self.columns):
+            there = ~np.isnan(column)
+            both_RX = np.concatenate([*np.where(there, column, 0.0), *there.astype(float)], axis=1)
+            blocks = [times_DR.astype(np.float64) @ both_RX for times_DR in _times(column.shape[1], k)]
+            both_MDP = np.stack(np.split(np.concatenate(blocks), 2 * len(column), axis=1))
+            sums.append(both_MDP[: len(column)])
+            counts.append(both_MDP[len(column) :])
+        return self.combine(sums, counts)
+
+
+def paired_rows(sides: Sequence[Mapping[str, MetricResult]], metric: str) -> PairedRows | None:
+    """Return the rows that all models have of a metric; None if it is no mean over rows, or of such means.
+
+    Args:
+        sides: The results of each model by metric name.
+        metric: The name of the metric.
+    """
+    results = [side[metric] for side in sides if metric in side]
+    parts = results[0].parts if results else None
+    if len(results) < len(sides) or not results or any(one.parts != parts for one in results):
+        return None
+    whole = parts or Parts({metric: metric})
+    by_set: dict[str, list[list[dict[int, float]]]] = {}
+    for name, examples in whole.examples.items():
+        of = [side.get(name) for side in sides]
+        there = [one for one in of if one is not None]
+        shared = [averaged(one) for one in there]
+        statistic = next((s for s in shared[0] if all(s in names for names in shared)), None) if shared else None
+        if len(there) < len(sides) or statistic is None:
+            return None
+        by_set.setdefault(examples, []).append([example_values(one, statistic) for one in there])
+    columns = [_common(listed) for listed in by_set.values()]
+    return PairedRows(whole, tuple(columns)) if all(column.shape[1] for column in columns) else None
+
+
+def own_interval(results: Mapping[str, MetricResult], metric: str) -> dict[str, float]:
+    """Return ci_low and ci_high of one model's metric, from its rows or those of its parts; empty without them."""
+    paired = paired_rows([results], metric)
+    if paired is None or paired.fewest < 2:
+        return {}
+    low, high = interval_around(results[metric].value, paired.draws_MD[0])
+    return {"ci_low": low, "ci_high": high} if math.isfinite(low + high) else {}
+
+
+def _common(parts: Sequence[Sequence[Mapping[int, float]]]) -> Floats:
+    """Return the numbers of P parts of M models by row, (M, R, P), of the rows that have one in all models."""
+    shared = []
+    for sides in parts:
+        rows = set.intersection(*(set(side) for side in sides))
+        shared.append({row for row in rows if all(math.isfinite(side[row]) for side in sides)})
+    ids = sorted(set().union(*shared))
+    out = np.full((len(parts[0]), len(ids), len(parts)), math.nan)
+    for p, (sides, rows) in enumerate(zip(parts, shared, strict=True)):
+        at = [k for k, row in enumerate(ids) if row in rows]
+        for m, side in enumerate(sides):
+            out[m, at, p] = [side[ids[k]] for k in at]
+    return out
+
+
+def _times(n: int, stream: int) -> Iterable[npt.NDArray[np.uint16]]:
+    """Return how often each draw contains each of n rows, shape (RESAMPLES, n), in blocks of draws.
+
+    The draws of the first stream are those of `bootstrap_interval`.
+    """
+    return _kept_times(n, stream) if n <= CACHED else _new_times(n, stream)
+
+
+def _new_times(n: int, stream: int) -> Iterator[npt.NDArray[np.uint16]]:
+    rng = np.random.default_rng([SEED, stream])
+    step = max(1, CELLS // n)
+    for start in range(0, RESAMPLES, step):
+        size = min(step, RESAMPLES - start)
+        rows = rng.integers(0, n, size=(size, n), dtype=np.int32)
+        cells = rows + np.arange(size, dtype=np.int64)[:, None] * n
+        yield np.bincount(cells.ravel(), minlength=size * n).reshape(size, n).astype(np.uint16)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_times(n: int, stream: int) -> tuple[npt.NDArray[np.uint16], ...]:
+    return tuple(_new_times(n, stream))
+
+
+def interval_around(value: float, draws_D: Floats) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of draws, widened to the value; NaN without finite ends.
+
+    A draw without a finite number (a part has no row, a ratio to 0) counts as below and above all others.
+    """
+    there = np.isfinite(draws_D)
+    with np.errstate(invalid="ignore"):  # an end between a finite and an infinite draw
+        low = float(np.quantile(np.where(there, draws_D, -np.inf), 0.025))
+        high = float(np.quantile(np.where(there, draws_D, np.inf), 0.975))
+    return (min(low, value), max(high, value)) if math.isfinite(low + high) else (math.nan, math.nan)
 
 
 def mean_of_answers(values_RK: Floats) -> Floats:

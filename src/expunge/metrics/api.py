@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from expunge.core.errors import ConfigError, kind_of
 from expunge.core.records import AnswerNumbers, ExampleNumbers, GeneratedText, GeneratedTexts, TokenRecords
@@ -22,18 +22,32 @@ Score = float | list[float]
 
 
 @dataclass(frozen=True)
+class Parts:
+    """The parts of a metric that is a mean of other metrics, so that its rows can be resampled.
+
+    examples: name of a part -> its set of examples; parts of one set share their rows. mean: of the parts' values, or
+    `pooled`, over the rows of all parts. complement: 1 - x in place of each part x.
+    """
+
+    examples: Mapping[str, str]
+    mean: Literal["harmonic", "arithmetic", "pooled"] = "harmonic"
+    complement: bool = False
+
+
+@dataclass(frozen=True)
 class MetricResult:
     """One metric of one model.
 
     value: the aggregate; NaN if it could not be computed, and then `reason` gives the cause. per_row: row_id -> named
     statistics (numbers, or lists for rows with several answers), in row order. extra: further aggregates that belong
-    to the same metric (the KS distance next to the p-value).
+    to the same metric (the KS distance next to the p-value). parts: of a mean of other metrics, which have the rows.
     """
 
     value: float
     reason: str | None = None
     per_row: Mapping[int, Mapping[str, Score]] = field(default_factory=dict)
     extra: Mapping[str, float] = field(default_factory=dict)
+    parts: Parts | None = None
 
     def column(self, statistic: str) -> list[float]:
         """Return one statistic over all rows, in row order."""
@@ -98,7 +112,7 @@ class MetricInputs:
 
     records: record kind -> the records of the metric's examples. parents: role -> result. retain: the result on the
     retain model. shadows: parent role -> that parent's results on the retain models, of all training seeds if a study
-    has several (never on the model that is measured).
+    has several (never on the model that is measured). parent_sets: role -> the parent's set of examples.
     """
 
     metric: Metric
@@ -106,6 +120,7 @@ class MetricInputs:
     parents: Mapping[str, MetricResult] = field(default_factory=dict)
     retain: MetricResult | None = None
     shadows: Mapping[str, Sequence[MetricResult]] = field(default_factory=dict)
+    parent_sets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tokens(self) -> TokenRecords | None:

@@ -90,6 +90,7 @@ def compute(
     """
     listed = list(metrics)
     references = shadows or ((retain,) if retain else ())
+    sets = {metric.name: metric.rows or metric.name for metric in listed}
     done: dict[str, MetricResult] = {}
     for metric in in_order(listed):
         inputs = _inputs(metric, records, (subsets or {}).get(metric.name))
@@ -100,6 +101,7 @@ def compute(
         inputs = replace(
             inputs,
             parents={role: done[name] for role, name in metric.parents.items()},
+            parent_sets={role: sets[name] for role, name in metric.parents.items()},
             retain=(retain or {}).get(metric.retain) if metric.retain is not None else None,
             shadows=by_role if metric.shadows else {},
         )

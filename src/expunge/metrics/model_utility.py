@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from expunge.core.errors import ConfigError
-from expunge.metrics.aggregate import not_available
-from expunge.metrics.api import MetricInputs, MetricResult, family
+from expunge.metrics.aggregate import not_available, own_interval
+from expunge.metrics.api import MetricInputs, MetricResult, Parts, family
 
 Mean = Literal["harmonic", "arithmetic"]
 
 
 @family(
     "model_utility",
-    revision=1,
+    revision=2,
     higher_is="more of the model is intact",
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
@@ -29,6 +30,9 @@ def model_utility(inputs: MetricInputs, *, mean: Mean = "harmonic", complement: 
     Formula: n / sum_i (1 / x_i) over the metric's parents; 0 if any of them is 0. TOFU uses nine: probability, ROUGE
     and truth ratio, each on the retain rows, the real authors and the world facts.
 
+    Extra: ci_low and ci_high, the 95 % percentile bootstrap interval over rows (1000 resamples, fixed seed). Each set
+    is resampled once for all its parts: probability, ROUGE and truth ratio of a row stay together. There is no interval
+    if a part is no mean over rows.
     Reads: its parents' values. If one is missing, this is missing and names it: a mean over the others would be another
     quantity under the same name.
     Arguments, which reproduce arcsf's utilities: `mean` arithmetic in place of harmonic. `complement` uses 1 - x_i in
@@ -49,9 +53,13 @@ def model_utility(inputs: MetricInputs, *, mean: Mean = "harmonic", complement: 
                 f"metric {inputs.metric.name}: its mean takes no {allowed}, "
                 f"{inputs.metric.parents[role]} is {part.value:.6g}"
             )
-    parts = [1.0 - part.value if complement else part.value for part in inputs.parents.values()]
+    values = [1.0 - part.value if complement else part.value for part in inputs.parents.values()]
     if mean == "arithmetic":
-        return MetricResult(value=statistics.fmean(parts))
-    if 0 in parts:
-        return MetricResult(value=0.0)
-    return MetricResult(value=1 / float(np.mean([1 / part for part in parts])))
+        value = statistics.fmean(values)
+    else:
+        value = 0.0 if 0 in values else 1 / float(np.mean([1 / one for one in values]))
+    names = inputs.metric.parents
+    parts = Parts({names[role]: inputs.parent_sets.get(role, names[role]) for role in names}, mean, complement)
+    result = MetricResult(value, parts=parts)
+    sides = {names[role]: part for role, part in inputs.parents.items()} | {inputs.metric.name: result}
+    return replace(result, extra=own_interval(sides, inputs.metric.name))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.metrics.aggregate import Ids, mean_over_rows, needs_tokens, not_available, resolve
-from expunge.metrics.api import MetricInputs, MetricResult, family
+from expunge.metrics.api import MetricInputs, MetricResult, Parts, family
 
 Score = Literal["sum", "per_byte"]
 STATISTICS = ("acc", "acc_norm")
@@ -53,7 +53,7 @@ def multiple_choice(inputs: MetricInputs, *, score: Score = "sum") -> MetricResu
 
 @family(
     "mean_over_questions",
-    revision=1,
+    revision=2,
     higher_is="more knowledge",
     range="[0, 1]; guessing gives 1 / options",
     paper="Hendrycks et al. 2021 (arXiv:2009.03300)",
@@ -82,7 +82,9 @@ def mean_over_questions(inputs: MetricInputs, *, statistic: Literal["acc", "acc_
     extra = {s: _mean(values_N) for s, values_N in pooled.items()}
     extra["mean_over_subjects"] = _mean(np.array(subjects))
     whole = mean_over_rows(np.arange(len(pooled[statistic])), pooled[statistic], {}, extra)
-    return dataclasses.replace(whole, per_row={})  # the subjects' results contain the rows
+    names = inputs.metric.parents
+    parts = Parts({names[role]: inputs.parent_sets.get(role, names[role]) for role in names}, "pooled")
+    return dataclasses.replace(whole, per_row={}, parts=parts)  # the subjects' results contain the rows
 
 
 def _option_scores(inputs: MetricInputs) -> tuple[Ids, tuple[Floats, Floats], npt.NDArray[np.bool_]]:

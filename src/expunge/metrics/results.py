@@ -1,6 +1,7 @@
 """Results as files, in the format of the field: EVAL.json with every row, SUMMARY.json with one number per metric.
 
 EVAL.json     {metric: {"agg_value": number or null, "reason": ..., "extra": {...}, "value_by_index": {"0": {...}}}}
+              and "parts" of a metric that is a mean of other metrics
 SUMMARY.json  {metric: number or null}
 
 A missing number is null, and `reason` explains it. Infinity (ln 0 in a row) is the text "inf" or "-inf". Our EVAL.json
@@ -12,13 +13,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import DataError
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import write_json
 from expunge.core.numbers import plain
-from expunge.metrics.api import MetricResult, Score
+from expunge.metrics.api import MetricResult, Parts, Score
 
 META = "_expunge"
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}
@@ -81,11 +84,13 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _entry(result: MetricResult) -> dict[str, Any]:
+    parts = {} if result.parts is None else {"parts": asdict(result.parts)}
     return {
         "agg_value": plain(result.value),
         "reason": result.reason,
         "extra": plain(dict(result.extra)),
         "value_by_index": {str(row): plain(dict(stats)) for row, stats in result.per_row.items()},
+        **parts,
     }
 
 
@@ -109,7 +114,17 @@ def _result(path: Path, name: str, entry: Any) -> MetricResult:
             for row, stats in sorted(rows.items(), key=lambda item: _row_id(where, item[0]))
         },
         extra={key: _number(where, f"extra.{key}", number) for key, number in extra.items()},
+        parts=_parts(where, entry.get("parts")),
     )
+
+
+def _parts(where: str, value: Any) -> Parts | None:
+    if value is None:
+        return None
+    try:
+        return decode(Parts, value, where=f"{where}: parts")
+    except ConfigError as error:
+        raise DataError(str(error)) from None
 
 
 def _group(where: str, key: str, value: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _LOG_MAX = float(np.log(sys.float_info.max))
 
 @family(
     "truth_ratio",
-    revision=2,
+    revision=3,
     higher_is="forget rows: wrong and right answers equally likely; other rows: the right answer preferred",
     range="[0, 1] for the value ([0, inf) if raw), [0, inf) for a row's score",
     paper="TOFU (arXiv:2401.06121), equation 1",
@@ -48,7 +48,7 @@ def truth_ratio(
     Reads: tokens (correct, wrong). The correct answer is the paraphrase on forget and retain rows (the model was
     trained on the wording of "answer"), the answer itself on real authors and world facts.
     Per row: `score` = R, `log_score` = ln R. Everything is computed from logs. `score` saturates at the largest float;
-    `log_score` does not, and forget_quality reads `log_score`.
+    `log_score` does not, and forget_quality reads `log_score`. `value` is the row's part in the mean, unless raw.
     Arguments: `floor` is added to P_c: 0 by default, the paper's formula. OpenUnlearning adds 1e-10, which moves R to 0
     if a collapsed model assigns every answer less than that; its published numbers of gradient ascent need it.
     Good direction: the value is larger when better, for either aggregate (raw is below 1 if right answers are

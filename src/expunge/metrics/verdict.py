@@ -13,6 +13,7 @@ import numpy as np
 
 from expunge.core.numbers import plain
 from expunge.core.records import Floats
+from expunge.metrics.aggregate import averaged, example_values
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import (
     KNOWN,
@@ -37,8 +38,6 @@ FORGET_METRICS = (
     "forget_knowmem_ROUGE",
     "extraction_strength",
 )  # larger means more knowledge of the forget rows; those with a number per row are tested
-GENERAL = ("general_", "mmlu")  # beginnings of the names of metrics of general ability
-GENERAL_WORDS: Mapping[str, str] = {"general_fluency": "repetition in texts"}  # a smaller number is better
 QUESTIONS: Mapping[str, str] = {
     "forgot": "Forgot?",
     "kept": "Kept the rest?",
@@ -53,7 +52,6 @@ SINGLE = {"exposure known_rows": "forgot", "exposure erased_rows": "detectable",
           "probe membership": "detectable"}  # fmt: skip
 NOT_TESTED = "not tested"
 KEPT, DAMAGED, BROKEN = "kept", "damaged", "broken"
-LEAST_UTILITY = 0.05  # of a target model; a share of less is noise
 DAMAGE = 0.05  # largest loss of utility, as a share of the target model's, that counts as kept
 NO_TARGET = "without a target model, the margin is a share of the distance from the retain model to 1"
 NO_CONTROLS = "there is no retain model and target model to compare it with"
@@ -182,7 +180,7 @@ def make_verdict(
     Args:
         model: Name of the model.
         findings: Each finding with the name of its audit; DIRECT for a metric of the forget rows.
-        utility: The answer about utility, from `utility_answer`.
+        utility: The answer about utility, from `metrics.utility.utility_answer`.
         seeds: Number of seeds of the model.
         by_seed: The direct findings of each seed alone, if `findings` has those of the mean over several seeds.
         gibberish: Why the model's texts are gibberish, or empty.
@@ -228,7 +226,7 @@ def _question(audit: str, name: str) -> str:
 
 def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, str], reason: str) -> VerdictAnswer:
     if not findings:
-        return VerdictAnswer(NOT_TESTED, _sentence(reason), finding=NOT_TESTED)
+        return VerdictAnswer(NOT_TESTED, as_sentence(reason), finding=NOT_TESTED)
     word = combined_word([finding for _, finding in findings])
     # The shown finding is one that carries the word; after the correction it need not be the worst one.
     same = [pair for pair in findings if pair[1].verdict == word]
@@ -249,7 +247,7 @@ def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, st
 def describe(finding: AuditFinding, source: str) -> str:
     """Return a finding in a sentence: number, interval, control, position, and why it is not more certain."""
     if not math.isfinite(finding.value):
-        return _sentence(f"{source}: {finding.note or 'there is no number'}")
+        return as_sentence(f"{source}: {finding.note or 'there is no number'}")
     text = f"{source} is {number_with_interval(finding.value, finding.low, finding.high)}"
     if math.isfinite(finding.retain):
         text += f", {finding.retain:.3g} in the retain model"
@@ -257,7 +255,7 @@ def describe(finding: AuditFinding, source: str) -> str:
         text += f" and {finding.full:.3g} in the target model"
     if math.isfinite(finding.margin):
         text += f"; differences up to {finding.margin:.2g} count as none"
-    return _sentence(f"{text}; {finding.note}" if finding.note else text)
+    return as_sentence(f"{text}; {finding.note}" if finding.note else text)
 
 
 def number_with_interval(value: float, low: float, high: float) -> str:
@@ -266,7 +264,8 @@ def number_with_interval(value: float, low: float, high: float) -> str:
     return f"{value:.3g}{ends}"
 
 
-def _sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
+    """Return a text with a capital letter and a full stop; a metric's name at its beginning keeps its letters."""
     is_name = "_" in text.partition(" ")[0]  # the name of a metric keeps its letters
     return f"{text}." if is_name else f"{text[:1].upper()}{text[1:]}."
 
@@ -330,50 +329,13 @@ def compare_direct(name: str, model_R: Floats, retain_R: Floats, full_R: Floats 
 
 def statistic_of(result: MetricResult) -> str | None:
     """Return the statistic of single rows whose mean is the metric's value, or None."""
-    ids = sorted(result.per_row)
-    for name in result.per_row[ids[0]] if ids else ():
-        column = column_of(result, name, ids)
-        if len(column[~np.isnan(column)]) and math.isclose(float(np.nanmean(column)), result.value, abs_tol=1e-9):
-            return name
-    return None
+    return next(iter(averaged(result)), None)
 
 
 def column_of(result: MetricResult, name: str, ids: Sequence[int]) -> Floats:
-    """Return a statistic of some rows, shape (R,); NaN for a missing or a listed value."""
-    values = (result.per_row[i].get(name, math.nan) for i in ids)
-    return np.array([math.nan if isinstance(v, list) else v for v in values], dtype=float)
-
-
-def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: str, floor: float) -> VerdictAnswer:
-    """Return whether utility is left: means over seeds of the model, as a share of the target model's.
-
-    Args:
-        models: The results of the model's seeds.
-        full: The results of the target models, or of the model before unlearning.
-        metric: The metric of utility.
-        floor: Share of the target model's utility below which a model is broken.
-    """
-    mine, theirs = _mean(models, metric), _mean(full, metric)
-    if not math.isfinite(mine) or not theirs > LEAST_UTILITY:
-        why = f"{metric} is not known of the model and of the target model"
-        if math.isfinite(mine) and math.isfinite(theirs):
-            why = f"the target model's {metric} is {theirs:.3g}: it had no utility to keep"
-        return VerdictAnswer(NOT_MEASURABLE, _sentence(why), metric=metric)
-    low, high = (_mean(models, metric, end) / theirs for end in ("ci_low", "ci_high"))
-    share = mine / theirs
-    seeds = [one / theirs for r in models if math.isfinite(one := _mean([r], metric))]
-    ends = (low, high) if math.isfinite(low + high) else (share, share)
-    at, most = min(ends[0], *seeds), max(ends[1], *seeds)
-    word = BROKEN if share < floor else KEPT if at >= 1 - DAMAGE else DAMAGED if most < 1 - DAMAGE else UNDECIDED
-    text = f"{metric} is {number_with_interval(share, low, high)} of the target model's ({mine:.3g} of {theirs:.3g})"
-    text += "" if math.isfinite(low + high) or len(seeds) > 1 else ", without an interval"
-    text += f", single seeds {min(seeds):.3g} to {max(seeds):.3g}" if len(seeds) > 1 else ""
-    text += f", below the floor of {floor:g}" if word == BROKEN else f"; a loss up to {DAMAGE:.0%} counts as kept"
-    general = [n for n in dict.fromkeys(n for r in models for n in r) if n.startswith(GENERAL) and n != metric]
-    known = [f"{GENERAL_WORDS.get(n, n)} {_mean(models, n):.3g} (target model {_mean(full, n):.3g})" for n in general
-             if math.isfinite(_mean(models, n) + _mean(full, n))]  # fmt: skip
-    text += f"; general ability: {', '.join(known)}" if known else "; general ability was not measured"
-    return VerdictAnswer(word, f"{text}.", share, low, high, control=1.0, metric=metric)
+    """Return a statistic of some rows, shape (R,): of several answers the mean; NaN for a missing value."""
+    values = example_values(result, name)
+    return np.array([values[i] for i in ids], dtype=float)
 
 
 def utility_share(share: float) -> str:
@@ -382,12 +344,12 @@ def utility_share(share: float) -> str:
     return f"{share:.0%}" if same else f"{share:.1%}"
 
 
-def _mean(results: Sequence[Results], metric: str, extra: str | None = None) -> float:
-    values = [
-        r[metric].value if extra is None else r[metric].extra.get(extra, math.nan) for r in results if metric in r
-    ]
-    finite = [v for v in values if math.isfinite(v)]
-    return math.fsum(finite) / len(finite) if finite else math.nan
+def utility_left(kept: VerdictAnswer) -> str:
+    """Return the share of utility in percent, with its interval if there is one; empty without a share."""
+    if not math.isfinite(kept.number):
+        return ""
+    ends = f" [{utility_share(kept.low)}, {utility_share(kept.high)}]" if math.isfinite(kept.low + kept.high) else ""
+    return f"{utility_share(kept.number)}{ends}"
 
 
 def ranked(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
@@ -406,7 +368,7 @@ def choice(verdicts: Sequence[Verdict]) -> str:
     best = alive[0]
     if not any(v.measured for v in alive):
         return f"No choice: nothing could be compared, so the models have no rank. {best.forgot.sentence}"
-    cost = "" if not math.isfinite(best.kept.number) else f", {utility_share(best.kept.number)} of the utility is left"
+    cost = "" if not math.isfinite(best.kept.number) else f", {utility_left(best.kept)} of the utility is left"
     equal = [v.model for v in alive[1:] if v.rank_key[:4] == best.rank_key[:4]]
     word = best.forgot.word
     if best.robust.finding in (TRACE, KNOWN, OVER):

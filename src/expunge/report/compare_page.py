@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from expunge.core.errors import ConfigError
-from expunge.evaluation.compare import Comparison, PairedDifference, averaged, corrected, example_values
+from expunge.evaluation.compare import Comparison, PairedDifference, corrected
+from expunge.metrics.aggregate import averaged, example_values
 from expunge.metrics.api import MetricResult
+from expunge.report.differences import cells_of, signed
 from expunge.report.page import environment
-from expunge.report.table import ABSENT, format_p, head_of
+from expunge.report.table import head_of
 
 Results = Mapping[str, MetricResult]
 ABOUT = (
@@ -97,17 +99,6 @@ def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], c
     return page.render(sections=sections, about=about, command=command, width=WIDTH, height=HEIGHT)
 
 
-def cells_of(d: PairedDifference) -> tuple[str, ...]:
-    """Return the texts of a line: first, second, difference, interval, p, p after Holm, and the number of examples."""
-    interval = f"[{d.ci_low:.3f}, {d.ci_high:.3f}]" if math.isfinite(d.ci_low) else ""
-    p, p_holm = (format_p(math.log10(v)) if math.isfinite(v) and v > 0 else "" for v in (d.p, d.p_holm))
-    return _number(d.a), _number(d.b), _number(d.difference, "+"), interval, p, p_holm, str(d.n) if d.n else ""
-
-
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f}" if math.isfinite(value) else ABSENT
-
-
 def differences(pair: ComparedPair, d: PairedDifference) -> ExampleDifferences | None:
     """Return the differences of single examples, or None if the metric is not a mean over examples."""
     a, b = pair.results_a[d.metric], pair.results_b[d.metric]
@@ -119,7 +110,7 @@ def differences(pair: ComparedPair, d: PairedDifference) -> ExampleDifferences |
     ordered = sorted(pair for pair in both if math.isfinite(pair[0]))
     lower, higher = sum(v < 0 for v, _ in ordered), sum(v > 0 for v, _ in ordered)
     ends = [*ordered[:N_LISTED], *ordered[max(N_LISTED, len(ordered) - N_LISTED) :]]
-    extremes = [(row, _number(mine[row]), _number(theirs[row]), _number(v, "+")) for v, row in ends]
+    extremes = [(row, signed(mine[row]), signed(theirs[row]), signed(v, "+")) for v, row in ends]
     bars, zero = _bars([v for v, _ in ordered])
     return ExampleDifferences(
         d.metric, head_of(d.metric), len(ordered), lower, higher, bars, zero, tuple(extremes)

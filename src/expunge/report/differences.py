@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from expunge.evaluation.compare import PairedDifference, compare, corrected
-from expunge.report.compare_page import cells_of
-from expunge.report.model import ReportRun, run_names
+from expunge.report.model import ReportModel, ReportRun, once, run_names
 from expunge.report.section import GridSection, Section
-from expunge.report.table import head_of
+from expunge.report.table import ABSENT, format_p, head_of
 
 ABOUT = (
     "Each line compares a model with {control}, row by row: the mean difference, its 95 % bootstrap interval over "
     "rows, and p of a two-sided permutation test that flips the signs of the differences. Of {tests} tests, about "
     "{chance} would be below 0.05 without any difference; p (Holm) is corrected for all of them. A metric that is no "
-    "mean over rows is left out. `expunge compare` shows any two models, and single rows."
+    "mean over rows, nor one of such means, is left out. `expunge compare` shows any two models, and single rows."
 )
 
 
-def differences_section(cells: Mapping[str, Sequence[ReportRun]], shown: Sequence[str]) -> Section | None:
+def differences_section(reports: Mapping[str, ReportModel]) -> Section | None:
     """Return the differences from the retain model, or without one from the target model; None without both.
 
-    cells: all runs of a study, under an empty name; of a grid, the runs of each cell, which has its own control.
-    shown: the metrics of the results table.
+    reports: a study's report under an empty name; of a grid, the report of each cell, which has its own control.
     """
-    controls = {cell: control for cell, runs in cells.items() if (control := _control(runs)) is not None}
-    if not controls:
-        return None
-    pairs = [pair for cell, control in controls.items() for pair in _pairs(cell, cells[cell], control, shown)]
+    pairs = [
+        (f"{cell}: {name}" if cell else name, difference)
+        for cell, report in reports.items()
+        for name, difference in paired_differences(report)
+    ]
     if not pairs:
         return None
     all_differences = corrected([difference for _, difference in pairs])
@@ -37,11 +36,11 @@ def differences_section(cells: Mapping[str, Sequence[ReportRun]], shown: Sequenc
         first, second, *evidence = cells_of(d)
         rows.append((name, head_of(d.metric), second, first, *evidence))
     tests = sum(math.isfinite(d.p) for d in all_differences)
-    cell, control = next(iter(controls.items()))
+    report, control = next((r, of) for r in reports.values() if (of := _control(r.runs)) is not None)
     what = "the retain model" if control.role == "retain" else "the target model"
-    if len(cells) > 1:
+    if len(reports) > 1:
         what += " of the same cell"
-    elif control.seed is not None and sum(run.role == control.role for run in cells[cell]) > 1:
+    elif control.seed is not None and sum(run.role == control.role for run in report.runs) > 1:
         what += f" of seed {control.seed}"
     heads = ("model", "metric", "value", control.role, "difference", "95 % interval", "p", "p (Holm)", "rows")
     about = ABOUT.format(control=what, tests=tests, chance=f"{0.05 * tests:.1f}")
@@ -49,23 +48,39 @@ def differences_section(cells: Mapping[str, Sequence[ReportRun]], shown: Sequenc
     return Section("differences", f"Differences from {what}, row by row", "Differences", about, (grid,))
 
 
+@once
+def paired_differences(model: ReportModel) -> tuple[tuple[str, PairedDifference], ...]:
+    """Return the name of each model and its difference from the control, for each shown metric that both have by row.
+
+    The page of a grid and the report of its cell read the same ones.
+    """
+    control = _control(model.runs)
+    if control is None:
+        return ()
+    named = [pair for group in model.groups() for pair in zip(run_names(group), group, strict=True)]
+    compared = [(name, run) for name, run in named if run is not control and run.role != "retain"]
+    out = []
+    for metric in model.shown:
+        for name, run in compared:
+            if metric in run.results and metric in control.results:
+                difference = compare(control.results, run.results, metrics=[metric])[metric]
+                if difference.n:
+                    out.append((name, difference))
+    return tuple(out)
+
+
 def _control(runs: Sequence[ReportRun]) -> ReportRun | None:
     """Return the retain model, else the target model."""
     return next((run for role in ("retain", "full") for run in runs if run.role == role), None)
 
 
-def _pairs(
-    cell: str, runs: Sequence[ReportRun], control: ReportRun, shown: Sequence[str]
-) -> Iterator[tuple[str, PairedDifference]]:
-    """Yield the name of each model and its difference from the control, for each metric that both have by row."""
-    groups: dict[tuple[str, str], list[ReportRun]] = {}
-    for run in runs:
-        if run is not control and run.role != "retain":
-            groups.setdefault((run.role, run.label), []).append(run)
-    named = [pair for group in groups.values() for pair in zip(run_names(group), group, strict=True)]
-    for metric in shown:
-        for name, run in named:
-            if metric in run.results and metric in control.results:
-                difference = compare(control.results, run.results, metrics=[metric])[metric]
-                if difference.n:
-                    yield f"{cell}: {name}" if cell else name, difference
+def cells_of(d: PairedDifference) -> tuple[str, ...]:
+    """Return the texts of a line: first, second, difference, interval, p, p after Holm, and the number of examples."""
+    interval = f"[{d.ci_low:.3f}, {d.ci_high:.3f}]" if math.isfinite(d.ci_low) else ""
+    p, p_holm = (format_p(math.log10(v)) if math.isfinite(v) and v > 0 else "" for v in (d.p, d.p_holm))
+    return signed(d.a), signed(d.b), signed(d.difference, "+"), interval, p, p_holm, str(d.n) if d.n else ""
+
+
+def signed(value: float, sign: str = "") -> str:
+    """Return a number with three decimals, with its sign if `sign` is "+"."""
+    return f"{value:{sign}.3f}" if math.isfinite(value) else ABSENT

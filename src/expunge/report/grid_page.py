@@ -43,7 +43,11 @@ class Pivot:
 
 
 def grid_page(
-    reports: Mapping[str, ReportModel], axes: Mapping[str, Mapping[str, str]], links: Mapping[str, str]
+    reports: Mapping[str, ReportModel],
+    axes: Mapping[str, Mapping[str, str]],
+    links: Mapping[str, str],
+    *,
+    title: str | None = None,
 ) -> str:
     """Return the page.
 
@@ -51,15 +55,16 @@ def grid_page(
         reports: The report of each cell, by the cell's name.
         axes: For each cell its label on each axis.
         links: For each cell the address of its page.
+        title: The title of the page. None: that of the first cell.
     """
     first = next(iter(reports.values()))
     missing = [(f"{cell}: {m.label}", m.reason) for cell, report in reports.items() for m in report.missing]
     counts = [(cell, links[cell], len(report.runs), len(report.missing)) for cell, report in reports.items()]
-    compared = differences_section({cell: report.runs for cell, report in reports.items()}, first.shown)
+    compared = differences_section(reports)
     page = environment().get_template("grid.html")
     return page.render(
-        model=first, pivots=pivots(reports, axes, links), cells=counts, missing=missing, about=ABOUT,
-        sections=[] if compared is None else [compared],
+        title=title or first.title, model=first, pivots=pivots(reports, axes, links), cells=counts, missing=missing,
+        about=ABOUT, sections=[] if compared is None else [compared],
     )  # fmt: skip
 
 

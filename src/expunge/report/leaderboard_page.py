@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from expunge.metrics.verdict import Verdict
+from expunge.metrics.verdict import Verdict, utility_left
 from expunge.report.grid_page import over_seeds
 from expunge.report.model import ReportModel, ReportRun
 from expunge.report.page import environment
@@ -15,8 +15,9 @@ from expunge.report.verdicts import RANKING, judgement
 
 ABOUT = (
     "A column is a study, a row a method. A cell has the answer to `forgot?` and the share of the target model's "
-    "utility that is left. Studies differ in model, data and budget, so compare within a column. {ranking} Intervals "
-    "are 95 %: over seeds if there are several (Student's t), else over the rows of the one model."
+    "utility that is left, each with its 95 % interval over rows; below it the utility itself, whose interval is over "
+    "seeds if there are several (Student's t). Studies differ in model, data and budget, so compare within a column. "
+    "{ranking}"
 )
 
 
@@ -32,7 +33,11 @@ class LeaderboardStudy:
 
 @dataclass(frozen=True)
 class LeaderboardCell:
-    """A method in one study. number, interval: of the metric behind `forgot?`. broken: why it has no rank."""
+    """A method in one study.
+
+    number, interval: of the metric behind `forgot?`. utility: the share that is left; value: the utility itself.
+    broken: why it has no rank.
+    """
 
     rank: str
     forgot: str
@@ -41,7 +46,7 @@ class LeaderboardCell:
     robust: str
     detectable: str
     utility: str
-    utility_interval: str
+    value: str
     seeds: int
     cost: str
     broken: str
@@ -80,7 +85,7 @@ def leaderboard_column(study: LeaderboardStudy) -> LeaderboardColumn:
 
 def _cell(verdict: Verdict, group: Sequence[ReportRun], report: ReportModel, rank: str) -> LeaderboardCell:
     forgot, utility = verdict.forgot, verdict.kept
-    _, _, interval = over_seeds([run.results.get(report.utility) for run in group])
+    _, value, interval = over_seeds([run.results.get(report.utility) for run in group])
     times = [run.wall_s for run in group if run.wall_s is not None]
     return LeaderboardCell(
         rank=rank,
@@ -89,8 +94,8 @@ def _cell(verdict: Verdict, group: Sequence[ReportRun], report: ReportModel, ran
         interval=f"[{forgot.low:.3f}, {forgot.high:.3f}]" if math.isfinite(forgot.low + forgot.high) else "",
         robust=verdict.robust.word,
         detectable=verdict.detectable.word,
-        utility=f"{utility.number:.0%}" if math.isfinite(utility.number) else ABSENT,
-        utility_interval=interval,
+        utility=utility_left(utility) or ABSENT,
+        value=f"{value} {interval}".rstrip(),
         seeds=len(group),
         cost=format_value(math.fsum(times) / len(times), "time") if times else ABSENT,
         broken=verdict.broken,

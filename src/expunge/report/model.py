@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from expunge.core.errors import ConfigError
 from expunge.metrics.api import MetricResult
@@ -14,6 +15,7 @@ from expunge.report.protocol import Protocol
 from expunge.report.section import Section
 
 Role = Literal["full", "retain", "unlearn"]
+T = TypeVar("T")
 TOFU_SHOWN = (
     "forget_quality",
     "forget_truth_ratio",
@@ -213,11 +215,28 @@ class ReportModel:
                     grouped.setdefault((role, run.label), []).append(run)
         return list(grouped.values())
 
-    def mean_of(self, role: Role, metric: str) -> float:
+    def results_of(self, role: Role, cell: str | None = None) -> list[Mapping[str, MetricResult]]:
+        """Return the results of the runs of one role. Each cell of a grid has its own controls."""
+        return [run.results for run in self.runs if run.role == role and run.cell == cell]
+
+    def mean_of(self, role: Role, metric: str, cell: str | None = None) -> float:
         """Return the mean of a metric over the finite values of the runs of one role; NaN if there is none."""
-        values = [r.results[metric].value for r in self.runs if r.role == role and metric in r.results]
+        values = [results[metric].value for results in self.results_of(role, cell) if metric in results]
         finite = [v for v in values if math.isfinite(v)]
         return math.fsum(finite) / len(finite) if finite else math.nan
+
+
+def once(function: Callable[[ReportModel], T]) -> Callable[[ReportModel], T]:
+    """Let a function of a report compute its value once for each report, because all outputs of a report read it."""
+
+    @functools.wraps(function)
+    def stored(model: ReportModel) -> T:
+        values: dict[object, T] = model.__dict__.setdefault("_once", {})
+        if function not in values:
+            values[function] = function(model)
+        return values[function]
+
+    return stored
 
 
 def run_names(group: list[ReportRun]) -> list[str]:

@@ -84,10 +84,12 @@ def corrected_line(model: ReportModel) -> tuple[str, ...]:
 
 def floor_line(model: ReportModel) -> str:
     """Return one sentence on the utility floor: its value, or why it was not applied."""
+    by = "" if model.utility == "model_utility" else f" by {model.utility}"
+    if any(run.cell for run in model.runs):
+        return f"The utility floor is {model.utility_floor:g} of the utility{by} of the target model of the same cell."
     full = model.mean_of("full", model.utility)
     if not math.isfinite(full):
         return "The utility floor was not applied: no target model has a utility to compare with."
-    by = "" if model.utility == "model_utility" else f" by {model.utility}"
     return (
         f"The utility floor is {model.utility_floor:g} of the target model's utility{by} "
         f"({model.utility_floor * full:.3f}). "

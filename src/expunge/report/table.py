@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import left_out
-from expunge.report.model import ReportModel, ReportRun, run_names
+from expunge.metrics.utility import share_of_utility
+from expunge.report.model import ReportModel, ReportRun, once, run_names
 
 Kind = Literal["p", "number", "percent", "count", "time"]
 ABSENT = "\u2013"  # an en dash
@@ -149,7 +151,9 @@ class TableCell:
     @property
     def interval(self) -> str:
         """The confidence interval as text, or empty."""
-        return f"[{self.low:.3f}, {self.high:.3f}]" if math.isfinite(self.low) and math.isfinite(self.high) else ""
+        digits = 1 if self.text.endswith("%") else 3
+        there = math.isfinite(self.low) and math.isfinite(self.high)
+        return f"[{self.low:.{digits}f}, {self.high:.{digits}f}]" if there else ""
 
 
 @dataclass(frozen=True)
@@ -208,13 +212,14 @@ def columns_of(model: ReportModel) -> tuple[TableColumn, ...]:
     return (*out, *(c for c in _ATTACKS if c.metric in there), *_LAST, *memory)
 
 
+@once
 def table(model: ReportModel) -> ReportTable:
     """Return the results table: full, retain, then the methods; a row of means if a label has several seeds."""
     notes = _Footnotes()
     columns = columns_of(model)
-    scale = _ColorScale.of(model)
     rows: list[TableRow] = []
     for group in model.groups():
+        scale = _ColorScale.of(model, group[0].cell)
         own = [_run_row(run, name, columns, scale, notes) for run, name in zip(group, run_names(group), strict=True)]
         rows += own
         if len(own) > 1:
@@ -244,16 +249,17 @@ def _band_row(model: ReportModel, columns: tuple[TableColumn, ...], notes: _Foot
 
 @dataclass(frozen=True)
 class _ColorScale:
-    """The scale of utility: its metric, the target model's value, and the floor."""
+    """The scale of utility: its metric, the target model's value, the floor, and the target models' results."""
 
     metric: str
     full: float
     floor: float
+    targets: Sequence[Mapping[str, MetricResult]]
 
     @classmethod
-    def of(cls, model: ReportModel) -> _ColorScale:
-        full = model.mean_of("full", model.utility)
-        return cls(model.utility, full, model.utility_floor * full)
+    def of(cls, model: ReportModel, cell: str | None) -> _ColorScale:
+        full = model.mean_of("full", model.utility, cell)
+        return cls(model.utility, full, model.utility_floor * full, model.results_of("full", cell))
 
 
 def _run_row(
@@ -288,7 +294,10 @@ def _cell(run: ReportRun, column: TableColumn, scale: _ColorScale, notes: _Footn
     if column.key == "utility_drop_percent":
         if not scale.full > 0:
             return notes.absent("there is no target model with a positive utility to compare with")
-        value, low, high = 100 * (1 - value / scale.full), math.nan, math.nan
+        ends = math.nan, math.nan, math.nan
+        if run.role != "full" and math.isfinite(value):
+            ends = share_of_utility([run.results], scale.targets, metric)
+        value, high, low = 100 * (1 - value / scale.full), *(100 * (1 - end) for end in ends[1:])
     if not math.isfinite(value):
         return notes.absent(reason)
     remarks = [remark for remark in (left_out(result), _beyond(column, result)) if remark]

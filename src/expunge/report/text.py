@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
+from expunge.report.differences import differences_section
 from expunge.report.markup import cell_text, markdown_section, markdown_table
 from expunge.report.markup import markdown_text as _md
 from expunge.report.model import ReportModel
@@ -89,8 +90,8 @@ def _recovery(model: ReportModel) -> list[str]:
 
 def sections(model: ReportModel) -> tuple[Section, ...]:
     """Return the sections of tables of this report."""
-    score = score_section(model)
-    return (*((score,) if score else ()), *model.sections)
+    differences = None if model.protocol is not None else differences_section({"": model})
+    return tuple(part for part in (score_section(model), *model.sections, differences) if part is not None)
 
 
 def _tables(part: Section) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
+from expunge.metrics.utility import utility_answer
 from expunge.metrics.verdict import (
     DIRECT,
     QUESTIONS,
@@ -14,11 +14,10 @@ from expunge.metrics.verdict import (
     direct_findings,
     make_verdict,
     ranked,
-    utility_share,
+    utility_left,
 )
-from expunge.metrics.verdict import utility_answer as utility_of
 from expunge.report.markup import markdown_text
-from expunge.report.model import ReportModel
+from expunge.report.model import ReportModel, once
 from expunge.report.table import ABSENT
 
 RANK_HEADS = ("rank", "model", "forgot?", "robust?", "detectable?", "utility left", "why here")
@@ -54,6 +53,7 @@ class Judgement:
         return [next(numbers) if v.measured and not v.broken else ABSENT for v in self.all]
 
 
+@once
 def judgement(model: ReportModel) -> Judgement | None:
     """Return the verdicts on all unlearned models; None if there is none, or for a study of stories."""
     verdicts = [] if model.protocol is not None else _verdicts(model)
@@ -64,17 +64,17 @@ def judgement(model: ReportModel) -> Judgement | None:
 
 
 def _verdicts(model: ReportModel) -> list[Verdict]:
-    full, retain = ([run.results for run in model.runs if run.role == role] for role in ("full", "retain"))
-    reason = "no metric of the forget rows is paired" if retain else "there is no retain model"
     out = []
     for group in model.groups():
         if group[0].role != "unlearn":
             continue
+        full, retain = (model.results_of(role, group[0].cell) for role in ("full", "retain"))
+        reason = "no metric of the forget rows is paired" if retain else "there is no retain model"
         own = [run.results for run in group]
         label = group[0].label
         findings = [(DIRECT, finding) for finding in direct_findings(own, retain, full)]
         findings += [(line.audit, line) for line in model.audits if line.label == label]
-        utility = utility_of(own, full, model.utility, model.utility_floor)
+        utility = utility_answer(own, full, model.utility, model.utility_floor)
         gibberish = next((run.gibberish for run in group if run.gibberish), "")
         by_seed = [direct_findings([one], retain, full) for one in own] if len(own) > 1 else []
         out.append(
@@ -86,7 +86,6 @@ def _verdicts(model: ReportModel) -> list[Verdict]:
 
 
 def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
-    left = verdict.kept.number
     why = verdict.broken or (
         verdict.forgot.sentence if verdict.robust.finding == "not tested" else verdict.robust.sentence
     )
@@ -96,7 +95,7 @@ def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
         verdict.forgot.word,
         verdict.robust.word,
         verdict.detectable.word,
-        utility_share(left) if math.isfinite(left) else ABSENT,
+        utility_left(verdict.kept) or ABSENT,
         f"broken: {why}" if verdict.broken else why,
     )
 

@@ -14,7 +14,7 @@ from expunge.benchmarks.metric_suite import HOLDOUT
 from expunge.core.fingerprints import file_sha256
 from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.equivalence import AuditFinding
-from expunge.metrics.verdict import QUESTIONS, Verdict, direct_findings, statistic_of
+from expunge.metrics.verdict import QUESTIONS, Verdict, column_of, direct_findings, statistic_of
 from expunge.models.config import looks_local, model_name, weights_source
 from expunge.models.identity import contents_hash, model_identity
 from expunge.pipelines.erase.attacks import AttackResult
@@ -191,7 +191,7 @@ def _verdict_text(one: AuditFinding) -> str:
 def _finding(measured: BeforeAfter, name: str, title: str, words: str) -> Finding:
     result = measured.after[name]
     statistic = statistic_of(result)
-    column = np.array(result.column(statistic) if statistic else [], dtype=float)
+    column = column_of(result, statistic, list(result.per_row)) if statistic else np.empty(0)
     column = column[~np.isnan(column)]
     low, high = bootstrap_interval(column) if len(column) > 1 else (math.nan, math.nan)
     control = math.nan if measured.control is None else measured.control[name].value

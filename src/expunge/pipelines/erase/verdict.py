@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import NOT_MEASURABLE, UNDECIDED, AuditFinding
+from expunge.metrics.utility import utility_answer
 from expunge.metrics.verdict import (
     DAMAGED,
     DIRECT,
@@ -16,7 +17,6 @@ from expunge.metrics.verdict import (
     direct_findings,
     make_verdict,
     number_with_interval,
-    utility_answer,
 )
 from expunge.models.config import model_name
 from expunge.pipelines.erase.attacks import AttackResult

@@ -18,7 +18,7 @@ from expunge.report.write import write_report
 def in_one(reports: Mapping[str, ReportModel]) -> ReportModel:
     """Return all cells as one model, for tables over all of them: each label begins with its cell.
 
-    Leaves out comparisons within one cell (the retrain-seed range, samples).
+    Leaves out what belongs to one cell alone (the retrain-seed range, samples).
     """
     if list(reports) == [""]:
         return reports[""]
@@ -27,7 +27,8 @@ def in_one(reports: Mapping[str, ReportModel]) -> ReportModel:
     missing = tuple(
         MissingResult(f"{cell}/{m.label}", m.reason) for cell, model in reports.items() for m in model.missing
     )
-    return dataclasses.replace(first, runs=runs, missing=missing, samples=(), null_band={}, notes=(), audits=())
+    audits = tuple(dataclasses.replace(a, label=f"{c}/{a.label}") for c, m in reports.items() for a in m.audits)
+    return dataclasses.replace(first, runs=runs, missing=missing, samples=(), null_band={}, notes=(), audits=audits)
 
 
 def write_reports(
@@ -41,11 +42,14 @@ def write_reports(
     if list(reports) == [""]:
         return (*write_report(reports[""], folder), results)
     links: dict[str, str] = {}
+    title = next(iter(reports.values())).title
+    # The page of the grid reads what the reports of the cells have computed.
+    reports = {cell: dataclasses.replace(model, title=f"{title}: {cell}") for cell, model in reports.items()}
     for cell, model in reports.items():
         name = re.sub(r"[^A-Za-z0-9._=,-]+", "-", cell).strip("-.")[:80]
         while f"cells/{quote(name)}/report.html" in links.values():  # names may differ only in replaced characters
             name += "-"
         links[cell] = f"cells/{quote(name)}/report.html"
-        write_report(dataclasses.replace(model, title=f"{model.title}: {cell}"), folder / "cells" / name)
-    write_text(folder / "report.html", grid_page(reports, axes, links))
+        write_report(model, folder / "cells" / name)
+    write_text(folder / "report.html", grid_page(reports, axes, links, title=title))
     return folder / "report.html", results

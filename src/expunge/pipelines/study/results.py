@@ -28,7 +28,6 @@ from expunge.pipelines.study.example_explorer import explorer, making
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.pipelines.study.requests import ranges
 from expunge.pipelines.study_jobs import LM_EVAL_FILE, TRAJECTORY, cut_answers, reading_notes
-from expunge.report.differences import differences_section
 from expunge.report.model import TOFU_SHOWN, AuditLine, MissingResult, ReportModel, ReportRun, ReportSample, SeedRange
 from expunge.report.section import Section
 
@@ -71,7 +70,6 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         (r, table) for label, seed, table in questions for r in runs if table and (r.label, r.seed) == (label, seed)
     ]
     shown = (*shown_metrics(benchmark, graph.study.eval.metrics), *_of_harness(runs))
-    differences = differences_section({"": runs}, shown)
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -89,7 +87,7 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         explorer=explorer(benchmark, list(zip(runs, measured.outputs, strict=True)), probes),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
-        sections=(*_sections(graph, outcome, store, runs), *([] if differences is None else [differences])),
+        sections=_sections(graph, outcome, store, runs),
     )
 
 

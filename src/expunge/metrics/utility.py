@@ -1,0 +1,84 @@
+"""Whether a model kept its utility: the share of the target model's that is left, with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from expunge.metrics.aggregate import interval_around, paired_rows
+from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import NOT_MEASURABLE, UNDECIDED
+from expunge.metrics.verdict import BROKEN, DAMAGE, DAMAGED, KEPT, VerdictAnswer, as_sentence, number_with_interval
+
+Results = Mapping[str, MetricResult]
+GENERAL = ("general_", "mmlu")  # beginnings of the names of metrics of general ability
+GENERAL_WORDS: Mapping[str, str] = {"general_fluency": "repetition in texts"}  # a smaller number is better
+LEAST_UTILITY = 0.05  # of a target model; a share of less is noise
+
+
+def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: str, floor: float) -> VerdictAnswer:
+    """Return whether utility is left: means over seeds of the model, as a share of the target model's.
+
+    The word is the result of an equivalence test: `kept` if the whole interval of the share, and each seed, lies above
+    the margin, `damaged` if all of them lie below it, else undecided.
+
+    Args:
+        models: The results of the model's seeds.
+        full: The results of the target models, or of the model before unlearning.
+        metric: The metric of utility.
+        floor: Share of the target model's utility below which a model is broken.
+    """
+    mine, theirs = _mean(models, metric), _mean(full, metric)
+    if not math.isfinite(mine) or not theirs > LEAST_UTILITY:
+        why = f"{metric} is not known of the model and of the target model"
+        if math.isfinite(mine) and math.isfinite(theirs):
+            why = f"the target model's {metric} is {theirs:.3g}: it had no utility to keep"
+        return VerdictAnswer(NOT_MEASURABLE, as_sentence(why), metric=metric)
+    share, low, high = share_of_utility(models, full, metric)
+    seeds = [one / theirs for r in models if math.isfinite(one := _mean([r], metric))]
+    ends = [*((low, high) if math.isfinite(low + high) else ()), *(seeds if len(seeds) > 1 else ())]
+    word = BROKEN if share < floor else UNDECIDED
+    if ends and word == UNDECIDED:
+        word = KEPT if min(*ends, share) >= 1 - DAMAGE else DAMAGED if max(*ends, share) < 1 - DAMAGE else UNDECIDED
+    text = f"{metric} is {number_with_interval(share, low, high)} of the target model's ({mine:.3g} of {theirs:.3g})"
+    text += "" if ends else ", without an interval"
+    text += f", single seeds {min(seeds):.3g} to {max(seeds):.3g}" if len(seeds) > 1 else ""
+    text += f", below the floor of {floor:g}" if word == BROKEN else f"; a loss up to {DAMAGE:.0%} counts as kept"
+    general = [n for n in dict.fromkeys(n for r in models for n in r) if n.startswith(GENERAL) and n != metric]
+    known = [f"{GENERAL_WORDS.get(n, n)} {_mean(models, n):.3g} (target model {_mean(full, n):.3g})" for n in general
+             if math.isfinite(_mean(models, n) + _mean(full, n))]  # fmt: skip
+    text += f"; general ability: {', '.join(known)}" if known else "; general ability was not measured"
+    return VerdictAnswer(word, f"{text}.", share, low, high, control=1.0, metric=metric)
+
+
+def share_of_utility(models: Sequence[Results], full: Sequence[Results], metric: str) -> tuple[float, float, float]:
+    """Return the models' mean as a share of the target models', with its 95 % interval; NaN where there is none.
+
+    The same draws of rows are used on both sides, so rows that are hard for both models do not widen the interval.
+    Without rows of both, the ends come from the two intervals alone, which is wider.
+    """
+    sides = [[r for r in of if metric in r and math.isfinite(r[metric].value)] for of in (models, full)]
+    share = _mean(sides[0], metric) / _mean(sides[1], metric)
+    paired = paired_rows([*sides[0], *sides[1]], metric)
+    if paired is None or paired.fewest < 2:
+        low, high = (_mean(sides[0], metric, end) for end in ("ci_low", "ci_high"))
+        least, most = (_mean(sides[1], metric, end) for end in ("ci_low", "ci_high"))
+        theirs = _mean(sides[1], metric)
+        known = math.isfinite(least + most) and least > 0
+        return share, low / (most if known else theirs), high / (least if known else theirs)
+    n = len(sides[0])
+    mine_D, theirs_D = paired.draws_MD[:n].mean(axis=0), paired.draws_MD[n:].mean(axis=0)
+    share = float(paired.values_M[:n].mean() / paired.values_M[n:].mean())
+    with np.errstate(invalid="ignore", divide="ignore"):  # a draw in which the target model has no utility
+        low, high = interval_around(share, mine_D / theirs_D)
+    return share, low, high
+
+
+def _mean(results: Sequence[Results], metric: str, extra: str | None = None) -> float:
+    values = [
+        r[metric].value if extra is None else r[metric].extra.get(extra, math.nan) for r in results if metric in r
+    ]
+    finite = [v for v in values if math.isfinite(v)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
