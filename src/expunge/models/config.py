@@ -262,15 +262,20 @@ def _check_adapter(source: str, base: str, key: str) -> None:
 
 def shards(folder: Path) -> list[str]:
     """Return the present files that the indices of a model folder name. Raises ConfigError for one outside of it."""
+    return [name for name in index_names(folder) if "\0" not in name and (folder / name).is_file()]
+
+
+def index_names(folder: Path, pattern: str = INDEX) -> list[str]:
+    """Return the files that the indices of a model folder name. Raises ConfigError for one outside of it."""
     names: set[str] = set()
-    for index in sorted(folder.glob(INDEX)):
+    for index in sorted(folder.glob(pattern)):
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):  # loading reports them
             named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             names |= {str(name) for name in named}
         for name in sorted(names):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
                 raise ConfigError(f"{index}: {name!r:.80} is outside the model folder; its shards must be inside")
-    return sorted(name for name in names if "\0" not in name and (folder / name).is_file())
+    return sorted(names)
 
 
 def model_subfolders(folder: Path) -> list[str]:

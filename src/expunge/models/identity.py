@@ -27,6 +27,7 @@ from expunge.models.config import (
     WRAPPER,
     ModelConfig,
     adapter_base,
+    index_names,
     looks_local,
     model_subfolders,
     only_as_folder,
@@ -51,6 +52,7 @@ _ASIDE = ("evals", ".git", ".cache", "__pycache__")  # folders of measurements, 
 _GENERATION = "generation_config.json"
 # files of a hub id that are no weights
 _SMALL = ["*.json", "*.jinja", "*.txt", "*.model", "*.vocab", "*.bpe", "*.tiktoken", "tokenizer*"]
+_WEIGHTS = "model.safetensors"
 _VERSION = ("transformers_version", "_from_model_config")  # keys of the generation settings that change nothing
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SETTLED_NS = 2 * 10**9
@@ -273,6 +275,31 @@ def small_files(source: str, commit: str | None) -> Path | None:
             if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
                 return folder
     return None
+
+
+def whole_files(source: str, commit: str | None) -> Path:
+    """Return the folder of a hub id with its weights, from the local cache or downloaded.
+
+    The weights are those that transformers reads: the files of the index, or model.safetensors.
+
+    Raises:
+        ConfigError: If the commit is unknown, or the files are neither in the cache nor on the hub.
+    """
+    small = small_files(source, commit)
+    if small is not None:
+        from huggingface_hub import snapshot_download
+
+        weights = index_names(small, f"{_WEIGHTS}.index.json") or [_WEIGHTS]
+        for local in (True, False):
+            with contextlib.suppress(*_unreachable()):
+                patterns = [*_SMALL, "*.py", *weights]
+                found = snapshot_download(source, revision=commit, allow_patterns=patterns, local_files_only=local)
+                if all((Path(found) / name).is_file() for name in weights):
+                    return Path(found)
+    raise ConfigError(
+        f"{source}: no folder of this name, and its configuration and weights as safetensors are neither in the local "
+        "cache nor to be had from the hub"
+    )
 
 
 def hub_file(source: str, revision: str | None, name: str) -> Path | None:

@@ -14,11 +14,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from expunge.cli.main import main
+from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256
 from expunge.data.custom import Columns, load_rows
+from expunge.engine.job import JobContext
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.pipelines.erase import run as erase_run
+from expunge.pipelines.erase.jobs import GivenModelJob
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -196,6 +199,49 @@ def test_a_given_control_stands_beside_the_model_in_the_audits(here_with: Path, 
     outcome = [line for line in out.strip().splitlines() if not line.startswith(("next:", "  "))][-1]
     assert outcome.split(":")[0] in ("achieved", "not known", "not achieved")
     assert "next:    read " in out
+
+
+def hub_cache(folder: Path, cache: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a model folder into the hub's local cache as OWNER/NAME: blobs, and a snapshot of links to them."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    place, commit = cache / f"models--{name.replace('/', '--')}", "d" * 40
+    for part in ("refs", "blobs", f"snapshots/{commit}"):
+        (place / part).mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    for file in folder.iterdir():
+        shutil.copy(file, place / "blobs" / file.name)
+        (place / "snapshots" / commit / file.name).symlink_to(f"../../blobs/{file.name}")
+
+
+def test_a_control_by_its_hub_id_is_checked_and_copied_like_a_folder(
+    demo: Path, here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_cache(demo / "base", here_with / "hub", "org/never-saw", monkeypatch)
+    monkeypatch.setattr("expunge.cli.commands.erase.MOST_TESTED", 5)  # the plan alone
+    code, out, errors = expunge(*words_of(retain_model="org/never-saw"), "--dry-run")
+    assert code == 0, errors
+    assert "a model that never saw the rows: yes" in out
+    job = GivenModelJob.of("org/never-saw")
+    assert job.contents == {"hub": "org/never-saw", "revision": "d" * 40}
+    (here_with / "job").mkdir()
+    job.run({}, here_with / "job", JobContext())
+    copied = {p.name for p in (here_with / "job").iterdir()}
+    assert copied == {p.name for p in (demo / "base").iterdir()}
+    assert not any(p.is_symlink() for p in (here_with / "job").iterdir())
+    assert file_sha256(here_with / "job" / "model.safetensors") == file_sha256(demo / "base" / "model.safetensors")
+
+
+def test_a_control_whose_weights_the_hub_lacks_is_one_line(
+    demo: Path, here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_cache(demo / "base", here_with / "hub", "org/no-weights", monkeypatch)
+    (here_with / "hub/models--org--no-weights/snapshots" / ("d" * 40) / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"^org/no-weights: .* nor to be had from the hub$"):
+        GivenModelJob.of("org/no-weights").run({}, here_with, JobContext())
+    code, _, errors = expunge(*words_of(retain_model="org/absent"), "--dry-run")
+    assert code == 2 and errors.count("\n") == 1
+    assert "--retain-model: no folder org/absent, and no such model on the hub or in its cache" in errors
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: Run) -> None:

@@ -77,7 +77,7 @@ def add_erase(commands: Any) -> None:
     sub.add_argument("--write-anyway", action="store_true", help="write a model under the minimum utility too")
     sub.add_argument("--lm-eval", metavar="TASK,TASK", help="tasks of lm-evaluation-harness, before and after")
     sub.add_argument("--judge", type=Path, metavar="FILE.yaml", help="a chat API that judges the model's answers")
-    sub.add_argument("--retain-model", metavar="FOLDER", help="a model that never saw the rows, as a control")
+    sub.add_argument("--retain-model", metavar="PATH_OR_ID", help="a model that never saw the rows, as a control")
     sub.add_argument("--base", metavar="PATH_OR_ID", help="the model before it was trained on --train-data")
     sub.add_argument(
         "--train-data", dest="full_data", metavar="FILE", help="all rows it was trained on; makes a control from --base"

@@ -25,7 +25,8 @@ from expunge.data.general import FLUENCY
 from expunge.engine.job import Job, JobContext, unkeyed
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
-from expunge.models.identity import identity_files, source_identity
+from expunge.models.config import looks_local
+from expunge.models.identity import identity_files, source_identity, whole_files
 from expunge.pipelines.erase.general import general_items, general_panel
 from expunge.pipelines.erase.preflight import MOST_TOKENS, Preflight
 from expunge.pipelines.erase.rows import (
@@ -162,18 +163,19 @@ class GivenModelJob(Job):
     kind: ClassVar[str] = "given"
 
     contents: Mapping[str, Any]
-    folder: str = unkeyed()
+    named: str = unkeyed()
 
     @classmethod
-    def of(cls, folder: str) -> GivenModelJob:
-        """Return the job of a model folder."""
-        return cls(label="control", contents=source_identity(folder, None), folder=folder)
+    def of(cls, named: str) -> GivenModelJob:
+        """Return the job of a model folder or hub id."""
+        return cls(label="control", contents=source_identity(named, None), named=named)
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Copy the files of the model."""
-        folder = Path(self.folder).expanduser()
+        local = looks_local(self.named)
+        folder = Path(self.named).expanduser() if local else whole_files(self.named, self.contents["revision"])
         for name in identity_files(folder):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
-            clone(folder / name, out / name)
+            clone((folder / name).resolve(), out / name)
         context.progress(1, 1)
-        return {"given": Path(self.folder).name}
+        return {"given": Path(self.named).name}

@@ -19,7 +19,7 @@ from expunge.engine.job import Job
 from expunge.judges.api import Judge
 from expunge.methods.objective import Objective, objective
 from expunge.models.config import check_source, looks_local
-from expunge.models.identity import model_identity, source_identity
+from expunge.models.identity import model_identity, small_files, source_identity
 from expunge.models.load import pick_device
 from expunge.models.trial import try_model
 from expunge.pipelines.erase import jobs
@@ -28,6 +28,7 @@ from expunge.pipelines.erase.preflight import Preflight
 from expunge.pipelines.output_folder import WORK, check_folder
 from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study.context_source import ContextSource
+from expunge.pipelines.study.finished_models import model_of
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import TaskContext, check_model, check_same_tokenizer
 from expunge.pipelines.study_jobs.estimate import weights_in
@@ -115,13 +116,8 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
     for key in ("retain_model", "base"):
         if getattr(request, key) is not None:
             check_source(getattr(request, key), f"--{key.replace('_', '-')}")
-    if request.retain_model and not looks_local(request.retain_model):
-        raise ConfigError(
-            f"--retain-model: no folder {request.retain_model}; download a hub id as a folder (hf download "
-            f"{request.retain_model} --local-dir FOLDER) and give that"
-        )
     if request.retain_model:
-        weights_in(request.retain_model, "--retain-model")
+        _check_control(request.retain_model, study, work if work.is_dir() else None)
     if request.retain_model and (request.base or request.full_data):
         raise ConfigError("--retain-model: it is the control already; remove --base and --train-data")
     if (request.base is None) != (request.full_data is None):
@@ -139,6 +135,20 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
     cut = cut_rows(setting)
     notes = (*setting.benchmark.notes, *((_cut_note(cut, setting),) if cut else ()))
     return EraseRun(request, setting, search, ability, final, _control(request, search), mark, notes, cut)
+
+
+def _check_control(retain_model: str, study: StudyConfig, store: Path | None) -> None:
+    """Raise ConfigError unless --retain-model names a model that can be read: a folder or a hub id, as --model does."""
+    model = model_of(study.model, retain_model, None)
+    try:
+        check_model(model, key="--retain-model")
+        try_model(model, store)
+    except ConfigError as error:
+        raise ConfigError(f"--retain-model: {str(error).removeprefix('--retain-model: ')}") from None
+    if looks_local(retain_model):
+        weights_in(retain_model, "--retain-model")
+    elif small_files(retain_model, model.model_args.revision) is None:
+        raise ConfigError(f"--retain-model: no folder {retain_model}, and no such model on the hub or in its cache")
 
 
 def with_file_rows(erasing: EraseRun) -> EraseRun:
