@@ -12,7 +12,7 @@ import scipy.stats
 from expunge.core.errors import ConfigError
 from expunge.evaluation.compare import compare, permutation_p
 from expunge.evaluation.result import EvalResult
-from expunge.metrics.aggregate import averaged, interval_around, mean_over_rows
+from expunge.metrics.aggregate import interval_around, mean_over_rows
 from expunge.metrics.api import MetricResult, Parts, missing
 
 
@@ -121,7 +121,7 @@ def test_the_averaged_statistic_is_found_with_several_answers_per_example() -> N
         0: {"avg_loss": [1.0, 2.0], "prob": [0.2, 0.4]},
         1: {"avg_loss": [1.0, math.nan], "prob": [0.5, math.nan]},
     }
-    assert averaged(MetricResult(0.4, per_row=per_row)) == ["prob"]
+    assert MetricResult(0.4, per_row=per_row).averaged == ("prob",)
 
 
 def test_tables_and_text() -> None:

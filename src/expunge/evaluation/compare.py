@@ -6,7 +6,7 @@ import functools
 import html
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,7 @@ from expunge.core.records import Floats
 from expunge.evaluation.result import EvalResult
 from expunge.metrics.aggregate import (
     PairedRows,
-    averaged,
     bootstrap_interval,
-    example_values,
     interval_around,
     paired_rows,
 )
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 PERMUTATIONS = 10_000  # random sign flips of the differences
 EXACT = 13  # maximum number of examples for which all 2^n sign flips are computed
 CELLS = 4_000_000  # signs drawn at once: bounds the memory
+KEPT = 8_000_000  # signs that are kept for the next test of as many rows: 64 MB
 
 
 @dataclass(frozen=True)
@@ -169,12 +168,12 @@ def _paired(
     plain = b.value - a.value if math.isfinite(a.value) and math.isfinite(b.value) else math.nan
     if a.parts is not None and (paired := paired_rows((results_a, results_b), name)) is not None:
         return _of_parts(name, a, b, paired, seed)
-    statistic = next((s for s in averaged(a) if s in averaged(b)), None)
+    statistic = next((s for s in a.averaged if s in b.averaged), None)
     if statistic is None:
         reason = a.reason or b.reason
         note = f"missing: {reason}" if reason else "not a mean over examples: no paired comparison"
         return PairedDifference(name, a.value, b.value, plain, math.nan, math.nan, math.nan, 0, note)
-    mine, theirs = example_values(a, statistic), example_values(b, statistic)
+    mine, theirs = a.by_row[statistic], b.by_row[statistic]
     differences = np.array([theirs[row] - mine[row] for row in mine if row in theirs])
     differences = differences[np.isfinite(differences)]
     n = len(differences)
@@ -228,8 +227,17 @@ def _parts_p(columns: tuple[tuple[tuple[int, ...], bytes], ...], mean: tuple[Any
     return (1 + hits) / (1 + PERMUTATIONS)
 
 
-def _random_signs(n: int, seed: int) -> Iterator[Floats]:
-    """Yield PERMUTATIONS rows of n random signs, in blocks."""
+def _random_signs(n: int, seed: int) -> Iterable[Floats]:
+    """Return PERMUTATIONS rows of n random signs, in blocks. A report tests many metrics with the same signs."""
+    return _kept_signs(n, seed) if n * PERMUTATIONS <= KEPT else _new_signs(n, seed)
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_signs(n: int, seed: int) -> tuple[Floats, ...]:
+    return tuple(_new_signs(n, seed))
+
+
+def _new_signs(n: int, seed: int) -> Iterator[Floats]:
     rng = np.random.default_rng(seed)
     step = max(1, CELLS // n)
     for start in range(0, PERMUTATIONS, step):

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import AnswerTokens, Floats, TokenRecords
-from expunge.metrics.api import MetricInputs, MetricResult, Parts, Score, missing
+from expunge.metrics.api import MetricInputs, MetricResult, Parts, Score, mean_score, missing
 
 Ids = npt.NDArray[np.int64]
 
@@ -73,13 +73,8 @@ def mean_over_rows(
 
 def _contains(column: Sequence[Score], values_R: Floats) -> bool:
     """Return whether a column of statistics, or the mean over each row's answers, are these values."""
-    means = np.array([_mean_of(v) if isinstance(v, list) else v for v in column], dtype=float)
+    means = np.array([mean_score(v) if isinstance(v, list) else v for v in column], dtype=float)
     return means.shape == values_R.shape and np.allclose(means, values_R, rtol=1e-12, atol=0, equal_nan=True)
-
-
-def _mean_of(answers: Sequence[float]) -> float:
-    there = [v for v in answers if not math.isnan(v)]
-    return math.fsum(there) / len(there) if there else math.nan
 
 
 def band(values: Sequence[float]) -> tuple[float, float, float] | None:
@@ -102,27 +97,6 @@ def bootstrap_interval(values_R: Floats) -> tuple[float, float]:
     ]
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(low), float(high)
-
-
-def averaged(result: MetricResult) -> list[str]:
-    """Return the statistics whose mean over examples is the metric's value, in order."""
-    names = dict.fromkeys(name for row in result.per_row.values() for name in row)
-    out = []
-    for name in names:
-        numbers = np.array([v for v in example_values(result, name).values() if not math.isnan(v)])
-        with np.errstate(invalid="ignore", over="ignore"):
-            if len(numbers) and math.isclose(float(numbers.mean()), result.value, rel_tol=1e-9, abs_tol=1e-12):
-                out.append(name)
-    return out
-
-
-def example_values(result: MetricResult, statistic: str) -> dict[int, float]:
-    """Return a statistic by example; of an example with several answers their mean, skipping NaN."""
-    out = {}
-    for row, statistics in result.per_row.items():
-        value = statistics.get(statistic, math.nan)
-        out[row] = _mean_of(value) if isinstance(value, list) else value
-    return out
 
 
 @dataclass(frozen=True)
@@ -198,11 +172,11 @@ def paired_rows(sides: Sequence[Mapping[str, MetricResult]], metric: str) -> Pai
     for name, examples in whole.examples.items():
         of = [side.get(name) for side in sides]
         there = [one for one in of if one is not None]
-        shared = [averaged(one) for one in there]
+        shared = [one.averaged for one in there]
         statistic = next((s for s in shared[0] if all(s in names for names in shared)), None) if shared else None
         if len(there) < len(sides) or statistic is None:
             return None
-        by_set.setdefault(examples, []).append([example_values(one, statistic) for one in there])
+        by_set.setdefault(examples, []).append([one.by_row[statistic] for one in there])
     columns = [_common(listed) for listed in by_set.values()]
     return PairedRows(whole, tuple(columns)) if all(column.shape[1] for column in columns) else None
 

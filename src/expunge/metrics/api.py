@@ -7,6 +7,7 @@ list their metrics. Metrics read records, or the results of other metrics (`pare
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,9 +50,36 @@ class MetricResult:
     extra: Mapping[str, float] = field(default_factory=dict)
     parts: Parts | None = None
 
+    @functools.cached_property
+    def by_row(self) -> dict[str, dict[int, float]]:
+        """Each statistic by row, NaN without one; of a row with several answers their mean, skipping NaN."""
+        names = dict.fromkeys(name for row in self.per_row.values() for name in row)
+        out: dict[str, dict[int, float]] = {name: {} for name in names}
+        for row, statistics in self.per_row.items():
+            for name in names:
+                value = statistics.get(name, math.nan)
+                out[name][row] = mean_score(value) if isinstance(value, list) else value
+        return out
+
+    @functools.cached_property
+    def averaged(self) -> tuple[str, ...]:
+        """The statistics whose mean over rows is the value, in order."""
+        out = []
+        for name, rows in self.by_row.items():
+            numbers = [v for v in rows.values() if v == v]  # not NaN
+            if numbers and math.isclose(sum(numbers) / len(numbers), self.value, rel_tol=1e-9, abs_tol=1e-12):
+                out.append(name)
+        return tuple(out)
+
     def column(self, statistic: str) -> list[float]:
         """Return one statistic over all rows, in row order."""
         return [float(stats[statistic]) for stats in self.per_row.values()]  # type: ignore[arg-type]
+
+
+def mean_score(answers: Sequence[float]) -> float:
+    """Return the mean of the scores of a row's answers, skipping NaN; NaN if none is left."""
+    there = [v for v in answers if not math.isnan(v)]
+    return sum(there) / len(there) if there else math.nan
 
 
 def missing(reason: str) -> MetricResult:

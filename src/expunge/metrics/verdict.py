@@ -13,7 +13,6 @@ import numpy as np
 
 from expunge.core.numbers import plain
 from expunge.core.records import Floats
-from expunge.metrics.aggregate import averaged, example_values
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import (
     KNOWN,
@@ -329,13 +328,13 @@ def compare_direct(name: str, model_R: Floats, retain_R: Floats, full_R: Floats 
 
 def statistic_of(result: MetricResult) -> str | None:
     """Return the statistic of single rows whose mean is the metric's value, or None."""
-    return next(iter(averaged(result)), None)
+    return next(iter(result.averaged), None)
 
 
 def column_of(result: MetricResult, name: str, ids: Sequence[int]) -> Floats:
     """Return a statistic of some rows, shape (R,): of several answers the mean; NaN for a missing value."""
-    values = example_values(result, name)
-    return np.array([values[i] for i in ids], dtype=float)
+    values = result.by_row.get(name, {})
+    return np.array([values.get(i, math.nan) for i in ids], dtype=float)
 
 
 def utility_share(share: float) -> str:

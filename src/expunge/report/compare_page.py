@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from expunge.core.errors import ConfigError
 from expunge.evaluation.compare import Comparison, PairedDifference, corrected
-from expunge.metrics.aggregate import averaged, example_values
 from expunge.metrics.api import MetricResult
 from expunge.report.differences import cells_of, signed
 from expunge.report.page import environment
@@ -102,10 +101,10 @@ def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], c
 def differences(pair: ComparedPair, d: PairedDifference) -> ExampleDifferences | None:
     """Return the differences of single examples, or None if the metric is not a mean over examples."""
     a, b = pair.results_a[d.metric], pair.results_b[d.metric]
-    statistic = next((s for s in averaged(a) if s in averaged(b)), None) if d.n > 1 else None
+    statistic = next((s for s in a.averaged if s in b.averaged), None) if d.n > 1 else None
     if statistic is None:
         return None
-    mine, theirs = example_values(a, statistic), example_values(b, statistic)
+    mine, theirs = a.by_row[statistic], b.by_row[statistic]
     both = [(theirs[row] - mine[row], row) for row in mine if row in theirs]
     ordered = sorted(pair for pair in both if math.isfinite(pair[0]))
     lower, higher = sum(v < 0 for v, _ in ordered), sum(v > 0 for v, _ in ordered)

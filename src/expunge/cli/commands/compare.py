@@ -71,7 +71,7 @@ def _finite(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print(pair: Any) -> None:
-    from expunge.report.compare_page import cells_of
+    from expunge.report.differences import cells_of
 
     say(f"{pair.name}: second minus first")
     name_width = max(14, min(34, max(map(len, pair.comparison)), width() - 46))
