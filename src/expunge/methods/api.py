@@ -346,7 +346,7 @@ def method(
         teacher: The other model that the loss reads; required if `needs` names a teacher's quantity.
         reduction: The mean of the forget term (`MethodSpec`). Declare "token" or "row"; otherwise rows of small
             micro-batches have more weight than others.
-        fidelity: How the formula was checked (`core.fidelity`).
+        fidelity: How the formula was checked (`core.registry`).
 
     Raises:
         ConfigError: If the class is not a dataclass, the name is taken, or a teacher is required and not named.

@@ -220,7 +220,7 @@ def family(
         paper: The source.
         reads: The records that the family reads by default, as in Metric. With it, `eval.metrics=[name]` adds the
             metric to any benchmark.
-        fidelity: How the formula was checked (`core.fidelity`).
+        fidelity: How the formula was checked (`core.registry`).
     """
 
     def register(compute: Callable[..., MetricResult]) -> Callable[..., MetricResult]:
