@@ -26,6 +26,14 @@ def test_nearest_cuts_a_long_list_and_says_how_long_it_is() -> None:
     assert "name_24" not in hint
 
 
+def test_nearest_lists_the_most_similar_of_many_names() -> None:
+    hint = nearest(
+        "model.layers.9", ["head", *(f"model.layers.{i}.mlp" for i in range(30)), "model.layers.3"], similar=True
+    )
+    assert hint.startswith("; did you mean 'model.layers.3'? (allowed: model.layers.3, model.layers.9.mlp, ")
+    assert hint.endswith(", ... (32 in all))") and "head" not in hint
+
+
 @pytest.mark.parametrize(("kind", "code"), [(ConfigError, 2), (DataError, 2), (UserError, 2), (JobError, 1)])
 def test_exit_codes(kind: type[ExpungeError], code: int) -> None:
     assert kind("x").exit_code == code

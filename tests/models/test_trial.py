@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub.errors import HfHubHTTPError
 from test_folder_settings import folder_of
 
 from expunge.core.errors import ConfigError
 from expunge.core.limited import run_limited
+from expunge.core.names import PartName
+from expunge.core.on_use import transformers
 from expunge.models import trial, trial_child
-from expunge.models.config import ModelArgs, ModelConfig, TokenizerArgs, check_source
+from expunge.models.build import build_llama
+from expunge.models.config import PRESETS, ModelArgs, ModelConfig, TokenizerArgs, check_source
 from expunge.models.identity import small_files
-from expunge.models.trial import LOADED, try_model
+from expunge.models.trial import LOADED, ModelParts, check_part_names, model_parts, preset_parts, try_model
 
 
 def config_of(source: str, tokenizer: str | None = None) -> ModelConfig:
@@ -149,3 +153,64 @@ def test_a_limit_is_one_line(tmp_path: Path, own: str, monkeypatch: pytest.Monke
     output = r"^model\..*/m: loading it without weights does not end within 1 s of computing"
     with pytest.raises(ConfigError, match=output):
         try_model(config_of(source, own))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_parts_of_a_preset_are_those_of_its_model(preset: str, tokenizer: Any) -> None:
+    with torch.device("meta"):
+        model = build_llama(preset, tokenizer, vocab_size=300, seed=0)
+    assert preset_parts(PRESETS[preset]) == ModelParts(**trial_child._parts(model))
+
+
+def test_marks_of_a_model_whose_head_is_its_own() -> None:
+    config = transformers.GPT2Config(
+        n_layer=2, n_embd=8, n_head=2, vocab_size=30, n_positions=8, tie_word_embeddings=False
+    )
+    with torch.device("meta"):
+        parts = ModelParts(**trial_child._parts(transformers.GPT2LMHeadModel(config)))
+    assert (parts.modules["lm_head"], parts.modules["transformer.h.1.mlp.c_fc"], parts.layers) == ("ML", "ML", 2)
+    parts.check(PartName("k", "adapted", "lm_head"))
+    parts.check(PartName("k", "weights", r".*c_fc"))
+    with pytest.raises(ConfigError, match=r"^k: no module with a weight has a whole name that matches 'c_fc'"):
+        parts.check(PartName("k", "weights", "c_fc"))
+    with pytest.raises(ConfigError, match=r"^k: the model has no linear module 'transformer.h.1.mlp.act'"):
+        parts.check(PartName("k", "matrix", "transformer.h.1.mlp.act"))
+
+
+def test_the_names_of_a_folder_are_read_once_and_only_for_a_setting_that_names_one(
+    tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(_program: Path, request: Any, *_args: Any, **_how: Any) -> Any:
+        calls.append(request)
+        return trial_child.main(request)
+
+    def new_process() -> None:
+        trial._faults.cache_clear()
+        trial._PARTS.clear()
+
+    monkeypatch.setattr(trial, "run_limited", counted)
+    model, store = config_of(folder_of(tmp_path / "m", num_hidden_layers=2), own), tmp_path / "store"
+    new_process()
+    check_part_names(model, store, [])
+    assert not calls
+    right = [PartName("k", "module", r"model\.layers\.1"), PartName("k", "module", "layers.0.mlp:input")]
+    for _ in range(2):
+        check_part_names(model, store, right)
+        new_process()
+    assert len(calls) == 1
+    wrong = [*right, PartName("args.layers[1]", "module", "model.layers.2")]
+    with pytest.raises(
+        ConfigError, match=r"^args\.layers\[1\]: the model has no module 'model.layers.2'; did you mean"
+    ):
+        check_part_names(model, store, wrong)
+    for note in (store / LOADED).iterdir():
+        note.write_text("")  # as older versions left it
+    assert model_parts(model, store) == model_parts(model, store) and len(calls) == 2
+    (tmp_path / "m" / "job.json").write_text("{}")  # the folder of a job is not tried, but its names are known
+    with pytest.raises(ConfigError, match=r"^args\.layers\[1\]: the model has no module"):
+        check_part_names(model, None, wrong)
+    coded = config_of(folder_of(tmp_path / "coded", auto_map={"AutoConfig": "x.Y"}), own)
+    assert model_parts(coded) is None
+    check_part_names(coded, None, wrong)

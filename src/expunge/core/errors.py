@@ -54,13 +54,17 @@ def as_texts(value: Any, where: str) -> list[str]:
     return texts
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return a hint for a wrong name: "; did you mean 'X'?" if one is near, and the allowed names if they are few."""
+def nearest(name: str, allowed: Iterable[str], *, similar: bool = False) -> str:
+    """Return a hint for a wrong name: "; did you mean 'X'?" if one is near, and the allowed names.
+
+    Of more than 24 names the first are listed. similar: the most similar, if there are some.
+    """
     names = sorted(str(a) for a in allowed)
     by_lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.55)
+    close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=8 if similar else 1, cutoff=0.55)
     hint = f"; did you mean '{by_lower[close[0]]}'?" if close else ""
     if not names:
         return hint
-    listed = ", ".join(names) if len(names) <= 24 else ", ".join(names[:24]) + f", ... ({len(names)} in all)"
+    some = names if len(names) <= 24 else [by_lower[one] for one in close] if similar and close else names[:24]
+    listed = ", ".join(some) + (f", ... ({len(names)} in all)" if len(some) < len(names) else "")
     return f"{hint} (allowed: {listed})"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.names import ModuleName
 from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Requirements, method
 from expunge.methods.terms import check_modules, hidden_and_reference, require, wide
@@ -46,7 +47,7 @@ class CIR:
 trainer.method_args.layers=[model.layers.3.mlp]
     """
 
-    layers: tuple[str, ...] = LAYERS
+    layers: tuple[ModuleName, ...] = LAYERS
     """Names of the modules whose outputs are broken. `NAME:input` is the input of a module."""
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.names import ModuleName, ParameterPattern
 from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs, method
 from expunge.methods.rmu import check_steering, steered
@@ -46,9 +47,9 @@ class R2MU:
 trainer.method_args.layer=model.layers.3
     """
 
-    layer: str = "model.layers.7"
+    layer: ModuleName = "model.layers.7"
     """Name of the module whose output is misdirected. Layers above it do not run."""
-    trainable_params_regex: tuple[str, ...] = (".*",)
+    trainable_params_regex: tuple[ParameterPattern, ...] = (".*",)
     """Regular expressions of the parameters to train; a parameter is trained if one of them matches its name."""
     steering_coeff: float = 6.5
     """c, the length of the control vector."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.names import ModuleName
 from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import check_modules, require, wide
@@ -43,7 +44,7 @@ class RepNoise:
 trainer.method_args.layers=[model.layers.8.mlp]
     """
 
-    layers: tuple[str, ...] = ("model.layers.10.mlp", "model.layers.20.mlp")
+    layers: tuple[ModuleName, ...] = ("model.layers.10.mlp", "model.layers.20.mlp")
     """Names of the modules whose hidden states become noise. `NAME:input` is the input of a module."""
     beta: float = 0.001
     """Weight of the distance from noise."""

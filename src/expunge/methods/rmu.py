@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from expunge.core.decode import strict
+from expunge.core.names import ModuleName, ParameterPattern
 from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, method
 from expunge.methods.objective import embed_diff
@@ -47,9 +48,9 @@ class RMU:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=RMU trainer.method_args.module_regex=model.layers.3
     """
 
-    module_regex: str = r"model\.layers\.7"
+    module_regex: ModuleName = r"model\.layers\.7"
     """Name of the layer: `model.layers.7`, or OpenUnlearning's form with escaped dots. Layers above it do not run."""
-    trainable_params_regex: tuple[str, ...] = (".*",)
+    trainable_params_regex: tuple[ParameterPattern, ...] = (".*",)
     """Regular expressions of the parameters to train; a parameter is trained if one of them matches its name."""
     steering_coeff: float = 2.0
     """c, the length of the control vector, or its multiple of the mean length of h if `adaptive`."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.names import ModuleName
 from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Requirements, method
 from expunge.methods.terms import check_modules, hidden_and_reference, require, wide
@@ -47,7 +48,7 @@ class RR:
 trainer.method_args.layers=[model.layers.8,model.layers.12]
     """
 
-    layers: tuple[str, ...] = LAYERS
+    layers: tuple[ModuleName, ...] = LAYERS
     """Names of the modules whose hidden states are rerouted. `NAME:input` is the input of a module."""
 
     def __post_init__(self) -> None:

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expunge.core.errors import ConfigError, JobError, nearest
+from expunge.core.errors import JobError
+from expunge.core.names import find_name
 from expunge.models.capabilities import capabilities_of, forward_options, logits_in
 
 
@@ -156,16 +157,7 @@ def find_module(model: Any, name: str, *, key: str) -> Any:
     Raises ConfigError, at `key`, if the model has no module of that name, or several with that ending.
     """
     modules = dict(bare(model).named_modules())
-    if name in modules:
-        return modules[name]
-    matches = [n for n in modules if name and n.endswith(f".{name}")]
-    if len(matches) > 1:
-        raise ConfigError(
-            f"{key}: {name!r} is the end of {len(matches)} modules' names; give one of them: {', '.join(matches[:3])}"
-        )
-    if not matches:
-        raise ConfigError(f"{key}: the model has no module {name!r}{nearest(name, filter(None, modules))}")
-    return modules[matches[0]]
+    return modules[find_name(modules, name, key)]
 
 
 class LmHead:

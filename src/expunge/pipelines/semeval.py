@@ -19,6 +19,7 @@ from expunge.core.files import whole_folder, write_json
 from expunge.core.terminal import complain
 from expunge.methods.weight_edits import WeightEdit
 from expunge.models.folder_files import whole_model
+from expunge.models.trial import check_part_names
 from expunge.pipelines.hard_end import HardEnd, TimeLimitExceeded, alarm
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single import TrainingRun, merge_of, sides_of, training_runs
@@ -29,7 +30,7 @@ from expunge.pipelines.submission_folder import STATUS, SubmissionFolder, check_
 from expunge.training.budget import Budget
 from expunge.training.lora import check_quantize
 from expunge.training.model_selection import suite_metrics
-from expunge.training.phases import check_run
+from expunge.training.phases import check_run, part_names
 from expunge.training.run_state import Diverged
 from expunge.training.saved_run import TrainerState
 
@@ -107,6 +108,7 @@ def prepare_run(single: SingleJob) -> PreparedRun:
         if run.args.save_strategy != "no":
             raise ConfigError("trainer.args.save_strategy: has no effect here; write --save-steps N")
         check_run(run.objective, run.args)
+        check_part_names(single.model, None, part_names(run.objective, run.args))
         check_sides(task.benchmark, sides_of(single, task), run.objective)
         if run.args.evaluate.on:
             suite_metrics(task.benchmark.panel, run.args.evaluate)

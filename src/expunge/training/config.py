@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from expunge.core.decode import strict
+from expunge.core.names import LayerCount, ParameterPattern
 from expunge.data.examples import Span
 from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.lora import LoraArgs
@@ -141,9 +142,9 @@ class TrainArgs:
     """
     grad_transform_args: Mapping[str, Any] = field(default_factory=dict)
     """Settings of grad_transform (`expunge list methods NAME`); of a stack, those of each transform by its name."""
-    trainable_last_k_layers: int = 0
+    trainable_last_k_layers: LayerCount = 0
     """Train only the last k decoder layers. 0: all."""
-    trainable_params_regex: tuple[str, ...] = ()
+    trainable_params_regex: tuple[ParameterPattern, ...] = ()
     """Train only parameters whose whole name matches an expression. Empty: all. A parameter must also satisfy
     trainable_last_k_layers if that is set.
     """

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, JobError, nearest
+from expunge.core.names import AdaptedName
 
 
 @strict
@@ -29,7 +30,7 @@ class LoraArgs:
     """The scale of the adapters, divided by r."""
     lora_dropout: float = 0.0
     """The dropout before the adapters."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    target_modules: Literal["all-linear"] | tuple[AdaptedName, ...] = "all-linear"
     """all-linear (every linear module but the LM head, Conv1D of GPT-2 included), or the last parts of module names,
     such as [q_proj, v_proj].
     """

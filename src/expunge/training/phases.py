@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from expunge.core.errors import ConfigError, JobError
+from expunge.core.names import PartName, names_in
 from expunge.data.encoder import Encoded, row_lengths
 from expunge.data.pairing import Pairing, Rows, alternating, choices, group_by_length, in_chunks, pair, pass_ends
 from expunge.methods.objective import Objective
@@ -149,6 +150,30 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
             f"{where}.grad_transform: {_registration(step).name} weighs the forget against the retain term within one "
             "step, and schedule.kind=alternating never has both; use interleaved or chunks"
         )
+
+
+def part_names(objective: Objective, args: TrainArgs, where: str = "trainer") -> list[PartName]:
+    """Return the names of modules, parameters and layers in the settings of a run, with their keys below `where`."""
+    return [*names_of_method(objective, f"{where}.method_args"), *names_of_args(args, f"{where}.args")]
+
+
+def names_of_method(objective: Objective, where: str) -> list[PartName]:
+    """Return the names of parts of the model in a method's settings, and those of the modules that its loss reads."""
+    names, layer = list(names_in(objective.method, where)), objective.needs.layer
+    known = {name.value.replace("\\", "") for name in names}
+    modules = (layer,) if isinstance(layer, str) else layer or ()
+    return names + [PartName(where, "module", name) for name in modules if name not in known]
+
+
+def names_of_args(args: TrainArgs, where: str) -> list[PartName]:
+    """Return the names of parts of the model in settings of training, with those of the gradient transforms."""
+    names, step, key = list(names_in(args, where)), _grad_transform(args, where), f"{where}.grad_transform_args"
+    if step is None:
+        return names
+    rules: tuple[GradTransform, ...] = getattr(step, "rules", ())
+    for rule in rules:  # of a stack
+        names += names_in(rule, f"{key}.{_registration(rule).name}")
+    return names if rules else [*names, *names_in(step, key)]
 
 
 def _grad_transform(args: TrainArgs, where: str) -> GradTransform | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.core.names import WeightPattern
 from expunge.core.on_use import torch
 from expunge.methods.grad_transforms.api import GradientRequest, grad_transform
 from expunge.methods.grad_transforms.vectors import add, norm, over, scaled
@@ -41,7 +42,7 @@ class IrrelevantCollapse:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=CIR +trainer.args.grad_transform=cir
     """
 
-    modules: str = r".*\.(gate|up|down)_proj"
+    modules: WeightPattern = r".*\.(gate|up|down)_proj"
     """Regular expression of the whole names of the linear modules that forget."""
     n_inputs: int = 24
     """Directions to remove from the inputs: the mean and the first components; 0 removes none."""

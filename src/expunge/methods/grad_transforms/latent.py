@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
+from expunge.core.names import ModuleName
 from expunge.core.on_use import torch
 from expunge.methods.grad_transforms.api import GradientRequest, Perturbation, grad_transform
 from expunge.methods.grad_transforms.vectors import add, over
@@ -43,7 +44,7 @@ class Latent:
 +trainer.args.grad_transform_args.layer=model.layers.8
     """
 
-    layer: str
+    layer: ModuleName
     """Name of the module to perturb, such as `model.layers.8`."""
     eps: float = 1.0
     """Largest norm of the perturbation at each position, in the unit of the hidden states."""

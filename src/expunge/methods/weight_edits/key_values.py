@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.names import MatrixName, ModuleName
 from expunge.core.on_use import torch
 from expunge.methods.terms import check_modules
 from expunge.methods.weight_edits.api import HiddenStatistics, State, TargetSearch
@@ -71,9 +72,9 @@ def ridge(square_DD: Tensor, amount: float) -> Tensor:
 class RefusalEdit:
     """The settings and the steps that MEMIT and AlphaEdit share: targets for a refusal, written module after module."""
 
-    modules: tuple[str, ...] = DOWN
+    modules: tuple[MatrixName, ...] = DOWN
     """Names of the linear modules to edit, from the lowest layer to the highest."""
-    block: str = ""
+    block: ModuleName = ""
     """Name of the layer whose output has the targets; empty: the layer of the last module."""
     value_steps: int = 25
     """Steps of the search for a target state."""

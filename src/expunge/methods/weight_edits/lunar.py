@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.names import MatrixName
 from expunge.core.on_use import torch
 from expunge.methods.weight_edits.api import HiddenStatistics, State, weight_edit
 from expunge.methods.weight_edits.key_values import added, check_linear, layer_of, ridge, weight_of
@@ -48,7 +49,7 @@ class LUNAR:
     Try: methods: [{trainer: LUNAR, method_args: {modules: [model.layers.2.mlp.down_proj]}}] in a study
     """
 
-    modules: tuple[str, ...] = ("model.layers.22.mlp.down_proj",)
+    modules: tuple[MatrixName, ...] = ("model.layers.22.mlp.down_proj",)
     """Names of the linear modules to edit; each must add its output to that of its layer."""
     strength: float = 2.0
     """Multiple of the direction that the forget prompts move by."""

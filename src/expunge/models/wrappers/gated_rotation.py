@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.core.names import ModuleName
 from expunge.core.on_use import ModuleOnUse, torch
 from expunge.models.wrapper_api import WrapInputs, wrapper
 
@@ -42,7 +43,7 @@ class GatedRotation:
     Try: methods: [{trainer: gated_rotation, method_args: {layer: model.layers.4, strength: 0.5}}] in a study
     """
 
-    layer: str
+    layer: ModuleName
     """Name of the module whose output rotates, such as `model.layers.4`."""
     strength: float = 0.3
     """Factor of the vector, which is as long as a mean hidden state."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.core.names import ModuleName
 from expunge.core.on_use import ModuleOnUse, torch
 from expunge.models.wrapper_api import WrapInputs, wrapper
 
@@ -37,7 +38,7 @@ class Steering:
     Try: methods: [{trainer: steering, method_args: {layer: model.layers.8}}] in a study
     """
 
-    layer: str
+    layer: ModuleName
     """Name of the module whose output moves, such as `model.layers.8`."""
     strength: float = 1.0
     """Factor of the move; 1 removes the difference along the direction."""

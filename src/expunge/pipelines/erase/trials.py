@@ -12,6 +12,7 @@ from expunge.core.decode import decode
 from expunge.data.examples import ANSWER
 from expunge.engine.job import Job
 from expunge.methods.objective import objective
+from expunge.models.trial import check_part_names
 from expunge.pipelines.erase.proposals import METHODS, Outcome, method_settings, propose
 from expunge.pipelines.erase.request import AUTO, LEFT, UTILITY, EraseRun
 from expunge.pipelines.erase.rows import KNOWN
@@ -19,6 +20,7 @@ from expunge.pipelines.study_jobs.estimate import parameters
 from expunge.training.config import TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs, SelectionRule
 from expunge.training.lora import LoraArgs
+from expunge.training.phases import names_of_args, names_of_method
 
 EPOCHS, FEWEST, MOST = 40, 120, 400  # steps of a trial: passes over the forget rows, and bounds
 SHORT = 40  # steps of a trial of which several must fit into the budget
@@ -211,8 +213,14 @@ def fit_trial(erasing: EraseRun, trial: EraseTrial, start: Job | None, args: Tra
 
 def check_trials(erasing: EraseRun) -> None:
     """Raise ConfigError for wrong settings of the training or the method, before any measurement."""
+    names = names_of_args(own_args(erasing), "unlearn")
     for method in methods_of(erasing):
-        trial_job(erasing, trial_of(erasing, method, first_rate(erasing), FEWEST), SearchGoal())
+        trial = trial_of(erasing, method, first_rate(erasing), FEWEST)
+        trial_job(erasing, trial, SearchGoal())
+        loss = objective(trial.method, trial.method_args)
+        names += names_of_method(loss, "--method.method_args")
+    work = erasing.work
+    check_part_names(erasing.request.study.model, work if work.is_dir() else None, names)
 
 
 def wanted_steps(erasing: EraseRun) -> int:

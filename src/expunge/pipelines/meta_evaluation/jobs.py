@@ -14,6 +14,7 @@ from expunge.benchmarks.metric_suite import FORGET
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_text
+from expunge.core.names import PartName
 from expunge.engine.job import Job, JobContext, unkeyed
 from expunge.engine.show import show
 from expunge.engine.store import Store
@@ -38,6 +39,7 @@ from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.report.section import GridSection, Section
 from expunge.training.config import TrainArgs
+from expunge.training.phases import names_of_args
 
 TABLES = ("meta.csv", "meta.md")
 FORMULAS: Mapping[Formula, str] = {"openunlearning": "arXiv:2506.12618", "two_sided": "two-sided, arXiv:2605.24614"}
@@ -104,6 +106,13 @@ def _relearning(study: StudyConfig) -> TrainArgs:
     """Return the settings of one epoch on the forget rows: the study's `unlearn` with the changes of `meta.relearn`."""
     meta = study.meta or MetaEvaluationConfig()
     return decode(TrainArgs, {**study.unlearn, "num_train_epochs": 1, **meta.relearn}, where="meta.relearn")
+
+
+def meta_part_names(study: StudyConfig) -> list[PartName]:
+    """Return the names of parts of the model in the settings of the pools and of relearning, with their keys."""
+    count = len(study.meta.variations) if study.meta else 0
+    varied = {f"meta.variations[{i}]": _varied(study, i) for i in range(count)} | {"meta.relearn": _relearning(study)}
+    return [name for key, args in varied.items() for name in names_of_args(args, key)]
 
 
 def meta_job(study: StudyConfig, maker: TrainingJobs, start: Job | None, leaves: Sequence[MeasuredModel]) -> Job | None:

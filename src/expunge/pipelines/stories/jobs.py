@@ -19,6 +19,7 @@ from expunge.data.stories.gather import source_of
 from expunge.data.stories.records import Split
 from expunge.engine.job import Estimate, Job
 from expunge.models.config import PRESETS, preset_identity
+from expunge.models.trial import check_part_names
 from expunge.pipelines.stories import work
 from expunge.pipelines.stories.config import ALL, StoriesStudy
 from expunge.pipelines.stories.types import (
@@ -41,6 +42,7 @@ from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study_jobs.estimate import parameters
 from expunge.pipelines.study_jobs.memory import estimate_memory, estimate_scoring, shape_in
 from expunge.training.config import TrainArgs
+from expunge.training.phases import names_of_args
 
 PRESENT, NEVER = "present", "never learned"
 TOKENS_PER_STORY = 170  # an estimate, used only in the plan
@@ -97,7 +99,9 @@ class _StoryPlanner:
         self.pretraining = study.train
         self.deleting, self.recovering = dict(study.unlearn), {**study.unlearn, **self.settings.recover}
         self.base_args = decode(TrainArgs, self.deleting, where="unlearn")
-        decode(TrainArgs, self.recovering, where="stories.recover")
+        recovery = decode(TrainArgs, self.recovering, where="stories.recover")
+        named = {"train": study.train, "unlearn": self.base_args, "stories.recover": recovery}
+        check_part_names(self.model, None, [one for key, args in named.items() for one in names_of_args(args, key)])
         work.classifier_config(self.settings)
         self.corpus = self._corpus()
         self.vocabulary = self._vocabulary()

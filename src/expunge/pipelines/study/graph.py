@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import fingerprint
+from expunge.core.names import PartName, names_in
 from expunge.core.numbers import format_setting
 from expunge.engine.job import Job
 from expunge.methods.api import registry as losses
@@ -22,10 +23,11 @@ from expunge.pipelines.study.task_config import TaskConfig
 from expunge.pipelines.study.task_context import TaskContext, check_model
 from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
-from expunge.training.phases import check_run
+from expunge.training.phases import check_run, names_of_args, part_names
 
 if TYPE_CHECKING:
     from expunge.methods.weight_edits import WeightEditSpec
+    from expunge.models.config import ModelConfig
     from expunge.models.wrapper_api import WrapperSpec
     from expunge.pipelines.audit_jobs.results import AuditEntry
     from expunge.pipelines.stories.jobs import StoryJobs
@@ -85,6 +87,7 @@ def build_graph(study: StudyConfig, cache: TrainingCache | None = None) -> Study
     check_methods(study)
     _check_extensions(study)
     maker, links = _maker(study, {} if cache is None else cache)
+    _check_part_names(study)
     setting = maker.setting
     start = maker.base() if study.model.scratch else None
     leaves: list[ModelNode] = []
@@ -184,6 +187,7 @@ def _of_finished(study: StudyConfig, cache: TrainingCache) -> StudyGraph:
     for model, config in zip(models, configs, strict=True):
         check_model(config, runs_here=study.launch.kind == "local", key=f"finished_models: {model.name}: source")
         try_model(config, Path(study.paths.store))
+        _compare_names(study, config, [])
     study = dataclasses.replace(study, model=configs[0])
     _check_extensions(study)
     first, links = _maker(study, cache)
@@ -292,6 +296,42 @@ def check_methods(study: StudyConfig) -> None:
             _check_edit(entry, edit, where)
         else:
             _check_loss(entry, args, where)
+
+
+def _check_part_names(study: StudyConfig) -> None:
+    """Raise ConfigError if a setting names a module, a parameter or a layer that the model of a study lacks."""
+    names = names_of_args(study.train, "train")
+    for i, entry in enumerate(study.methods):
+        where, args = f"methods[{i}]", unlearn_args(study, i, 0)
+        if wrapper_of(entry):
+            from expunge.models.wrapper_api import make_wrapper
+
+            names += names_in(make_wrapper(entry.trainer, entry.method_args), f"{where}.method_args")
+        elif edit_of(entry):
+            from expunge.methods.weight_edits import make_weight_edit
+
+            names += names_in(make_weight_edit(entry.trainer, entry.method_args), f"{where}.method_args")
+        else:
+            names += part_names(objective(entry.trainer, entry.method_args), args, where)
+            continue
+        names += names_of_args(args, f"{where}.args")
+    if study.meta is not None:
+        from expunge.pipelines.meta_evaluation.jobs import meta_part_names
+
+        names += meta_part_names(study)
+    _compare_names(study, study.model, names)
+
+
+def _compare_names(study: StudyConfig, model: ModelConfig, names: list[PartName]) -> None:
+    """Raise ConfigError if one of the names, or one in the settings of a study's audits, is no part of a model."""
+    if study.audits:
+        from expunge.pipelines.audit_jobs.jobs import check_audits
+
+        names += [name for i, audit in enumerate(check_audits(study)) for name in names_in(audit, f"audits[{i}]")]
+    if names:
+        from expunge.models.trial import check_part_names
+
+        check_part_names(model, Path(study.paths.store), names)
 
 
 def wrapper_of(entry: MethodEntry) -> WrapperSpec | None:

@@ -26,6 +26,7 @@ from expunge.pipelines.study.task_config import check_places
 from expunge.pipelines.study.task_context import TaskContext, check_model
 from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
+from expunge.training.phases import part_names
 
 if TYPE_CHECKING:
     from expunge.methods.weight_edits import WeightEdit
@@ -72,6 +73,11 @@ def prepare(single: SingleJob) -> PreparedJob:
         from expunge.models.trial import try_model
 
         try_model(single.model, Path(single.paths.store))  # after the checks that need no time
+    named = [name for run in fittings for name in part_names(run.objective, run.args)]
+    if named:
+        from expunge.models.trial import check_part_names
+
+        check_part_names(single.model, Path(single.paths.store), named)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
     maker = TrainingJobs(setting, single.eval, ContextSource.of(single, setting))
     start = maker.base() if single.model.scratch else None
