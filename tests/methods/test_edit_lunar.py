@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from key_value_toy import tensor
+from key_value_toy import cases, tensor
 
 from expunge.core.errors import ConfigError
 from expunge.methods.weight_edits import Moments, make_weight_edit
@@ -55,6 +55,23 @@ def test_one_key_by_hand() -> None:
     base = {"l.0.w.weight": torch.zeros(2, 2, dtype=torch.float64)}
     (edited,) = LUNAR(modules=("l.0.w",), strength=0.5, ridge=0.5)(base, One()).values()
     assert edited.flatten().tolist() == pytest.approx([0.2, 0, -0.6, 0], abs=1e-15)
+
+
+def test_the_update_is_the_end_of_the_authors_training() -> None:
+    measured = cases("lunar")["minimum"]
+    inputs = measured["inputs"]
+
+    class Measured(Keys):
+        def states(self, name: str, of: Any, at: str, changed: Any) -> Any:
+            return tensor(inputs["forget_states"] if of == "forget" else inputs["declined"])
+
+        def moments(self, names: Any, of: str, at: str) -> Any:
+            keys = tensor(inputs[of])
+            return {name: Moments(len(keys), keys.sum(0), keys.T @ keys) for name in names}
+
+    rule = LUNAR(modules=("l.0.w",), strength=inputs["strength"], ridge=1e-12)
+    (edited,) = rule({"l.0.w.weight": tensor(inputs["weight"])}, Measured()).values()
+    torch.testing.assert_close(edited, tensor(measured["outputs"]), rtol=1e-9, atol=1e-9)
 
 
 def test_settings_are_checked() -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 
 from expunge.core.errors import ConfigError
 from expunge.methods import LossInputs, SideOutputs, objective
@@ -50,6 +51,24 @@ def test_the_loss_is_distance_minus_the_logarithmic_ascent() -> None:
     later = {rule.forget_loss(LossInputs(forget=side, memory=memory)).item() for _ in range(5)}
     assert len(later | {first}) == 6  # each call draws new noise
     assert memory["repnoise_draws"] == 5
+
+
+def test_the_distance_equals_the_authors() -> None:
+    measured = cases("repnoise")["distance"]
+    states, noise = (tensor(measured["inputs"][key]) for key in ("states", "noise"))
+    assert mmd(states, noise).item() == pytest.approx(measured["outputs"], rel=1e-12)
+
+
+def test_the_authors_loss_is_ours_but_for_the_ascent() -> None:
+    # rows of one point; their ascent is ln(1 + (NLL + the NLL of each of n layers) / n), with n = 1 and equal logits
+    measured = cases("repnoise")["loss"]
+    inputs = measured["inputs"]
+    logps_NV = torch.log_softmax(tensor(inputs["logits"]), -1)
+    nll = -logps_NV.gather(1, torch.tensor(inputs["tokens"])[:, None]).mean().item()
+    layers = zip(tensor(inputs["states"]), tensor(inputs["noise"]), strict=True)
+    distance = sum(mmd(h, z).item() for h, z in layers) / 2
+    expected = math.log(4) + inputs["beta"] * distance - inputs["alpha"] * math.log1p(2 * nll)
+    assert expected == pytest.approx(measured["outputs"], rel=1e-12)
 
 
 def test_a_negative_weight_is_refused() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 
 from expunge.core.errors import ConfigError
 from expunge.methods import LossInputs, Quantity, SideOutputs, objective
@@ -40,6 +41,22 @@ def test_the_terms_change_their_weights_during_the_run(progress: float, expected
         memory={"progress": progress},
     )
     assert loss(view).total.item() == pytest.approx(expected, rel=1e-15)
+
+
+def test_the_loss_equals_the_authors() -> None:
+    measured = cases("rr")["terms"]
+    inputs = measured["inputs"]
+
+    def side(key: str) -> SideOutputs:
+        h_LND = tensor(inputs[key])
+        n = h_LND.shape[1]
+        h_ND, row_N = torch.cat([*h_LND], -1), torch.zeros(n, dtype=torch.long)
+        return SideOutputs(h_ND.new_zeros(0), row_N, 1, hidden_ND=h_ND, widths=(4, 4))
+
+    sides = {key: side(key) for key in ("forget", "forget_ref", "retain", "retain_ref")}
+    view = LossInputs(**sides, memory={"progress": 2 * inputs["progress"]})  # theirs ends at 1/2
+    loss = objective("RR", {"gamma": inputs["alpha"], "alpha": inputs["alpha"]})(view)
+    assert loss.total.item() == pytest.approx(measured["outputs"], rel=1e-12)
 
 
 def test_it_reads_its_layers_on_both_sides() -> None:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 from torch import Tensor
 
 from expunge.core.errors import ConfigError
@@ -28,6 +29,20 @@ def test_the_loss_by_hand(logit_side) -> None:
     ref = marked_side(logit_side, [[3, 9], [9, 1], [5, 5]], [True, True, False])
     loss = TPO(beta=0.5, preservation=2).forget_loss(LossInputs(forget=now, forget_ref=ref))
     assert loss.item() == pytest.approx(4 * math.log1p(math.exp(-1)) + 2 * math.log(2), rel=1e-14)
+
+
+def test_the_loss_of_an_example_equals_the_authors(logit_side) -> None:
+    measured = cases("tpo")["loss"]
+    inputs, rows = measured["inputs"], torch.zeros(4, dtype=torch.long)
+    now, ref = (
+        dataclasses.replace(
+            logit_side(tensor(inputs[key]), torch.tensor(inputs["tokens"]), rows),
+            marked_N=torch.tensor(inputs["unwanted"]),
+        )
+        for key in ("logits", "reference")
+    )
+    loss = TPO(beta=inputs["beta"]).forget_loss(LossInputs(forget=now, forget_ref=ref))
+    assert loss.item() == pytest.approx(measured["outputs"], rel=1e-12)
 
 
 def test_the_gradient_by_hand_and_by_differences(logit_side) -> None:

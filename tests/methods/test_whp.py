@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 
 from expunge.core.errors import ConfigError
 from expunge.methods import LossInputs, objective
@@ -23,6 +24,13 @@ def test_only_what_the_reinforced_model_raised_is_lowered() -> None:
     reinforced = torch.tensor([[3.0, 1.0, -1.0], [0.5, -0.5, 0.0]])
     assert generic(baseline, reinforced, alpha=5.0).tolist() == [[-9.0, 2.0, -1.0], [-2.5, 0.0, 0.0]]
     assert torch.equal(generic(baseline, reinforced, alpha=0.0), baseline)
+
+
+def test_the_generic_logits_equal_those_of_the_authors_of_muse() -> None:
+    case = cases("whp")["generic"]
+    inputs = case["inputs"]
+    actual = generic(tensor(inputs["baseline"]), tensor(inputs["reinforced"]), alpha=inputs["alpha"])
+    torch.testing.assert_close(actual, tensor(case["outputs"]), rtol=1e-14, atol=1e-14)
 
 
 def test_shapes_and_settings_are_checked() -> None:

@@ -12,7 +12,7 @@ from expunge.methods.terms import check_modules, hidden_and_reference, require, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAYERS = ("model.layers.10", "model.layers.20")
+LAYERS = ("model.layers.9", "model.layers.19")
 
 
 @method(
@@ -20,7 +20,7 @@ LAYERS = ("model.layers.10", "model.layers.20")
     revision=1,
     needs=hidden_and_reference(LAYERS),
     paper="arXiv:2406.04313",
-    fidelity="reading",
+    fidelity="code",
     reduction="token",
     gamma=10.0,
     alpha=10.0,
@@ -37,9 +37,11 @@ class RR:
     tokens and layers of the forget examples, the second (`EMBED_NORM`) that of the retain examples. t is the step, T
     their number. So a run begins by rerouting and ends with both terms.
 
-    Defaults: layers 10 and 20, gamma = alpha = 10 and 150 steps of 16 with LoRA adapters of rank 16 are confirmed in
-    copies of the authors' script for Llama-3-8B, as are both terms and the schedule. That code reads every token, and
-    all layers of the retain examples. Our reading: both terms read `layers` and the answer.
+    Both terms and the schedule equal the authors' code on the same states (run from a copy of their repository).
+    Defaults: gamma = alpha = 10 and 150 steps of 16 with LoRA adapters of rank 16 are those of their script for
+    Llama-3-8B. Its target layers 10 and 20 count the embeddings as layer 0, so they are `model.layers.9` and
+    `model.layers.19`. That code reads every token, and all layers of the retain examples. Our reading: both terms read
+    `layers` and the answer.
 
     Pitfalls: a model needs that many layers. The forget term is 0 once a state is orthogonal to its reference, so a
     longer run only repairs the retain examples.

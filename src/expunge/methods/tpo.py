@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     paper="arXiv:2506.03142",
     reduction="row",
     alpha=0.0,
-    fidelity="reading",
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,8 @@ class TPO:
     the answer that carry content and that the question does not contain; in the paper another model marks them.
 
     Defaults: beta = 0.32, preservation = 1 and no retain term are the authors' for TOFU's forget05 and Llama-2-7B
-    (0.23 for forget10). The formula is that of a public copy of their code; its numbers and the paper's text were not
-    compared. Our reading: their sigmoid is over the mean of a batch, here over each example. Their `tpo_grad_diff` is
-    alpha = 1.
+    (0.23 for forget10). The loss of an example equals their code on the same logits. Our reading: of several examples
+    their sigmoid is over the mean of the batch, here over each. Their `tpo_grad_diff` is alpha = 1.
 
     Pitfalls: the sum over G grows with the length of an answer, so it outweighs the first term in long ones.
 

@@ -37,6 +37,8 @@ class WHP:
         target    argmax: the token of the largest v (the paper's alternative labels); softmax: all of softmax(v)
     With alpha=0 and target=softmax the model is distilled into itself, and the gradient starts at 0.
 
+    v equals the code of MUSE's authors on the same logits. The training on `target` is our reading.
+
     The reinforced model is a separate job with the training settings of this run (without a gradient transform), or
     with `reinforce_epochs` and `reinforce_learning_rate`. Both models' outputs are read from stored references.
 

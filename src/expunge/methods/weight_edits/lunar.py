@@ -25,7 +25,7 @@ UNKNOWN = (
 """Questions about invented names, which a model can only decline to answer."""
 
 
-@weight_edit("LUNAR", revision=1, paper="arXiv:2502.07218", fidelity="reading", statistics=True)
+@weight_edit("LUNAR", revision=1, paper="arXiv:2502.07218", fidelity="code", statistics=True)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class LUNAR:
@@ -39,8 +39,9 @@ class LUNAR:
     from the model before unlearning.
 
     The loss, the direction and strength 2 are those of the authors' code, which trains W' by AdamW (rate 0.01, 20
-    epochs, one down projection). Our reading: the minimum is computed in closed form, with a small ridge; the declined
-    prompts are invented questions of our own. The authors use harmful requests, or questions about unknown names.
+    epochs, one down projection). Here the minimum is computed in closed form, with a small ridge; their training equals
+    it on the same tensors once its loss no longer falls. Our reading: the declined prompts are invented questions of
+    our own. The authors use harmful requests, or questions about unknown names.
 
     Defaults: layer 22 is that of Llama-3-8B (32 layers).
 

@@ -375,7 +375,7 @@ class RRConfig(UnlearnConfig):
 
     METHOD: ClassVar[str | None] = "RR"
 
-    layers: tuple[str, ...] = ("model.layers.10", "model.layers.20")
+    layers: tuple[str, ...] = ("model.layers.9", "model.layers.19")
     """Names of the modules whose hidden states are rerouted. `NAME:input` is the input of a module."""
 
 
