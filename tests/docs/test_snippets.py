@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import ast
 import copy
-import importlib
+import importlib.util
+import inspect
 import pathlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from page_commands import PAGES, ROOT
+from tests.methods.conftest import side
 
+from expunge.methods import api
 from tutorial_blocks import SMALLER, PageRun, blocks_of, differences, shown
+
+__all__ = ["side"]  # a fixture
 
 TESTED = (
     "README.md",
@@ -23,12 +29,37 @@ TESTED = (
     "docs/how-to/extend.md",
     "docs/tutorials/",
 )
-"""Pages that test_tutorials.py covers, and CONTRIBUTING.md, whose blocks are files that the reader has to create."""
-
-NOT_RUN = {"semeval.md": "two whole runs of a participant's pipeline take more than a minute on small models"}
-"""Pages whose blocks are only compiled, and their names looked up."""
+"""Pages that test_tutorials.py covers, and CONTRIBUTING.md, whose blocks are two files: a method and its test."""
 
 OWN: dict[str, str] = {
+    "docs/explanation/audits.md": """
+from expunge.core.records import GeneratedText
+from expunge.evaluation import generation
+real = generation.generate_texts
+
+def replies(model, prompts, *more, **settings):
+    if prompts.name != "asked":
+        return real(model, prompts, *more, **settings)
+    questions = [row.question.rpartition(chr(10))[2] for row in prompts]  # the last line of a request
+    return [GeneratedText(i, 0, q, f"Tell me: {q}", q, 4, True) for i, q in enumerate(questions)]
+
+monkeypatch.setattr(generation, "generate_texts", replies)  # a small model writes no questions
+full.save_pretrained("HuggingFaceTB/SmolLM2-1.7B-Instruct")
+tokenizer.save_pretrained("HuggingFaceTB/SmolLM2-1.7B-Instruct")
+""",
+    "docs/how-to/semeval.md": """
+import expunge.semeval
+from reader_folder import write_semeval
+write_semeval(pathlib.Path("rows"), documents=1)
+model_path, output_dir, other_dir, forget_dir, retain_dir = "given", "out", "other", "rows/forget", "rows/retain"
+real = expunge.semeval.unlearn
+
+def short(*paths, overrides=(), **limits):
+    sizes = ["num_train_epochs=1" if overrides else "max_steps=2", "gradient_accumulation_steps=1"]
+    return real(*paths, overrides=[*overrides, *(f"trainer.args.{size}" for size in sizes)], **limits)
+
+monkeypatch.setattr(expunge.semeval, "unlearn", short)
+""",
     "docs/how-to/inspect.md": """
 from expunge.data.encoder import Encoder
 from expunge.data.template import Template
@@ -122,7 +153,7 @@ def importable(module: str, name: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", [page for page in pages() if page.name not in NOT_RUN], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
 def test_the_python_blocks_of_a_page_run_in_order(
     page: Path, names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +165,7 @@ def test_the_python_blocks_of_a_page_run_in_order(
         names["full"].save_pretrained(folder)
         names["tokenizer"].save_pretrained(folder)
     runner.namespace |= names | {name: copy.deepcopy(names[name]) for name in ("model", "unlearned")}
+    runner.namespace["monkeypatch"] = monkeypatch
     exec(OWN.get(page.relative_to(ROOT).as_posix(), ""), runner.namespace)
     printed = ""
     for block in blocks_of(text):
@@ -141,3 +173,23 @@ def test_the_python_blocks_of_a_page_run_in_order(
             printed = runner.run(block)
         elif block.comment == "output":
             assert differences(block, shown(printed, block.note)) == []
+
+
+def test_the_method_of_the_contribution_guide_passes_its_test(
+    side: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, test = (b.code for b in blocks_of((ROOT / "CONTRIBUTING.md").read_text("utf-8")) if b.language == "python")
+    name = "expunge.methods.floor_ascent"
+    (tmp_path / "floor_ascent.py").write_text(method)
+    spec = importlib.util.spec_from_file_location(name, tmp_path / "floor_ascent.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    try:
+        spec.loader.exec_module(module)
+        tests: dict[str, Any] = {}
+        exec(compile(test, "<test of FloorAscent>", "exec"), tests)
+        for function in [value for key, value in tests.items() if key.startswith("test_")]:
+            function(**({"side": side} if "side" in inspect.signature(function).parameters else {}))
+    finally:
+        api._REGISTRY.remove("FloorAscent")

@@ -1,0 +1,256 @@
+"""The difference between a command as a page shows it and as the tests run it: names, sizes, or a plan alone."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+TINY = (
+    "model=llama-64k data.world.authors=6 data.world.questions_per_author=4 data.world.forget_fraction=0.34 "
+    "data.world.facts=6 data.world.holdout_authors=2 train.num_train_epochs=1 unlearn.num_train_epochs=1 "
+    "eval.generation.max_new_tokens=4"
+)
+STEP = (
+    "trainer.args.per_device_train_batch_size=2 trainer.args.gradient_accumulation_steps=1 trainer.args.max_steps=1 "
+    "trainer.args.num_train_epochs=1 trainer.args.warmup_epochs=null eval.generation.max_new_tokens=4"
+)
+EPOCH = "trainer.args.num_train_epochs=1 eval.generation.max_new_tokens=4"
+SHORT = "eval.generation.max_new_tokens=4"
+QUICK = f"run study=quickstart {TINY}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the commands that begin with some words are run.
+
+    swaps: texts to replace in words. more: further words. form: "plan" or "config" if it is only planned, or its
+    settings composed. reason: why it is not run at all. before: commands that make its inputs.
+    """
+
+    swaps: Mapping[str, str] = field(default_factory=dict)
+    more: str = ""
+    form: str = ""
+    reason: str = ""
+    before: tuple[str, ...] = ()
+
+
+JOB = Rule(more=STEP)
+EVAL = Rule(more=SHORT)
+BEFORE = f"eval experiment=eval/tofu/default model=Llama-3.2-1B-Instruct task_name=before {SHORT}"
+NPO_ON_TOFU = f"unlearn experiment=unlearn/tofu/default trainer=NPO task_name=npo {STEP}"
+RETAIN = BEFORE.replace("task_name=before", "task_name=retain")
+FIRST = "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=first data.root=tofu data.request=1/4"
+MINE = f"eval experiment=eval/tofu/default task_name=mine {SHORT}"
+STORIES = (
+    "data stories generate --n 80 --seed 0 --out stories --shards 4 --workers 1",
+    "data stories train-vocab --in stories --vocab_size 2048",
+)
+SETS = tuple(
+    f"data stories pretokenize --in stories --vocab_size 2048 --filtering {rule} --dataset_name {name} --workers 1"
+    for rule, name in (("features!=Twist", "filter-Twist"), ("features=Twist", "recovery-Twist"))
+)
+CONTROL = (
+    "train experiment=stories/pretrain data.root=stories/tok2048 data.args.dataset_name=filter-Twist "
+    f"data.args.eval_dataset_names=[recovery-Twist] task_name=control {STEP} model=llama-64k"
+)
+SEMEVAL = {
+    "--model DIR": "--model MODEL",
+    "--forget DIR": "--forget semeval/forget",
+    "--retain DIR": "--retain semeval/retain",
+}
+DIRS = {"validation DIR": "validation semeval/validation", "mia DIR": "mia semeval/mia", "mmlu DIR": "mmlu mmlu"}
+PLUGIN = "--plugin hidden_norm.py"
+
+RULES: dict[str, Rule] = {
+    "": Rule(),
+    # Single jobs: one step, four tokens of each answer.
+    "train": JOB,
+    "unlearn": JOB,
+    "eval": EVAL,
+    "unlearn experiment=unlearn/r_tofu/default": Rule({"FOLDER": "r_tofu"}, STEP),
+    "unlearn experiment=unlearn/wmdp/default": Rule(
+        {"model=": "model.model_args.pretrained_model_name_or_path=given model="},
+        f"{STEP} trainer.args.evaluate.steps=null",
+    ),
+    "eval experiment=eval/wmdp/default": Rule({"FOLDER": "mmlu"}, f"{SHORT}"),
+    "eval benchmark=mmlu": Rule({"FOLDER": "mmlu"}, SHORT),
+    "eval benchmark=lm_eval": Rule(form="config"),
+    "eval benchmark=blur": Rule({"ORIGINAL": "before"}, SHORT),
+    "eval benchmark=custom forget=rows.csv": Rule({"=...": "=MODEL"}, SHORT),
+    "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=npo --push": Rule(
+        {"--push me/forgetful": ""}, form="plan"
+    ),
+    "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=second": Rule(
+        {"FOLDER": "tofu"},
+        STEP,
+        before=(f"{FIRST} {STEP}",),
+    ),
+    "unlearn experiment=unlearn/tofu/default": Rule({"FOLDER": "tofu"}, STEP),
+    "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=npo data.root": Rule(
+        {"FOLDER": "tofu"}, STEP, before=(RETAIN,)
+    ),
+    "unlearn experiment=unlearn/tofu/default trainer=GradDiff task_name=x": Rule({"FOLDER": "tofu"}, EPOCH),
+    "unlearn experiment=unlearn/semeval": Rule(
+        {"FOLDER": "semeval", "...": "semeval"}, f"{EPOCH} model=MODEL data.args.documents=2"
+    ),
+    "unlearn experiment=semeval/iterative": Rule({"FOLDER": "semeval"}, f"{STEP} model=MODEL"),
+    "unlearn experiment=mine.yaml": Rule(
+        more=STEP, before=("import openunlearning PATH/TO/FORK --experiment unlearn/tofu/default --out mine.yaml",)
+    ),
+    "unlearn experiment=saves/unlearn/x/config.yaml": Rule(
+        before=(f"unlearn experiment=unlearn/tofu/default trainer=GradAscent task_name=x {STEP}",)
+    ),
+    "unlearn trainer=IdkNLL": Rule({"...": "benchmark=custom forget=rows.csv model=MODEL"}, STEP),
+    "unlearn trainer=RULE": Rule(
+        {"...": "benchmark=custom forget=rows.csv task_name=ruled"},
+        STEP,
+        before=(f"unlearn trainer=IdkNLL task_name=steered benchmark=custom forget=rows.csv model=MODEL {STEP}",),
+    ),
+    "unlearn experiment=unlearn/NAME": Rule({"NAME": "tofu/tuned_NPO", "...": "MODEL", "=X": "=y"}, STEP),
+    "unlearn --plugin mine.py": Rule(
+        {
+            "mine.py": "floor.py",
+            "Mine": "MyFloor",
+            "...": "benchmark=custom forget=rows.csv retain=keep.csv model=MODEL task_name=t",
+        },
+        STEP,
+    ),
+    "unlearn --multirun": Rule({"...": "benchmark=custom forget=rows.csv retain=keep.csv model=MODEL"}, STEP),
+    "train trainer=retrain": Rule(more=f"{STEP} benchmark=tofu task_name=retrained"),
+    "train experiment=stories/...": Rule(reason="a group of commands"),
+    "train '|'": Rule(reason="three commands"),
+    "train experiment=stories": Rule({"tok8192": "tok2048"}, f"{STEP} model=llama-64k", before=(*STORIES, *SETS)),
+    "train experiment=stories/finetune": Rule(
+        {"tok8192": "tok2048"}, f"{STEP} model=llama-64k", before=(*STORIES, *SETS, CONTROL)
+    ),
+    "inspect lens": Rule({"tok8192": "tok2048", "DIR": "lens"}, before=(*STORIES, *SETS, CONTROL)),
+    "inspect depth": Rule(
+        {"FOLDER": "tofu", "DIR": "depth", "saves/train/full": "MODEL", "saves/train/retain": "never-saw"},
+        "--n 4",
+        before=(NPO_ON_TOFU,),
+    ),
+    "inspect probe": Rule(
+        {
+            "--model A": "--model MODEL",
+            "full B": "full MODEL",
+            "retain C": "retain never-saw",
+            "FOLDER": "tofu",
+            "DIR": "probe",
+        },
+        "--n 8",
+    ),
+    "inspect WHAT": Rule(reason="a pattern of commands"),
+    "eval model=folder": Rule({"folder": "MODEL"}, f"{SHORT} benchmark=tofu task_name=f"),
+    "eval model=FOLDER": Rule({"FOLDER": "MODEL", "...": "benchmark=tofu"}, SHORT),
+    "eval ...": Rule({"...": "benchmark=tofu model=MODEL task_name=e holdout_split=holdout10"}, SHORT),
+    f"eval {PLUGIN}": Rule({"model=...": "model=given"}, SHORT),
+    "eval --refresh saves/eval/mine": Rule(before=(RETAIN, MINE)),
+    "eval --refresh FOLDER": Rule({"FOLDER": "saves/eval/mine", "[mine]": "[forget_quality]"}, before=(MINE,)),
+    # Studies: the quickstart at its smallest, and plans of the others.
+    "run": Rule(form="plan"),
+    "run study=quickstart": Rule(more=TINY),
+    "run study=quickstart 'audits": Rule(form="plan"),
+    "run study=quickstart audits": Rule(form="plan"),
+    "run study=quickstart eval.lm_eval": Rule(form="config"),
+    "run study=quickstart benchmark=capitals": Rule(form="plan"),
+    "run study=FILE.yaml": Rule({"key=value": ""}, TINY),
+    "run study=grid.yaml": Rule(more=TINY),
+    "run study=...": Rule({"...": "quickstart"}, form="plan"),
+    "run study=NAME": Rule({"NAME": "tofu_smollm2"}, form="plan"),
+    "run study=custom": Rule({"...": "MODEL"}, form="plan"),
+    "run study=zjuklab": Rule(more="benchmark=semeval data.root=semeval model=MODEL", form="plan"),
+    "run study=ou_hub": Rule(form="config"),
+    "run study=semeval_tiny": Rule({"data.root=FOLDER": "data.root=semeval", "FOLDER": "mmlu"}, form="plan"),
+    "run study=stories_real": Rule(more="stories.source=tinystories", form="plan"),
+    "run study=stories_30m": Rule({"FOLDER": "tinystories"}, form="plan"),
+    "plan": Rule(),
+    "plan study=FILE.yaml": Rule(),
+    "plan unlearn": Rule({"...": "benchmark=custom forget=rows.csv model=MODEL trainer=NPO task_name=p"}),
+    "config unlearn ...": Rule({"...": "benchmark=custom forget=rows.csv model=MODEL trainer=NPO task_name=p"}),
+    "config unlearn experiment=...": Rule({"...": "unlearn/tofu/default"}),
+    "config run study=...": Rule({"...": "quickstart"}),
+    "report study": Rule(more=TINY, before=(QUICK,)),
+    "report study=NAME": Rule({"NAME": "quickstart"}, TINY, before=(QUICK,)),
+    "report study=quickstart --serve": Rule({"--serve 8000": ""}, TINY, before=(QUICK,)),
+    "report study=quickstart --figures": Rule(reason="needs the extra expunge[figures] and a browser"),
+    "results study": Rule(more=TINY, before=(QUICK,)),
+    "results study=...": Rule({"...": "quickstart"}, TINY, before=(QUICK,)),
+    "results study=quickstart --push": Rule({"--push me/quickstart-results": ""}, TINY, before=(QUICK,)),
+    "results --query": Rule({"--query": "--query 'SELECT * FROM means'"}, before=(QUICK,)),
+    "compare quickstart": Rule({"quickstart": "quick.yaml"}, before=(QUICK,)),
+    "compare quickstart 'study=": Rule(
+        {"quickstart": "quick.yaml"}, before=(QUICK, "run study=quick.yaml seeds.unlearn=[1]")
+    ),
+    "compare saves/eval/before saves/eval/after": Rule(
+        before=(BEFORE, BEFORE.replace("task_name=before", "task_name=after"))
+    ),
+    "compare A B": Rule({"A B": "saves/eval/before saves/eval/mine"}, before=(BEFORE, MINE)),
+    # Erasures, audits, models.
+    "erase": Rule({"DIR": "MODEL"}, form="plan"),
+    "erase --verify-commitment": Rule(reason="tutorial 4 runs it after an erasure"),
+    "erase --model DIR": Rule({"DIR": "MODEL", "--push me/erased": ""}, form="plan"),
+    "audit MODEL": Rule(more="--audits quantize"),
+    "semeval --model": Rule({**SEMEVAL, "--out DIR": "--out semeval-{n}"}, STEP),
+    "semeval ...": Rule({"...": f"{' '.join(SEMEVAL.values())} --out semeval-{{n}}", **DIRS}, STEP),
+    "passport FOLDER": Rule({"FOLDER": "MODEL"}),
+    "inspect template": Rule({"DIR": "MODEL", "FOLDER": "MODEL"}),
+    "judge calibrate": Rule({"FILE": "generations.jsonl"}),
+    "judge --http": Rule(reason="a part of a command"),
+    "data stories generate": Rule({"20000": "80"}, "--shards 4 --workers 1"),
+    "data stories pretokenize": Rule(more="--workers 1", before=STORIES),
+    "data stories protocol": Rule(more="--workers 1 --vocab_size 2048", before=STORIES),
+    "data stories import": Rule({"--out stories": "--out imported"}),
+    "data stories ...": Rule(reason="a group of commands"),
+    "ui": Rule(reason="a server"),
+    "job STAGE.json": Rule(
+        {"STAGE.json": "tasks/0-reference.json", "N": "0"},
+        before=("export slurm study=quick.yaml seeds.unlearn=[3] --out tasks",),
+    ),
+    "gc --keep": Rule(reason="a part of a command"),
+    "gc study=A": Rule({"study=A": "study=quickstart", "study=B": ""}, f"{TINY} --dry-run", before=(QUICK,)),
+    "verify study=NAME": Rule({"NAME": "quickstart"}, TINY, before=(QUICK,)),
+    "run study=stories_real stories": Rule({"FOLDER": "tinystories"}, form="plan"),
+    "list methods NAME": Rule({"NAME": "NPO"}),
+    "list metrics NAME": Rule({"NAME": "forget_quality"}),
+    "list audits NAME": Rule({"NAME": "relearn"}),
+    "list benchmarks NAME": Rule({"NAME": "tofu"}),
+    "help KEY": Rule({"KEY": "train.learning_rate"}),
+    "import arcsf": Rule({"NAME": "mine"}),
+    "export slurm": Rule({"...": "quickstart", "DIR": "scripts"}, TINY),
+}
+
+
+NUMBERS = itertools.count()
+
+
+def rule_of(words: list[str]) -> Rule:
+    """Return the rule with the longest beginning of the command's words."""
+    command = shlex.join(words)
+    match = max((start for start in RULES if command.startswith(start)), key=len, default="")
+    return RULES.get(match, Rule())
+
+
+def prepared(words: list[str], rule: Rule) -> list[str]:
+    """Return the words that the tests run."""
+    command = shlex.join(words)
+    for old, new in rule.swaps.items():
+        command = command.replace(old, new)
+    out = shlex.split(command.replace("{n}", str(next(NUMBERS))))
+    keys = {word.partition("=")[0] for word in out if "=" in word}
+    out += [word for word in shlex.split(rule.more) if word.partition("=")[0] not in keys]
+    return planned(out, rule.form) if rule.form else out
+
+
+def planned(words: list[str], form: str) -> list[str]:
+    """Return the command that plans this one, or prints its settings."""
+    match words[0]:
+        case "run":
+            return ["plan", *words[1:]] if form == "plan" else ["config", *words]
+        case "train" | "unlearn" | "eval":
+            return [form, *words]
+        case "erase":
+            return [*words, "--dry-run"]
+        case _:
+            raise ValueError(f"expunge {words[0]} has no plan")

@@ -1,0 +1,70 @@
+"""Every command of the pages runs on small models, or its plan does; command_rules.py has the exceptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_rules import EPOCH, RULES, SHORT, STEP, TINY, planned, prepared, rule_of
+from page_commands import PAGES, ROOT, commands
+
+SIZES = {word.partition("=")[0] for text in (TINY, STEP, EPOCH, SHORT) for word in text.split()} | {
+    *("--n", "--shards", "--workers", "--audits", "--vocab_size", "data.args.documents", "trainer.args.evaluate.steps"),
+}
+"""Words that the tests may add to a whole command: they make it smaller, and no command needs them."""
+
+
+@pytest.mark.slow
+def test_every_command_of_the_pages_runs(tmp_path: Path) -> None:
+    paths = os.pathsep.join(str(ROOT / name) for name in ("src", "docs", "examples", ""))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "docs" / "run_commands.py"), str(tmp_path / "reader")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        timeout=3000,
+    )
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(o["page"], o["command"], o["fault"]) for o in outcomes if o["fault"]] == []
+    assert done.returncode == 0, done.stderr[-3000:]
+    forms = [o["form"] for o in outcomes]
+    assert forms.count("run") > 130 and forms.count("not run") < 20
+
+
+def test_a_whole_command_gets_smaller_and_no_word_that_it_lacks() -> None:
+    """So a command without a word that it needs fails, as it does for a reader."""
+    for page in PAGES:
+        for words, whole in commands(page.read_text(encoding="utf-8")):
+            more = [word.partition("=")[0] for word in shlex.split(rule_of(words).more) if "=" in word or "--" in word]
+            assert not whole or set(more) <= SIZES, (page.name, words)
+
+
+def test_each_rule_has_a_command() -> None:
+    words = [words for page in PAGES for words, _ in commands(page.read_text(encoding="utf-8"))]
+    present = [shlex.join(command) for command in words]
+    assert [start for start in RULES if not any(command.startswith(start) for command in present)] == []
+
+
+def test_the_longest_rule_counts() -> None:
+    words = shlex.split("unlearn benchmark=mine trainer=NPO")
+    assert rule_of(words) == RULES["unlearn"] and rule_of(["unlearned"]) == RULES["unlearn"]
+    assert (
+        prepared([*words, "eval.generation.max_new_tokens=9"], RULES["unlearn"]).count("trainer.args.max_steps=1") == 1
+    )
+    assert "eval.generation.max_new_tokens=4" not in prepared(
+        [*words, "eval.generation.max_new_tokens=9"], RULES["unlearn"]
+    )
+
+
+def test_the_plan_of_a_command() -> None:
+    assert planned(["run", "study=x"], "plan") == ["plan", "study=x"]
+    assert planned(["run", "study=x"], "config") == ["config", "run", "study=x"]
+    assert planned(["eval", "a=b"], "plan") == ["plan", "eval", "a=b"]
+    assert planned(["erase", "--model", "m"], "plan") == ["erase", "--model", "m", "--dry-run"]
+    with pytest.raises(ValueError, match="expunge ui has no plan"):
+        planned(["ui"], "plan")
