@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from expunge.benchmarks.api import Benchmark
+from expunge.benchmarks.general import ability, general_panel, items_apart_from
 from expunge.benchmarks.metric_suite import FORGET, HOLDOUT, RETAIN
 from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
@@ -170,6 +171,14 @@ def _entity(request: MetricGroupRequest) -> GroupMetrics:
     ], {}
 
 
+def _general(request: MetricGroupRequest) -> GroupMetrics:
+    """Return the package's items of general ability, without items that the forget rows answer."""
+    forget = request.benchmark.sets.get(request.benchmark.forget_set)
+    sets = items_apart_from(forget.rows if isinstance(forget, ExampleSet) else ())
+    panel = general_panel(sets)
+    return [ability(panel), *panel], sets
+
+
 def _arcsf(request: MetricGroupRequest) -> GroupMetrics:
     """Return the metrics of arcsf with its names and arithmetic; its utilities ignore real authors and world facts."""
 
@@ -230,6 +239,7 @@ EXTRAS: Mapping[str, MetricGroup] = {
     "fluency": MetricGroup("do answers repeat themselves, and do they end", (FORGET, RETAIN), _fluency),
     "agreement": MetricGroup("KL and first choices against the original model", (FORGET, RETAIN), _agreement),
     "similarity": MetricGroup("similarity of meaning, by eval.embedder", (FORGET, RETAIN), _similarity),
+    "general": MetricGroup("general ability: facts, short reasoning, school subjects, fluency", (), _general),
     "entity": MetricGroup("retain rows that share an entity with forget rows, or not", (FORGET, RETAIN), _entity),
     "arcsf": MetricGroup("the metrics of arcsf, under its names", (FORGET, RETAIN), _arcsf),
 }  # fmt: skip

@@ -15,6 +15,9 @@ from expunge.metrics.verdict import BROKEN, DAMAGE, DAMAGED, KEPT, VerdictAnswer
 Results = Mapping[str, MetricResult]
 GENERAL = ("general_", "mmlu")  # beginnings of the names of metrics of general ability
 GENERAL_WORDS: Mapping[str, str] = {"general_fluency": "repetition in texts"}  # a smaller number is better
+ABILITY = "general_ability"  # the share of all items of choices that are right
+OPTIONS = 4  # of each item
+CHANCE_SD = 1.645  # standard deviations over guessing from which a model is above chance, one-sided 95 %
 LEAST_UTILITY = 0.05  # of a target model; a share of less is noise
 
 
@@ -46,11 +49,33 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
     text += "" if ends else ", without an interval"
     text += f", single seeds {min(seeds):.3g} to {max(seeds):.3g}" if len(seeds) > 1 else ""
     text += f", below the floor of {floor:g}" if word == BROKEN else f"; a loss up to {DAMAGE:.0%} counts as kept"
-    general = [n for n in dict.fromkeys(n for r in models for n in r) if n.startswith(GENERAL) and n != metric]
+    ability, damaged = _ability(models, full)
+    word = DAMAGED if damaged and word in (KEPT, UNDECIDED) else word
+    general = [
+        n for n in dict.fromkeys(n for r in models for n in r) if n.startswith(GENERAL) and n not in (metric, ABILITY)
+    ]
     known = [f"{GENERAL_WORDS.get(n, n)} {_mean(models, n):.3g} (target model {_mean(full, n):.3g})" for n in general
              if math.isfinite(_mean(models, n) + _mean(full, n))]  # fmt: skip
-    text += f"; general ability: {', '.join(known)}" if known else "; general ability was not measured"
+    text += f"; general ability: {', '.join([*ability, *known])}" if known else "; general ability was not measured"
     return VerdictAnswer(word, f"{text}.", share, low, high, control=1.0, metric=metric)
+
+
+def _ability(models: Sequence[Results], full: Sequence[Results]) -> tuple[list[str], bool]:
+    """Return the share of general ability that is left, in words, and whether the loss is beyond the margin."""
+    sides = [*models, *full]
+    if not (models and full) or any(ABILITY not in r or not math.isfinite(r[ABILITY].value) for r in sides):
+        return [], False
+    paired, theirs = paired_rows(sides, ABILITY), _mean(full, ABILITY)
+    if paired is not None and not above_chance(theirs * paired.rows, paired.rows):
+        return ["the target model solves no more items than guessing does"], False
+    share, low, high = share_of_utility(models, full, ABILITY)
+    return [f"items solved {number_with_interval(share, low, high)} of the target model's"], high < 1 - DAMAGE
+
+
+def above_chance(solved: float, items: int) -> bool:
+    """Return whether a model solves more items than guessing among the options does, by a one-sided test at 95 %."""
+    chance = 1 / OPTIONS
+    return solved > items * chance + CHANCE_SD * math.sqrt(items * chance * (1 - chance))
 
 
 def share_of_utility(models: Sequence[Results], full: Sequence[Results], metric: str) -> tuple[float, float, float]:

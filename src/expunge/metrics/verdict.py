@@ -343,12 +343,16 @@ def utility_share(share: float) -> str:
     return f"{share:.0%}" if same else f"{share:.1%}"
 
 
-def utility_left(kept: VerdictAnswer) -> str:
+def utility_left(answer: VerdictAnswer) -> str:
     """Return the share of utility in percent, with its interval if there is one; empty without a share."""
-    if not math.isfinite(kept.number):
+    if not math.isfinite(answer.number):
         return ""
-    ends = f" [{utility_share(kept.low)}, {utility_share(kept.high)}]" if math.isfinite(kept.low + kept.high) else ""
-    return f"{utility_share(kept.number)}{ends}"
+    ends = (
+        f" [{utility_share(answer.low)}, {utility_share(answer.high)}]"
+        if math.isfinite(answer.low + answer.high)
+        else ""
+    )
+    return f"{utility_share(answer.number)}{ends}"
 
 
 def ranked(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:

@@ -280,7 +280,7 @@ def small_files(source: str, commit: str | None) -> Path | None:
 def whole_files(source: str, commit: str | None) -> Path:
     """Return the folder of a hub id with its weights, from the local cache or downloaded.
 
-    The weights are those that transformers reads: the files of the index, or model.safetensors.
+    The weights are the files of the index, or model.safetensors, as in transformers.
 
     Raises:
         ConfigError: If the commit is unknown, or the files are neither in the cache nor on the hub.
@@ -293,9 +293,11 @@ def whole_files(source: str, commit: str | None) -> Path:
         for local in (True, False):
             with contextlib.suppress(*_unreachable()):
                 patterns = [*_SMALL, "*.py", *weights]
-                found = snapshot_download(source, revision=commit, allow_patterns=patterns, local_files_only=local)
-                if all((Path(found) / name).is_file() for name in weights):
-                    return Path(found)
+                folder = Path(
+                    snapshot_download(source, revision=commit, allow_patterns=patterns, local_files_only=local)
+                )
+                if all((folder / name).is_file() for name in weights):
+                    return folder
     raise ConfigError(
         f"{source}: no folder of this name, and its configuration and weights as safetensors are neither in the local "
         "cache nor to be had from the hub"

@@ -15,11 +15,11 @@ from expunge.data.general import general_sets
 from expunge.data.question_text import first_sentence, listed_questions, question_template
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import MetricResult
+from expunge.metrics.utility import above_chance
 from expunge.pipelines.erase.general import (
     MARGIN,
     ability_changes,
     ability_left,
-    above_chance,
     general_items,
     gibberish_in,
 )

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from expunge.benchmarks.general import same_fact
 from expunge.core.records import Floats
-from expunge.data.examples import ANSWER, PERTURBED, Example, ExampleSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.general import AREAS, FLUENCY, general_sets
-from expunge.metrics.answer_content import EMPTY, contains
-from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import share_interval
 from expunge.metrics.fluency import MOST, REPEATED
+from expunge.metrics.utility import above_chance
 from expunge.pipelines.erase.wordings import picked
 
 MARGIN = 0.05  # largest loss that counts as none, as a share of the items that the model solved before
-OPTIONS = 4  # of each item
-CHANCE_SD = 1.645  # standard deviations over guessing from which a model is above chance, one-sided 95 %
 DRAWS, SEED = 2000, 0  # of the interval
-ABOUT = 0.5  # share of an item's words in a row from which both are about the same thing
 NAMES = {"facts": "world facts", "reasoning": "short reasoning", "subjects": "school subjects", FLUENCY: "fluency"}
-_WORD = re.compile(r"\w+")
 
 
 def general_items(part: str, rows: Iterable[Example]) -> dict[str, ExampleSet]:
@@ -44,31 +40,8 @@ def general_items(part: str, rows: Iterable[Example]) -> dict[str, ExampleSet]:
             out |= {name: items} if part == "report" else {}
             continue
         half = items.rows[part == "report" :: 2]
-        out[name] = picked(items, [item.row_id for item in half if not any(_same_fact(item, row) for row in forget)])
+        out[name] = picked(items, [item.row_id for item in half if not any(same_fact(item, row) for row in forget)])
     return out
-
-
-def _same_fact(item: Example, row: Example) -> bool:
-    """Return whether a row states an item's answer, in words of its question."""
-    words = _words(item.question)
-    text = f"{row.question} {row.answer}"
-    return contains(text, item.answer) and len(words & _words(text)) >= ABOUT * len(words)
-
-
-def _words(text: str) -> set[str]:
-    return {word for word in _WORD.findall(text.casefold()) if word not in EMPTY}
-
-
-def general_panel(sets: Mapping[str, ExampleSet]) -> list[Metric]:
-    """Return the metrics of general ability."""
-    reads = {"tokens": (ANSWER, PERTURBED)}
-    choices = [Metric(name, "multiple_choice", rows=name, reads=reads) for name in sets if not name.endswith(FLUENCY)]
-    fluent = [
-        Metric(name, "fluency", rows=name, reads={"texts": (ANSWER,)}, args={"statistic": "repetition_4"})
-        for name in sets
-        if name.endswith(FLUENCY)
-    ]
-    return [*choices, *fluent]
 
 
 @dataclass(frozen=True)
@@ -118,12 +91,6 @@ def ability_changes(before: Mapping[str, MetricResult], after: Mapping[str, Metr
         return []
     whole = _change("all items", [pair for pairs in areas.values() for pair in pairs])
     return [whole, *(_change(NAMES[area], pairs) for area, pairs in areas.items() if any(then for then, _ in pairs))]
-
-
-def above_chance(solved: int, items: int) -> bool:
-    """Return whether a model solves more items than guessing among the options does, by a one-sided test at 95 %."""
-    chance = 1 / OPTIONS
-    return solved > items * chance + CHANCE_SD * math.sqrt(items * chance * (1 - chance))
 
 
 def ability_left(before: Mapping[str, MetricResult], after: Mapping[str, MetricResult]) -> float:

@@ -14,6 +14,7 @@ from expunge.audits.api import some
 from expunge.benchmarks.api import Limits
 from expunge.benchmarks.custom import CustomArgs
 from expunge.benchmarks.example_metrics import rows_panel
+from expunge.benchmarks.general import general_panel
 from expunge.benchmarks.metric_suite import HOLDOUT
 from expunge.core.decode import decode
 from expunge.core.errors import DataError
@@ -27,7 +28,7 @@ from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 from expunge.models.config import looks_local
 from expunge.models.identity import identity_files, source_identity, whole_files
-from expunge.pipelines.erase.general import general_items, general_panel
+from expunge.pipelines.erase.general import general_items
 from expunge.pipelines.erase.preflight import MOST_TOKENS, Preflight
 from expunge.pipelines.erase.rows import (
     KNOWN,

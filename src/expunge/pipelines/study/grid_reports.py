@@ -18,7 +18,7 @@ from expunge.report.write import write_report
 def in_one(reports: Mapping[str, ReportModel]) -> ReportModel:
     """Return all cells as one model, for tables over all of them: each label begins with its cell.
 
-    Leaves out what belongs to one cell alone (the retrain-seed range, samples).
+    Leaves out the parts of a single cell (the retrain-seed range, samples).
     """
     if list(reports) == [""]:
         return reports[""]
@@ -43,7 +43,7 @@ def write_reports(
         return (*write_report(reports[""], folder), results)
     links: dict[str, str] = {}
     title = next(iter(reports.values())).title
-    # The page of the grid reads what the reports of the cells have computed.
+    # The page of the grid reads the comparisons of the cells' reports.
     reports = {cell: dataclasses.replace(model, title=f"{title}: {cell}") for cell, model in reports.items()}
     for cell, model in reports.items():
         name = re.sub(r"[^A-Za-z0-9._=,-]+", "-", cell).strip("-.")[:80]
