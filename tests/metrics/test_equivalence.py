@@ -204,3 +204,12 @@ def test_many_rows_have_a_verdict(rows: int) -> None:
 )
 def test_the_sign_test_is_the_tail_of_a_binomial(k: int, n: int) -> None:
     assert equivalence._sign_test(k, n) == pytest.approx(binom.sf(k - 1, n, 0.5), rel=1e-9, abs=1e-300)
+
+
+def test_controls_that_hardly_differ_judge_nothing_although_all_rows_agree() -> None:
+    retain = np.full(24, 0.00193)
+    full = retain + 1e-5 + 1e-8 * np.arange(24)
+    finding = compare_to_controls("p", (full, retain, full))
+    assert finding.verdict == NOT_MEASURABLE and finding.value == full.mean()
+    assert "only 1e-05 above the retain model" in finding.note and math.isnan(finding.position)
+    assert compare_to_controls("p", (retain + 0.02, retain, retain + 0.02 + 1e-6 * np.arange(24))).verdict == "known"

@@ -43,6 +43,8 @@ LEAST_ROWS = 6  # with fewer rows even a sign test without exception has p > 0.0
 ROW_LEVEL = LEVEL / 4  # of the sign test of single rows, one-sided
 MANY = 1_000_000  # more rows than this are not worth a number
 SAME_CONTROLS = "the controls do not differ: this cannot separate the target model from the retain model"
+LEAST_GAP = 0.01  # of the controls; all rows may share the direction of a smaller one, and it still means nothing
+SMALL_GAP = "the target model is only {gap:.1g} above the retain model: it hardly knows the rows, so nothing is judged"
 WRONG_ORDER = "the target model scores below the retain model: this does not measure knowledge here"
 NOT_FINITE = "the numbers are not finite, so they cannot be compared"
 
@@ -146,6 +148,9 @@ def compare_to_controls(
         why = WRONG_ORDER if high < 0 else SAME_CONTROLS
         return AuditFinding(name, *_value(means), note=_joined(why, note), details=more, rows=n)
     differences, gap = model - retain, float(gaps.mean())
+    if gap < LEAST_GAP:
+        why = SMALL_GAP.format(gap=gap)
+        return AuditFinding(name, *_value(means), note=_joined(why, note), details=more, rows=n)
     above, below = (int((sign * differences > gap / 2).sum()) for sign in (1, -1))
     spread = float(differences.std(ddof=1))
     finding = compare_interval(
