@@ -37,7 +37,13 @@ def test_means_over_seeds_have_a_student_interval(model: ReportModel) -> None:
         results_table(model), "SELECT * FROM means WHERE label = 'ga' AND metric = 'model_utility'"
     ).to_dict("records")
     assert (alone["n"], alone["mean"]) == (1, 0.125)
-    assert math.isnan(alone["ci_low"])
+    assert math.isnan(alone["ci_low"]) and row["interval"] == "seeds" and alone["interval"] is None
+
+
+def test_the_interval_of_a_single_seed_is_over_its_rows(model: ReportModel) -> None:
+    sql = "SELECT * FROM means WHERE label = 'ga' AND metric = 'forget_truth_ratio'"
+    (alone,) = query(results_table(model), sql).to_dict("records")
+    assert (alone["n"], alone["ci_low"], alone["ci_high"], alone["interval"]) == (1, 0.4375, 0.5625, "rows")
 
 
 def test_the_file_and_back(model: ReportModel, tmp_path: Path) -> None:

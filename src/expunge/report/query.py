@@ -47,9 +47,12 @@ RESULTS = pa.schema(
 
 MEANS = """
 CREATE VIEW means AS
-SELECT m.*, mean - t * sd / sqrt(m.n) AS ci_low, mean + t * sd / sqrt(m.n) AS ci_high
+SELECT m.* EXCLUDE (low, high),
+       CASE WHEN m.n = 1 THEN low ELSE mean - t * sd / sqrt(m.n) END AS ci_low,
+       CASE WHEN m.n = 1 THEN high ELSE mean + t * sd / sqrt(m.n) END AS ci_high,
+       CASE WHEN m.n > 1 THEN 'seeds' WHEN m.n = 1 AND low IS NOT NULL THEN 'rows' END AS interval
 FROM (SELECT study, any_value(cell) AS cell, label, role, any_value(method) AS method, metric,
-             count(value) AS n, avg(value) AS mean, stddev_samp(value) AS sd
+             count(value) AS n, avg(value) AS mean, stddev_samp(value) AS sd, max(ci_low) AS low, max(ci_high) AS high
       FROM results GROUP BY study, label, role, metric) m
 LEFT JOIN student ON student.n = m.n
 ORDER BY study, role, label, metric

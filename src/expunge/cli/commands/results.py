@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 WIDE = 10_000  # characters
 STUDIES = Path("saves/study")
-MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM means WHERE metric NOT LIKE '%.%'"
+MEANS = (
+    "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high, interval FROM means WHERE metric NOT LIKE '%.%'"
+)
 
 
 def show_results(overrides: Sequence[str], sql: str | None, style: Format | None) -> int:
