@@ -14,6 +14,8 @@ import torch
 import expunge
 from expunge.core.errors import ConfigError
 from expunge.core.plugins import load_plugins
+from expunge.data.encoder import Encoder
+from expunge.data.template import Template
 from expunge.evaluation.observation import observe
 from expunge.models import wrapper_api
 from expunge.models.config import ModelArgs
@@ -23,6 +25,7 @@ from expunge.models.wrapped import WrappedModel
 from expunge.models.wrappers.divergence_decoding import DivergenceDecoding
 from expunge.models.wrappers.gated_rotation import redirection, rotated
 from expunge.models.wrappers.logit_difference import LogitDifference
+from expunge.models.wrappers.router import Router
 from expunge.models.wrappers.token_filter import TokenFilter
 
 PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "caution.py"
@@ -36,6 +39,7 @@ CASES = {
     "token_filter": {"min_tokens": 2},
     "logit_difference": {"strength": 0.5},
     "divergence_decoding": {"alpha": 0.5},
+    "router": {"layer": "model.layers.0"},
 }
 
 
@@ -50,7 +54,7 @@ def tiny(model: Any, tokenizer: Any) -> tuple[Any, Any, Any]:
 
 def wrapped(tiny: Any, name: str, **settings: Any) -> WrappedModel:
     model, tokenizer, helper = tiny
-    second = {"logit_difference": helper, "divergence_decoding": (helper, model)}.get(name)
+    second = {"logit_difference": helper, "divergence_decoding": (helper, model), "router": helper}.get(name)
     return expunge.wrap(
         model, name, tokenizer=tokenizer, forget=FORGET, retain=RETAIN, helper=second, **(settings or CASES[name])
     )
@@ -100,6 +104,44 @@ def test_a_filter_penalises_the_token_that_completes_a_sequence() -> None:
 class _Zeros(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor) -> Any:
         return (torch.zeros(*input_ids.shape, 8),)
+
+
+@torch.no_grad()
+def test_a_router_reads_the_unlearned_model_near_forget_questions(tiny) -> None:
+    model, _, helper = tiny
+    rule = Router(layer="model.layers.0", margin=0.1)
+    ids = torch.tensor([[5, 9, 17], [30, 8, 2]])
+    calls: list[torch.Tensor] = []
+    hook = model.model.layers[0].register_forward_hook(lambda _m, _a, out: calls.append(out))
+    own, other = model(ids).logits, helper(ids).logits
+    hook.remove()
+    h = calls[0][0] if isinstance(calls[0], tuple) else calls[0]
+    means = torch.stack([h[:, : t + 1].mean(1) for t in range(3)], 1)
+    forget, retain = means[0, 1], means[1, 0]  # a row is a forget question at its second position, and so on
+    middle = (forget + retain) / 2
+    state = {
+        "forget": torch.nn.functional.normalize(forget - middle, dim=-1)[None],
+        "retain": torch.nn.functional.normalize(retain - middle, dim=-1)[None],
+        "mean": middle,
+    }
+    actual = rule.logits(model, helper, state, ids)
+    away = means - middle
+    cosines = [torch.cosine_similarity(away, side - middle, dim=-1) for side in (forget, retain)]
+    near = cosines[0] > cosines[1] + 0.1
+    assert near[0, 1] and not near[1, 0]
+    torch.testing.assert_close(actual, torch.where(near[..., None], other, own))
+
+
+@torch.no_grad()
+def test_a_router_knows_its_own_questions(tiny) -> None:
+    model, _, helper = tiny
+    result = wrapped(tiny, "router", layer="model.layers.1")
+    assert result.state["forget"].shape[0] == result.state["retain"].shape[0] == 2
+    encoder = Encoder(Template(), tiny[1])
+    for rows, source in ((FORGET, helper), (RETAIN, model)):
+        for row in rows:
+            ids = torch.tensor([encoder.prompt(row["question"])])
+            torch.testing.assert_close(result(ids).logits[0, -1], source(ids).logits[0, -1])
 
 
 @torch.no_grad()

@@ -14,11 +14,12 @@ from expunge.core.registry import Fidelity, Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-Helper = Literal["", "reinforced", "forget and retain"]
+Helper = Literal["", "reinforced", "forget and retain", "method"]
 HELPERS: Mapping[Helper, tuple[str, ...]] = {
     "": (),
     "reinforced": ("helper",),
     "forget and retain": ("helper", "retain_helper"),
+    "method": ("unlearned",),
 }
 Pair = tuple[str, str]  # question and answer
 
@@ -59,7 +60,8 @@ class WrapperSpec:
     """A registered wrapper. helper: the other models that it reads, if any. In memory you pass any models.
 
     "reinforced": in a study, the model trained further on the forget examples. "forget and retain": in a study, two
-    models, the initial model trained on the forget examples and the same trained on the retain examples.
+    models, the initial model trained on the forget examples and the same trained on the retain examples. "method": in a
+    study, the model of the method that `from` names, next to the target model.
     """
 
     name: str

@@ -14,9 +14,9 @@ from expunge.pipelines.study.graph import StudyGraph, build_graph
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 
 
-def graph(*methods: dict[str, Any]) -> StudyGraph:
+def graph(*methods: dict[str, Any], **more: Any) -> StudyGraph:
     tree = {"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": list(methods)}
-    return build_graph(decode_study(tree))
+    return build_graph(decode_study(tree | more))
 
 
 def test_a_task_vector_trains_its_reinforced_model_on_the_forget_rows() -> None:
@@ -64,6 +64,14 @@ def test_a_wrapper_reads_its_model_and_its_helper() -> None:
     assert wraps[0].identity["wrapper"]["args"]["strength"] == 1.0
 
 
+@pytest.mark.parametrize(("more", "unlearned"), [({}, "unlearn NPO"), ({"requests": 2}, "unlearn NPO@2/2")])
+def test_a_router_wraps_the_target_model_and_reads_the_unlearned_one(more: dict[str, Any], unlearned: str) -> None:
+    router = {"trainer": "router", "method_args": {"layer": "model.layers.0"}, "from": ["NPO"]}
+    jobs = in_order(graph({"trainer": "NPO"}, router, **more).jobs)
+    (wrap,) = [j for j in jobs if j.kind == "wrap"]
+    assert {role: p.name for role, p in wrap.parents.items()} == {"model": "train full", "unlearned": unlearned}
+
+
 def test_an_edit_with_statistics_reads_the_rows_of_both_sides() -> None:
     entry = {"trainer": "MEMIT", "method_args": {"modules": ["model.layers.0.mlp.down_proj"]}}
     jobs = graph({"trainer": "NPO"}, entry, {**entry, "label": "after", "from": ["NPO"]})
@@ -86,6 +94,7 @@ def test_a_step_counts_in_the_fingerprint() -> None:
     [
         (({"trainer": "steering"},), ("methods[0].method_args.layer", "missing")),
         (({"trainer": "token_filter", "args": {"learning_rate": 1}},), ("methods[0].args", "trains nothing")),
+        (({"trainer": "router", "method_args": {"layer": "model.layers.0"}},), ("methods[0].from", "unlearned model")),
         (({"trainer": "LUNAR", "args": {"learning_rate": 1}},), ("methods[0].args", "trains nothing")),
         (({"trainer": "token_filter"}, {"trainer": "noise", "from": ["token_filter"]}), ("methods[1].from", "wrapper")),
         (({"trainer": "ties"},), ("methods[0].from", "missing")),

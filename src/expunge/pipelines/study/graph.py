@@ -358,9 +358,12 @@ def _check_wrapper(study: StudyConfig, entry: MethodEntry, where: str) -> None:
     make_wrapper(entry.trainer, entry.method_args, f"{where}.method")
     if len(entry.from_models) > 1:
         raise ConfigError(f"{where}.from: {entry.trainer} wraps one model; {len(entry.from_models)} are listed")
-    if study.requests != 1:
+    spec = wrapper_registry()[entry.trainer]
+    if spec.helper == "method" and not entry.from_models:
+        raise ConfigError(f"{where}.from: missing; {entry.trainer} reads an unlearned model; name an earlier method")
+    if study.requests != 1 and spec.helper != "method":
         raise ConfigError(f"{where}.trainer: {entry.trainer} wraps a model once; use it with requests=1")
-    if entry.args and not wrapper_registry()[entry.trainer].helpers:
+    if entry.args and spec.helper in ("", "method"):
         raise ConfigError(f"{where}.args: {entry.trainer} trains nothing; leave args out")
 
 
@@ -425,7 +428,7 @@ def _forget(
             name = f"{label}@{link}" if link else label
             later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
             if wrapper is not None:
-                model = _wrap(maker.forgetting(rows), entry, name + tag, model, full, args)
+                model = _wrap(maker.forgetting(rows) if rows else maker, entry, name + tag, model, full, args)
             elif merges:
                 model = _edit(maker, entry, name + tag, model, rows, models, args)
             elif spec is not None:
@@ -448,8 +451,10 @@ def _forget(
 
 
 def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the links of an entry's chain: one for each request, or one if the entry trains on no forget rows."""
-    edit = edit_of(entry)
+    """Return the links of an entry's chain: one for each request, or one for an entry that reads all or none."""
+    wrapper, edit = wrapper_of(entry), edit_of(entry)
+    if wrapper is not None and wrapper.helper == "method":
+        return {"": ""}
     return links if edit is None or edit.others == "reinforced" or edit.statistics else {"": ""}
 
 
@@ -480,6 +485,8 @@ def _wrap(
     from expunge.models.wrapper_api import make_wrapper, wrapper_registry
 
     rule = make_wrapper(entry.trainer, entry.method_args)
+    if model is not None and wrapper_registry()[entry.trainer].helper == "method":
+        return maker.wrapped(label, rule, full, {"unlearned": model})
     return maker.wrapped(label, rule, model, maker.helpers(label, wrapper_registry()[entry.trainer].helper, full, args))
 
 
