@@ -1,4 +1,4 @@
-"""The policy loss of rollouts: advantages, loss and gradient by hand, and against the padded form of TRL."""
+"""The policy loss of rollouts: advantages, loss and gradient by hand, and against TRL's trainer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from key_value_toy import cases
 
 from expunge.core.errors import ConfigError
 from expunge.methods import LossInputs, Quantity, Requirements, objective
@@ -44,33 +45,17 @@ def test_the_loss_and_its_gradient_by_hand(side) -> None:
     assert logps[1].grad.tolist() == pytest.approx([A / 2], rel=1e-14)
 
 
-def padded_grpo(logps: torch.Tensor, mask: torch.Tensor, rewards: torch.Tensor, n: int) -> torch.Tensor:
-    """The loss of TRL's GRPOTrainer (loss_type="grpo", num_iterations=1, beta=0, epsilon=0.2), in its padded form."""
-    groups = rewards.view(-1, n)
-    advantages = (rewards - groups.mean(1).repeat_interleave(n)) / (groups.std(1).repeat_interleave(n) + 1e-4)
-    ratio = torch.exp(logps - logps.detach())
-    one, two = ratio * advantages[:, None], ratio.clamp(0.8, 1.2) * advantages[:, None]
-    per_token = -torch.minimum(one, two)
-    return ((per_token * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).mean()
-
-
-def test_loss_and_gradient_equal_the_padded_form(side) -> None:
-    generator = torch.Generator().manual_seed(3)
-    lengths, n = [3, 1, 5, 2, 4, 4], 3
-    rewards = torch.rand(6, generator=generator, dtype=torch.float64)
-    flat = [(-torch.rand(k, generator=generator, dtype=torch.float64)).requires_grad_() for k in lengths]
-    ours = policy_loss(side(flat), group_advantages(rewards, n))
-    own = torch.autograd.grad(ours, flat)
-    padded = torch.zeros(6, 5, dtype=torch.float64)
-    mask = torch.zeros(6, 5, dtype=torch.float64)
-    for i, values in enumerate(flat):
-        padded[i, : len(values)], mask[i, : len(values)] = values.detach(), 1
-    padded.requires_grad_()
-    theirs = padded_grpo(padded, mask, rewards, n)
-    (gradient,) = torch.autograd.grad(theirs, padded)
-    assert ours.item() == pytest.approx(theirs.item(), abs=1e-14)
-    for i, part in enumerate(own):
-        torch.testing.assert_close(part, gradient[i, : lengths[i]], rtol=1e-12, atol=1e-15)
+def test_loss_and_gradient_equal_those_of_trl(side) -> None:
+    measured = cases("grpo")["loss"]
+    inputs, outputs = measured["inputs"], measured["outputs"]
+    lengths = [int(sum(mask)) for mask in inputs["mask"]]
+    rows = [tensor(*logps[:n]).requires_grad_() for logps, n in zip(inputs["logps"], lengths, strict=True)]
+    loss = policy_loss(side(rows), tensor(*inputs["advantages"]))
+    loss.backward()
+    assert loss.item() == pytest.approx(outputs["loss"], rel=1e-12)
+    for row, gradient, n in zip(rows, outputs["gradient"], lengths, strict=True):
+        assert row.grad is not None
+        assert row.grad.tolist() == pytest.approx(gradient[:n], rel=1e-12)
 
 
 def test_settings_become_rollouts() -> None:

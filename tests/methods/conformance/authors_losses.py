@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 from measure import DOUBLE, case, definitions, labelled, returns, shifted, stub, tensor
@@ -346,3 +347,29 @@ def _(folder: Path, inputs: Inputs) -> Any:
     )
     own.alpha = inputs["alpha"]
     return code.forward(own).logits
+
+
+@case("grpo", "loss")
+def _(folder: Path, inputs: Inputs) -> Any:
+    """The loss and its gradient in the log-probabilities of a padded batch of texts, by TRL's trainer."""
+    logps_BT = tensor(inputs["logps"]).requires_grad_()
+    code = definitions(
+        folder / "trl/trainer/grpo_trainer.py", ["GRPOTrainer._compute_loss"], {"nanmin": min, "nanmax": max}
+    )
+    own = MagicMock()
+    own.configure_mock(
+        top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=0.0,
+        loss_type="grpo", epsilon_low=0.2, epsilon_high=0.2, use_vllm=False, _entropy_bonus_enabled=False,
+        aux_loss_enabled=False, use_adaptive_entropy=False, current_gradient_accumulation_steps=1,
+    )  # fmt: skip
+    own.args.delta = None
+    own.accelerator.gather = lambda x: x
+    own._get_per_token_logps_and_entropies = lambda *_, **__: (logps_BT, torch.zeros_like(logps_BT), None)
+    ids = torch.zeros(logps_BT.shape, dtype=torch.long)
+    batch = {
+        "prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids,
+        "completion_mask": tensor(inputs["mask"]), "advantages": tensor(inputs["advantages"]),
+    }  # fmt: skip
+    loss = code._compute_loss(own, None, batch)
+    loss.backward()
+    return {"loss": loss, "gradient": logps_BT.grad}
