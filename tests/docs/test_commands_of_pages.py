@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -16,13 +15,11 @@ from expunge.cli.config_files import options
 from expunge.cli.main import _parsed
 from expunge.core.errors import UserError
 from expunge.core.renamed import rename_flags, rename_key, rename_tree
-from expunge.data.procedural.sets import SetSizes
 
 STUDIES = ("run", "plan", "report", "results", "export")
 JOBS = ("train", "unlearn", "eval", "audit", "erase")
 OPEN = ("study", "experiment", "key")  # words that choose a file, and the placeholder of a setting
 PASSED_ON = ("model.model_args.", "model.tokenizer_args.")  # arguments of transformers
-PROCEDURAL = {f"data.args.{field.name}" for field in dataclasses.fields(SetSizes)}
 INCOMPLETE = re.compile(r"required|expected one argument|invalid \w+ value: '[A-Z]+'|invalid choice: '[A-Z]+'")
 
 
@@ -44,7 +41,7 @@ def faults(words: list[str], *, whole: bool) -> list[str]:
         if words[0] not in (*STUDIES, *JOBS) or " " in key:
             continue
         rename_key(mode, key, notes)
-        if not (key in {*OPEN, *PROCEDURAL} or key in all_keys() or _choice_pages(key) or key.startswith(PASSED_ON)):
+        if not (key in OPEN or key in all_keys() or _choice_pages(key) or key.startswith(PASSED_ON)):
             notes.append(f"{key}: no such key")
         shipped = key in ("study", "experiment") and re.fullmatch(r"[a-z][\w/-]*", value) and "NAME" not in value
         if shipped and value not in options(key):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,33 @@ from expunge.core.fingerprints import canonical
 from expunge.core.terminal import complain, say
 
 COMMANDS = {"run": "expunge run, plan", "train": "expunge train, unlearn, eval"}
-# Groups of keys whose fields depend on a choice: the folder of their classes, and the command that lists the choices.
-CHOSEN = {
-    "data.args": ("benchmarks", "benchmarks"),
-    "trainer.method_args": ("methods", "methods"),
+# Groups of keys whose fields depend on a choice: folders of their classes, and the list of the choices.
+CHOSEN: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "data.args": (("benchmarks", "data/procedural"), "benchmarks"),
+    "trainer.method_args": (("methods", "models/wrappers"), "methods"),
+    "trainer.args.grad_transform_args": (("methods/grad_transforms",), "methods"),
+    "audits[]": (("audits",), "audits"),
 }
+# Other places of a key: settings of one method, search spaces, grids, and files that settle by method or model.
+PLACES = (
+    (r"(methods\[\]|trainer\.parts\[\]|trainer\.merge)\.method_args\.", "trainer.method_args."),
+    (r"(methods\[\]|trainer\.parts\[\])\.args\.", "trainer.args."),
+    (r"methods\[\]\.(grid|search)\.|sweep\.space\.", "methods[]."),
+    (r"(meta\.relearn|meta\.variations\[\]|stories\.recover)\.", "trainer.args."),
+    (r"trainers(\.[\w-]+)?(\.|$)", "trainer."),
+    (r"models(\.[\w.-]+?)?(\.(?=\w+_args\b)|$)", "model."),
+    (r"grid\.", ""),
+    (r"(methods\[\]\.search\..*|sweep\.space\..*)\.(low|high|log)$", r"\1"),
+    (r"(methods|audits|trainer\.parts|meta\.variations)\.", r"\1[]."),
+    (r"(audits)\[\]\.name$", r"\1"),
+    (r"(model|trainer)\.$", r"\1"),
+)
+WORDS = {  # words that name a file of settings
+    "study": "a shipped study, or a file of your own: see expunge list studies",
+    "experiment": "a shipped experiment, or a file of your own: see expunge list experiments",
+}
+FREE = ("Mapping", "Any")  # types of a group whose keys this package does not name
+PASSED_ON = ("model.model_args", "model.tokenizer_args")  # they accept settings of transformers, too
 
 
 @dataclass(frozen=True)
@@ -52,8 +75,7 @@ def show_key(name: str | None) -> int:
         return 0
     key_name = name.partition("=")[0].lstrip("+~")
     matches = (
-        known.get(key_name)
-        or _choice_pages(key_name)
+        pages_of(key_name)
         or [
             i
             for key, infos in known.items()
@@ -62,15 +84,40 @@ def show_key(name: str | None) -> int:
         ]
         or [info for group in CHOSEN for info in _choice_pages(f"{group}.{key_name}")][:12]
     )
-    if not matches:
+    if not matches and key_name in WORDS:
+        say(f"{key_name}\n  {WORDS[key_name]}")
+        return 0
+    inside = [key for key in known if key.startswith((f"{key_name}.", f"{key_name}[]."))]
+    if not matches and not inside:
         raise ConfigError(f"help: no key {key_name!r}{nearest(key_name, [*known, *GROUPS['run'], *GROUPS['train']])}")
     for i, info in enumerate(matches):
         say("\n" * (i > 0) + _page(info))
-    for key in (k for k in known if k.startswith((f"{key_name}.", f"{key_name}[]."))):
+    for key in inside:
         if key.removeprefix(key_name).lstrip(".[]").count(".") == 0:
             for line in entry_lines(key, _first_sentence(known[key][0].doc)):
                 say(line)
     return 0
+
+
+def pages_of(key: str) -> list[KeyInfo]:
+    """Return the pages of a dotted key, wherever it stands, or of the group of free keys that it is in."""
+    names = [key]
+    for name in names:  # grows
+        if pages := all_keys().get(name) or _choice_pages(name):
+            return pages
+        moved = [re.sub(f"^{place}", other, name) for place, other in PLACES]
+        if key.startswith("grid.") and "." in name:  # an axis has a name, and values with names
+            moved.append(name.partition(".")[2])
+        names += [other for other in dict.fromkeys(moved) if other not in names]
+    groups = [name.rpartition(".")[0] for name in names]
+    if any(group in CHOSEN or group == "trainer.args" for group in groups):
+        return []
+    for name, group in zip(names, groups, strict=True):
+        pages = pages_of(group.removesuffix("[]")) if group else []
+        passed_on = group in PASSED_ON and hint_of("train", name) is not None
+        if passed_on or any(free in info.annotation for info in pages for free in FREE):
+            return pages
+    return []
 
 
 def _page(info: KeyInfo) -> str:
@@ -153,9 +200,10 @@ def _choice_pages(key: str) -> list[KeyInfo]:
     group, _, name = key.rpartition(".")
     if group not in CHOSEN:
         return []
-    folder, command = CHOSEN[group]
+    folders, command = CHOSEN[group]
     return [
         KeyInfo(key, f.annotation, f.default, f.doc, (f"see expunge list {command}",), f"{c.name} in {c.path}")
+        for folder in folders
         for c in config_classes(folder)
         if (f := c.fields.get(name)) is not None
     ]

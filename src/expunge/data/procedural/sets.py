@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.examples import ANSWER, Example, ExampleSet
 
@@ -18,21 +19,25 @@ MOST_TRIES = 10_000  # strings per row before the settings are rejected
 SHARES = ("correlation", "finetune_correlation")
 
 
+@strict
 @dataclass(frozen=True, kw_only=True)
 class SetSizes:
-    """Shared settings of all procedural tasks: number of rows, seed, and share of rows with the spurious hint.
-
-    target: the task to forget. correlation, finetune_correlation: the probability that a row of the mixture, or of the
-    fine-tuning set, comes from the correlated strings. eval_rows: the rows of each evaluation set.
-    """
+    """Shared settings of all procedural tasks: number of rows, seed, and share of rows with the spurious hint."""
 
     target: str
+    """The task to forget."""
     seed: int = 0
+    """Draws the rows of all sets."""
     train_rows: int = 20_000
+    """Number of rows of the mixture that the target model learns."""
     eval_rows: int = 200
+    """Number of rows of each evaluation set."""
     finetune_rows: int = 2000
+    """Number of rows of the fine-tuning set."""
     correlation: float = 0.0
+    """Probability that a row of the mixture comes from the correlated strings."""
     finetune_correlation: float = 0.0
+    """Probability that a row of the fine-tuning set comes from the correlated strings."""
 
     def __post_init__(self) -> None:
         for key in ("train_rows", "eval_rows", "finetune_rows"):
