@@ -27,7 +27,7 @@ FROM base AS cuda-packages
 RUN pip install -r requirements.lock
 
 FROM cpu-packages AS cpu
-COPY --chown=expunge:expunge pyproject.toml README.md LICENSE ./
+COPY --chown=expunge:expunge pyproject.toml setup.py README.md LICENSE ./
 COPY --chown=expunge:expunge src ./src
 RUN pip install --no-deps .
 WORKDIR /work
@@ -35,7 +35,7 @@ ENTRYPOINT ["expunge"]
 CMD ["--help"]
 
 FROM cuda-packages AS cuda
-COPY --chown=expunge:expunge pyproject.toml README.md LICENSE ./
+COPY --chown=expunge:expunge pyproject.toml setup.py README.md LICENSE ./
 COPY --chown=expunge:expunge src ./src
 RUN pip install --no-deps .
 WORKDIR /work

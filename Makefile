@@ -76,8 +76,8 @@ results:
 		printf "%-20s %-13s %s\n", substr(page, 2), $$5 ~ /^[0-9]/ ? $$5 " h" : $$5, $$4 }' docs/results/README.md
 
 check: .venv/.installed-dev
-	$(BIN)/ruff format --check --quiet src tests perf examples docs
-	$(BIN)/ruff check --quiet src tests perf examples docs
+	$(BIN)/ruff format --check --quiet src tests perf examples docs setup.py
+	$(BIN)/ruff check --quiet src tests perf examples docs setup.py
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
 
@@ -92,7 +92,7 @@ clean:
 
 # torch goes first, by itself: whichever build of it is installed then satisfies the lock, and no other is fetched.
 # The build of expunge itself uses the locked setuptools.
-.venv/.installed: requirements.lock pyproject.toml | .venv/bin/python
+.venv/.installed: requirements.lock pyproject.toml setup.py | .venv/bin/python
 	@echo "installing into .venv (some minutes the first time)"
 	$(PIP) install $(TORCH)
 	$(PIP) install -r requirements.lock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -52,10 +53,41 @@ def test_one_version() -> None:
 
 def test_the_metadata_is_complete() -> None:
     project = PROJECT["project"]
-    assert {"readme", "description", "license-files", "keywords", "classifiers", "requires-python"} <= set(project)
+    assert project["dynamic"] == ["readme"]
+    assert {"description", "license-files", "keywords", "classifiers", "requires-python"} <= set(project)
     lowest = Version(project["requires-python"].removeprefix(">="))
     versions = [c.rpartition(" ")[2] for c in project["classifiers"] if re.search(r":: 3\.\d+$", c)]
     assert Version(versions[0]) == lowest
+
+
+def relative_links(text: str) -> list[str]:
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", prose) if not re.match(r"[a-z]+:|#", link)]
+
+
+def test_a_package_index_gets_no_link_that_leads_nowhere() -> None:
+    index_page = runpy.run_path(str(ROOT / "setup.py"))["index_page"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(relative_links(readme)) > 20  # test_links.py checks that each one leads to a file
+    assert relative_links(index_page(readme, None)) == []
+    placed = index_page(readme, "https://x.example/expunge/")
+    assert relative_links(placed) == [] and len(placed) > len(readme)
+    files = re.findall(r"\(https://x\.example/expunge/([^)#]+)", placed)
+    assert len(files) > 20 and all((ROOT / file).exists() for file in files)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "placed"),
+    [
+        ("See [a page](docs/a.md#b).", "See a page.", "See [a page](https://x/docs/a.md#b)."),
+        ("![a picture](a.png)", "", "![a picture](https://x/a.png)"),
+        ("[x](https://y/z) [t](#t)", "[x](https://y/z) [t](#t)", "[x](https://y/z) [t](#t)"),
+        ("`[a](b)`\n```\n[a](b)\n```\n", "`[a](b)`\n```\n[a](b)\n```\n", "`[a](b)`\n```\n[a](b)\n```\n"),
+    ],
+)
+def test_links_for_a_package_index(text: str, plain: str, placed: str) -> None:
+    index_page = runpy.run_path(str(ROOT / "setup.py"))["index_page"]
+    assert index_page(text, None) == plain and index_page(text, "https://x") == placed
 
 
 def test_the_lowest_versions_are_those_of_the_metadata() -> None:
@@ -128,6 +160,8 @@ def test_the_wheel_and_the_sdist_contain_everything(built: tuple[Path, Path]) ->
     assert sources | {f"expunge/{name}" for name in data_files()} <= packed
     assert not [name for name in packed if name.startswith(("tests/", "docs/", "perf/"))]
     assert "# Expunge" in metadata and "Requires-Python: >=3.11" in metadata
+    assert "Description-Content-Type: text/markdown" in metadata
+    assert "import expunge" in metadata and relative_links(metadata) == []
     with tarfile.open(sdist) as archive:
         assert {"LICENSE", "README.md", "pyproject.toml"} <= {name.partition("/")[2] for name in archive.getnames()}
 
