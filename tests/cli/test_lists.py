@@ -1,4 +1,4 @@
-"""`expunge` without words, `expunge list`, `--help`, `completion`, and `plan`."""
+"""`expunge` without words, `expunge list`, `--help`, and `plan`."""
 
 from __future__ import annotations
 
@@ -233,27 +233,6 @@ def test_a_typing_error_gets_the_nearest_name(words: tuple[str, ...], near: str,
 def test_a_missing_word_gets_the_allowed_ones(command: str, required: str, expunge: Run) -> None:
     code, out, err = expunge(command)
     assert (code, out) == (2, "") and f"are required: {required} `expunge {command} --help`" in err
-
-
-def test_the_completion_of_bash_completes(expunge: Run, here: Path) -> None:
-    """The script is run by bash itself, which splits words at "="."""
-    _, script, _ = expunge("completion", "bash")
-    (here / "complete.sh").write_text(script)
-    lines = {"expunge pl": "plan", "expunge run study = quick": "quickstart", "expunge list methods NP": "NPO"}
-    lines |= {"expunge audit saves/npo --audits rel": "relearn"}
-    for line, expected in lines.items():
-        words = line.split()
-        code = (
-            f"source ./complete.sh; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _expunge; echo ${{COMPREPLY[@]}}"
-        )
-        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, cwd=here)
-        assert expected in done.stdout.split()
-
-
-@pytest.mark.parametrize(("shell", "words"), [("zsh", "compdef _expunge expunge"), ("fish", "complete -c expunge")])
-def test_the_other_shells_have_a_script(shell: str, words: str, expunge: Run) -> None:
-    code, out, _ = expunge("completion", shell)
-    assert code == 0 and words in out and "study=quickstart" in out and "train.learning_rate=" in out
 
 
 def test_a_page_is_wrapped_once() -> None:

@@ -60,7 +60,7 @@ _expunge() {{
   else case "${{COMP_WORDS[1]}}" in
 {_cases(words, '    {name}) words="{words}" ;;')}
   esac; fi
-  COMPREPLY=($(compgen -W "$words" -- "$current") $(compgen -f -- "$current"))
+  COMPREPLY=($(compgen -W "$words" -- "$current") $(compgen -f -- "${{current#*=}}"))
   if [[ "$current" == *=* ]]; then for k in "${{!COMPREPLY[@]}}"; do COMPREPLY[k]="${{COMPREPLY[k]#*=}}"; done; fi
   if [[ "${{COMPREPLY[0]}}" == *= ]]; then compopt -o nospace; fi
 }}
@@ -79,6 +79,7 @@ _expunge() {{
   esac; fi
   compadd -S '' -- ${{(M)options_of:#*=}}
   compadd -- ${{options_of:#*=}}
+  compset -P '*='
   _files
 }}
 if [[ "$funcstack[1]" == "_expunge" ]]; then _expunge "$@"; else compdef _expunge expunge; fi"""
