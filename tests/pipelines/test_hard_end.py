@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from expunge.pipelines.budget import Budget
 from expunge.pipelines.hard_end import HardEnd, TimeLimitExceeded, alarm
-from expunge.training.budget import Budget
 
 CODE = """
 import time

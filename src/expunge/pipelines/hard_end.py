@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from expunge.training.budget import Budget
+from expunge.pipelines.budget import Budget
 
 
 class TimeLimitExceeded(BaseException):  # not an Exception: libraries that catch errors must not catch it

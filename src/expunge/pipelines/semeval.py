@@ -20,6 +20,7 @@ from expunge.core.terminal import complain
 from expunge.methods.weight_edits import WeightEdit
 from expunge.models.folder_files import whole_model
 from expunge.models.trial import check_part_names
+from expunge.pipelines.budget import Budget
 from expunge.pipelines.hard_end import HardEnd, TimeLimitExceeded, alarm
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single import TrainingRun, merge_of, sides_of, training_runs
@@ -27,7 +28,6 @@ from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_context import TaskContext, check_model, check_sides
 from expunge.pipelines.study_jobs import work
 from expunge.pipelines.submission_folder import STATUS, SubmissionFolder, check_folder
-from expunge.training.budget import Budget
 from expunge.training.lora import check_quantize
 from expunge.training.model_selection import suite_metrics
 from expunge.training.phases import check_run, part_names

@@ -18,8 +18,8 @@ from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import TokenizerArgs
 from expunge.models.load import load_tokenizer, save_model
 from expunge.pipelines import semeval
+from expunge.pipelines.budget import Budget
 from expunge.semeval import unlearn
-from expunge.training.budget import Budget
 
 Run = Callable[..., tuple[int, str, str]]
 FAST = (

@@ -15,6 +15,7 @@ from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
+from expunge.pipelines.budget import Budget
 from expunge.pipelines.erase import search as search_module
 from expunge.pipelines.erase.goals import BeforeAfter, still_known
 from expunge.pipelines.erase.preflight import Preflight, RowKnowledge
@@ -23,7 +24,6 @@ from expunge.pipelines.erase.rows import CONTENT, KNOWN
 from expunge.pipelines.erase.search import refine
 from expunge.pipelines.erase.trials import EraseTrial, SearchGoal, TrialResult, trial_job
 from expunge.pipelines.study.config import decode_study
-from expunge.training.budget import Budget
 
 FORGET = [(f"Who is no {i}?", f"It is Ann {i}.") for i in range(4)]
 KEEP = [(f"Which river is number {i}?", f"It is the long river {i}.") for i in range(10)]

@@ -17,12 +17,12 @@ from expunge.engine.store import Store
 from expunge.metrics.equivalence import NOT_MEASURABLE
 from expunge.pipelines.audit_jobs.jobs import audit_jobs
 from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject, audit_lines
+from expunge.pipelines.budget import Budget
 from expunge.pipelines.erase.request import EraseRun
 from expunge.pipelines.erase.search import Show, carry_on
 from expunge.pipelines.erase.trials import TrialResult, weights_rate
 from expunge.pipelines.study.config import MethodEntry
 from expunge.report.model import AuditLine
-from expunge.training.budget import Budget
 
 MOST_RELEARNED = 8
 WAYS = ("direct", "insist", "upper", "quoted", "plain", "paraphrased")

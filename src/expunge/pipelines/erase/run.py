@@ -28,6 +28,7 @@ from expunge.metrics.verdict import Verdict
 from expunge.models.folder_files import whole_model
 from expunge.models.load import load_tokenizer, pick_device
 from expunge.pipelines.audit_jobs.results import show_audit_rows
+from expunge.pipelines.budget import Budget
 from expunge.pipelines.erase.attacks import AttackResult, entries, run_audits, seconds_of
 from expunge.pipelines.erase.commitment import commit, own_key
 from expunge.pipelines.erase.findings import erasure, model_card
@@ -75,7 +76,6 @@ from expunge.pipelines.study.resolve_task import template_of
 from expunge.pipelines.study.task_context import check_model
 from expunge.pipelines.study_jobs import LM_EVAL_FILE
 from expunge.report.erasure import erasure_report
-from expunge.training.budget import Budget
 
 MODEL, REPORT = "model", "erasure_report"
 OWN = ("job.json", "log.jsonl", "speed.jsonl", "trajectory.jsonl", "expunge.json")  # files of the store, not of a model

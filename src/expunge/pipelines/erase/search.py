@@ -20,6 +20,7 @@ from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
 from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import read_results
+from expunge.pipelines.budget import Budget
 from expunge.pipelines.erase.general import ability_left
 from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRun, only_rows, read_state
 from expunge.pipelines.erase.rows import KNOWN
@@ -43,7 +44,6 @@ from expunge.pipelines.erase.trials import (
 )
 from expunge.pipelines.study_jobs import TRAJECTORY
 from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
-from expunge.training.budget import Budget
 
 SEARCH_SHARE = 0.6  # share of the budget left at the start of the search; the rest is for the audits
 REFINE_SHARE = 0.5  # share of the time left that may go to rows that are still known

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from expunge.training.budget import Budget
+from expunge.pipelines.budget import Budget
 
 
 class Clock:
