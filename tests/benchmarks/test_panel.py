@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
@@ -104,3 +106,13 @@ def test_nothing_scored_is_all_missing_with_reasons() -> None:
 def test_unknown_truth_ratio() -> None:
     with pytest.raises(ConfigError, match=r"args\.aggregator: 'geometrical': no such choice; did you mean 'geometric'"):
         tofu_panel("geometrical")
+
+
+def test_utility_is_a_metric_of_the_panel() -> None:
+    whole = find_benchmark("world").make(
+        BenchmarkConfig(world=WorldConfig(authors=4, questions_per_author=2, forget_fraction=0.5))
+    )
+    parts = [metric for metric in whole.panel if metric.name in ("retain_Q_A_Prob", "forget_Q_A_Prob")]
+    assert whole.measured_utility == "model_utility"
+    assert dataclasses.replace(whole, panel=tuple(parts)).measured_utility == "retain_Q_A_Prob"
+    assert dataclasses.replace(whole, panel=tuple(parts[:0])).measured_utility == "model_utility"

@@ -25,6 +25,9 @@ class Limits:
     stop: tuple[str, ...] = ()
 
 
+PROBABILITY = "retain_Q_A_Prob"
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Sets of examples by name, their roles, and the metric suite. notes: choices that the user did not make.
@@ -56,6 +59,12 @@ class Benchmark:
     tokenizer: str | None = None
     loss_sets: tuple[str, ...] = ()
     preview: tuple[str, ...] = ()  # first rows, for the terminal alone: a report must not repeat the forget set
+
+    @property
+    def measured_utility(self) -> str:
+        """The metric of remaining abilities in the panel: `utility`, or without it the retain answers' probability."""
+        names = {metric.name for metric in self.panel}
+        return PROBABILITY if self.utility not in names and PROBABILITY in names else self.utility
 
     def __repr__(self) -> str:
         sets = ", ".join(f"{name} {len(rows)}" for name, rows in self.sets.items())

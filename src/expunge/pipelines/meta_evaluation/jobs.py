@@ -153,7 +153,7 @@ def meta_job(study: StudyConfig, maker: TrainingJobs, start: Job | None, leaves:
         label=study.name,
         parents=parents,
         metrics=tuple(_about_forgetting(benchmark)),
-        utility=benchmark.utility,
+        utility=benchmark.measured_utility,
         utility_floor=study.meta.utility_floor,
         formula=study.meta.formula,
         unlearned=tuple(changed),

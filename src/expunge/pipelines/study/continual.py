@@ -88,10 +88,10 @@ def requests_section(benchmark: Benchmark, parts: Ranges, runs: Sequence[ReportR
     rows: list[tuple[str, ...]] = []
     for (label, seed), chain in chains.items():
         if len(chain) == len(parts):
-            rows += _lines(f"{label} (seed {seed})", chain, parts, metric, benchmark.utility, len(whole))
+            rows += _lines(f"{label} (seed {seed})", chain, parts, metric, benchmark.measured_utility, len(whole))
     if not rows:
         return None
-    heads = ("model", "after request", *parts, benchmark.utility, "backward transfer")
+    heads = ("model", "after request", *parts, benchmark.measured_utility, "backward transfer")
     grid = GridSection("The remaining knowledge of each request.", heads, tuple(rows), "model", ("after request",))
     return Section("requests", "Requests in turn", "Requests", ABOUT.format(metric=metric.name), (grid,))
 

@@ -81,7 +81,7 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         missing=tuple(measured.missing),
         samples=_samples(graph, measured.texts),
         shown=shown,
-        utility=benchmark.utility,
+        utility=benchmark.measured_utility,
         null_band=null_band(runs),
         audits=tuple(audit_rows),
         explorer=explorer(benchmark, list(zip(runs, measured.outputs, strict=True)), probes),
