@@ -29,9 +29,10 @@ class PURGE:
     rollouts of the question: A = (r - mean) / (std + 1e-4).
     Loss: -E over rollouts [mean_t ratio_t A], with ratio 1 at the current weights (GRPO, arXiv:2402.03300, eq. 3).
 
-    The paper lists forbidden entities for a target and rewards texts without them; here the true answer has their
-    place. GRPO's KL term is left out: the retain term has its place. Equal rewards of all n rollouts give no gradient,
-    so a model that never, or always, gives the answer does not change. Generation makes a step several times as slow.
+    The authors list forbidden terms for a target, and their reward `binary` is 1 for a text without any of them; here
+    the true answer has their place. They train by TRL's GRPOTrainer, whose policy loss this one equals. GRPO's KL term
+    is left out: the retain term has its place. Equal rewards of all n rollouts give no gradient, so a model that never,
+    or always, gives the answer does not change. Generation makes a step several times as slow.
 
     Try: expunge unlearn benchmark=world model=llama-64k trainer=PURGE trainer.method_args.num_generations=4
     """

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @method(
     "Unilogit",
-    revision=1,
+    revision=2,
     needs=Requirements(forget=Quantity.LOGITS),
     paper="arXiv:2505.06027",
-    fidelity="reading",
+    fidelity="code",
     reduction="token",
 )
 @strict
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 class Unilogit:
     """Uniform-target self-distillation (Vasilev et al. 2025, arXiv:2505.06027): give the true token probability 1/V.
 
-    Loss: mean over tokens of KL(q || p). q is the model's own distribution with the true token's logit set so that its
-    probability is 1/V: l_y = logsumexp of the other logits - ln(V - 1). q is constant in the gradient, so the gradient
-    in the logits is p - q. `divergence=reverse` is KL(p || q).
+    Loss: mean over tokens of KL(p || q), the paper's reverse KL (its figure 1). p is the model's distribution; q is p
+    with the true token's logit set so that its probability is 1/V: l_y = logsumexp of the other logits - ln(V - 1). q
+    is constant in the gradient. `divergence=forward` is KL(q || p), whose gradient in the logits is p - q.
 
-    The target is the paper's. The direction of the divergence is our reading: its abstract does not name one.
+    Target and both directions equal another implementation on the same logits. It follows the authors' trainer, which
+    we could not get, and also names the reverse direction as theirs.
 
     Pitfalls: a token that the model finds less likely than 1/V becomes more likely. The loss needs the whole
     distribution of the forget answers.
@@ -38,8 +39,8 @@ class Unilogit:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=Unilogit
     """
 
-    divergence: Literal["forward", "reverse"] = "forward"
-    """forward: KL(target || model); reverse: KL(model || target)."""
+    divergence: Literal["forward", "reverse"] = "reverse"
+    """reverse: KL(model || target); forward: KL(target || model)."""
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Compute the mean divergence from the target over the forget tokens."""

@@ -373,3 +373,25 @@ def _(folder: Path, inputs: Inputs) -> Any:
     loss = code._compute_loss(own, None, batch)
     loss.backward()
     return {"loss": loss, "gradient": logps_BT.grad}
+
+
+@case("unilogit", "reverse")
+def _(folder: Path, inputs: Inputs) -> Any:
+    return _unilogit(folder, inputs, "model_to_target")
+
+
+@case("unilogit", "forward")
+def _(folder: Path, inputs: Inputs) -> Any:
+    return _unilogit(folder, inputs, "target_to_model")
+
+
+def _unilogit(folder: Path, inputs: Inputs, direction: str) -> Any:
+    names = ["_as_model_inputs", "compute_unilogit_loss"]
+    code = definitions(folder / "src/trainer/unlearn/unilogit.py", names, {}, DOUBLE)
+    logits = tensor(inputs["logits"]).requires_grad_()
+    whole = torch.cat([logits, torch.zeros_like(logits[:1])])[None]
+    labels = torch.tensor([[-100, *inputs["tokens"]]])
+    batch = {"input_ids": labels, "attention_mask": labels, "labels": labels}
+    loss = code.compute_unilogit_loss(returns(whole), batch, kl_direction=direction)[0]
+    loss.backward()
+    return {"loss": loss, "gradient": logits.grad}

@@ -511,8 +511,8 @@ class UnilogitConfig(UnlearnConfig):
 
     METHOD: ClassVar[str | None] = "Unilogit"
 
-    divergence: Literal["forward", "reverse"] = "forward"
-    """forward: KL(target || model); reverse: KL(model || target)."""
+    divergence: Literal["forward", "reverse"] = "reverse"
+    """reverse: KL(model || target); forward: KL(target || model)."""
 
 
 @strict
