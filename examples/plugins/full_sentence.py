@@ -1,6 +1,6 @@
 """A reward of your own for methods that sample texts: whole sentences of at most twenty words.
 
-Try: expunge unlearn --plugin full_sentence.py benchmark=world model=llama-64k trainer=PURGE \
+Try: expunge unlearn --plugin full_sentence.py benchmark=world model=llama-64k trainer=PURGE task_name=mine \
     'trainer.method_args.rewards=[no_answer,full_sentence]' 'trainer.method_args.reward_weights=[1,0.5]'
 """
 

@@ -1,6 +1,6 @@
 """An optimizer of your own: each weight moves by the learning rate, against the sign of its gradient's running mean.
 
-Try: expunge unlearn --plugin sign_descent.py experiment=unlearn/tofu/default trainer=NPO \
+Try: expunge unlearn --plugin sign_descent.py experiment=unlearn/tofu/default trainer=NPO task_name=mine \
 trainer.args.optim=sign_descent trainer.args.learning_rate=1e-6
 """
 

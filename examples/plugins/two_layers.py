@@ -1,6 +1,6 @@
 """A method of your own over two layers: move the hidden states of the forget answers to the mean over the batch.
 
-Try: expunge unlearn --plugin two_layers.py experiment=unlearn/tofu/default trainer=Blend
+Try: expunge unlearn --plugin two_layers.py experiment=unlearn/tofu/default trainer=Blend task_name=mine
 """
 
 from dataclasses import dataclass

@@ -12,6 +12,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "READ
 PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "dev"]
 START = re.compile(r"^\s*(?:\$ )?(expunge [a-z].*)$")
 INLINE = re.compile(r"`(expunge [a-z][^`]*)`")
+TRY = re.compile(r"Try: (expunge (?:[^\n]*\\\n)*[^\n]*)")
 HEREDOC = re.compile(r"^cat >>? \S+\.yaml <<'(\w+)'\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 FENCED_YAML = re.compile(r"^```yaml[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -42,6 +43,14 @@ def commands(text: str) -> Iterator[tuple[list[str], bool]]:
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     for match in INLINE.finditer(prose):
         yield _shell_words(match[1].replace("\n", " "))[1:], False
+
+
+def tries(package: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the file and the words after `expunge` of each command that a docstring proposes ("Try: expunge ...")."""
+    for file in sorted(package.rglob("*.py")):
+        for match in TRY.finditer(file.read_text(encoding="utf-8")):
+            command = re.sub(r"\\+\n", " ", match[1])
+            yield file.relative_to(package).as_posix(), _shell_words(command)[1:]
 
 
 def _shell_words(command: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Run the commands of the pages, one page after the other, in a folder of small models and data sets.
 
-    PYTHONPATH=src:docs:examples:. python tests/docs/run_commands.py FOLDER [PAGE ...]
+    PYTHONPATH=src:docs:examples:. python tests/docs/run_commands.py FOLDER [PAGE ... | tries]
 
 Prints a JSON line for each command: page, command, form (run, plan, config, not run, name), seconds and fault. A name
 is a command without its words, in a sentence.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shlex
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from command_rules import prepared, rule_of
-from page_commands import PAGES, ROOT, commands
+from page_commands import PAGES, ROOT, commands, tries
 
 TUTORIALS = ("docs/index.md", "docs/how-to/audit.md", "docs/how-to/extend.md", "docs/tutorials/")
 """Pages whose blocks test_tutorials.py runs as they are written."""
@@ -30,6 +31,7 @@ TUTORIALS = ("docs/index.md", "docs/how-to/audit.md", "docs/how-to/extend.md", "
 INCOMPLETE = ("arguments are required", "expected one argument", "not of the form key=value", "missing; give")
 """Faults of a command in a sentence, which may be a part of one."""
 
+SETTLED = ("run", "train", "unlearn", "eval")
 SHOWN = ("train", "unlearn", "eval", "study", "inspect", "compare")
 """Folders of results that each page begins without. The store stays, so no job is computed twice."""
 
@@ -106,6 +108,17 @@ def outcomes(pages: list[Path]) -> Iterator[Outcome]:
             yield runner.run(words, whole=whole)
 
 
+def composed_tries() -> Iterator[Outcome]:
+    """Compose the settings of the commands that the docstrings of methods, audits and benchmarks propose."""
+    for file, words in tries(ROOT / "src" / "expunge"):
+        new = ["config", *words] if words[0] in SETTLED else words
+        new = ["config", "run", *words[1:]] if words[0] == "plan" else new
+        began = time.monotonic()
+        code, text = call(new)
+        fault = f"exit code {code} of {shlex.join(new)}: {text}" if code else ""
+        yield Outcome(file, shlex.join(words), "config", round(time.monotonic() - began, 2), fault)
+
+
 def main(folder: str, *names: str) -> int:
     """Prepare a folder, and run the commands of all pages or of the named ones. Returns 1 if one fails."""
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -120,9 +133,10 @@ def main(folder: str, *names: str) -> int:
     Path(folder).mkdir(parents=True)
     write_folder(Path(folder).resolve())
     os.chdir(folder)
-    pages = [ROOT / name for name in names] if names else PAGES
+    pages = [ROOT / name for name in names if name != "tries"] if names else PAGES
     faults = 0
-    for outcome in outcomes([page for page in pages if not page.relative_to(ROOT).as_posix().startswith(TUTORIALS)]):
+    selected = [page for page in pages if not page.relative_to(ROOT).as_posix().startswith(TUTORIALS)]
+    for outcome in itertools.chain(outcomes(selected), composed_tries() if not names or "tries" in names else ()):
         faults += bool(outcome.fault)
         print(json.dumps(asdict(outcome)), flush=True)
     return int(faults > 0)

@@ -33,7 +33,7 @@ def test_every_command_of_the_pages_runs(tmp_path: Path) -> None:
     assert [(o["page"], o["command"], o["fault"]) for o in outcomes if o["fault"]] == []
     assert done.returncode == 0, done.stderr[-3000:]
     forms = [o["form"] for o in outcomes]
-    assert forms.count("run") > 130 and forms.count("not run") < 20
+    assert forms.count("run") > 120 and forms.count("config") > 60 and forms.count("not run") < 20
 
 
 def test_a_whole_command_gets_smaller_and_no_word_that_it_lacks() -> None:

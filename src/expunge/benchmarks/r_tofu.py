@@ -40,7 +40,8 @@ def r_tofu(config: BenchmarkConfig) -> Benchmark:
 
     A template that opens a thought itself (DeepSeek-R1) needs model.template_args.thought=empty.
 
-    Try: expunge unlearn experiment=unlearn/r_tofu/default data.root=FOLDER trainer.args.train_on=trace+answer
+    Try: expunge unlearn experiment=unlearn/r_tofu/default data.root=FOLDER task_name=mine \
+trainer.args.train_on=trace+answer
     """
     unused(config, "r_tofu", "retain_split", "holdout_split", "data_split", "forget", "retain", "background")
     args = settings(config, RTofuArgs)

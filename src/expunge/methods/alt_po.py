@@ -27,7 +27,7 @@ class AltPO:
     Pitfalls: alternates that repeat the true fact teach it. Alternates far from the model's own style change the
     style. With refusals as alternates the method is DPO.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=AltPO trainer.method_args.alpha=5
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=AltPO task_name=mine trainer.method_args.alpha=5
     """
 
     ALTERNATES: ClassVar[str] = "generated"

@@ -38,7 +38,7 @@ class CEU:
     Pitfalls: answers of n tokens or fewer give no signal. The target moves with the model, so the loss does not tend
     to 0 and its value has no meaning. The loss needs the whole distribution of the forget answers.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=CEU trainer.method_args.alpha=1
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=CEU task_name=mine trainer.method_args.alpha=1
     """
 
     ignore_first_n_answer_tokens: int = 1

@@ -43,7 +43,7 @@ class CIR:
 
     Pitfalls: the model must have these layers. The forget term is 0 once an output is orthogonal to its reference.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=CIR +trainer.args.grad_transform=cir \
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=CIR task_name=mine +trainer.args.grad_transform=cir \
 trainer.method_args.layers=[model.layers.3.mlp]
     """
 

@@ -33,7 +33,7 @@ class DPO:
     alternate side belongs to row i of the forget side. The loss reads reference log-probabilities of both sides, which
     are computed once for each example.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=DPO trainer.method_args.beta=0.1
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=DPO task_name=mine trainer.method_args.beta=0.1
     """
 
     beta: float = 0.1

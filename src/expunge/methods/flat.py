@@ -46,7 +46,7 @@ class FLAT:
     Pitfalls: v is a mean of probabilities, not a likelihood: a few confident tokens dominate it, and its gradient
     vanishes at unlikely answers. The alternate answers decide the new reply.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=FLAT trainer.method_args.divergence=KL
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=FLAT task_name=mine trainer.method_args.divergence=KL
     """
 
     divergence: Divergence = "TV"

@@ -28,7 +28,8 @@ class GradDiff:
     Loss: -gamma NLL_f + alpha R. R is the retain loss: NLL (default), or KL to the model before unlearning
     (`retain_loss_type=KL`, the "KL minimisation" of TOFU, arXiv:2401.06121).
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=GradDiff trainer.method_args.retain_loss_type=KL
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=GradDiff task_name=x \
+trainer.method_args.retain_loss_type=KL
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:

@@ -35,7 +35,7 @@ class IdkNLL:
     Pitfalls: the loss does not lower the old answer, so its probability falls little. Paraphrases or relearning bring
     it back. With a small alpha, refusals spread to retain questions. DPO with refusals also lowers the old answer.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=IdkNLL
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=IdkNLL task_name=mine
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:

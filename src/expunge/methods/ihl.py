@@ -34,7 +34,7 @@ class IHL:
     Pitfalls: the rival may be another wording of the same fact. The paper adds a Fisher-weighted start of LoRA adapters
     (FILA), which is not part of this loss. The loss needs the whole distribution of the forget answers.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=IHL
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=IHL task_name=mine
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:

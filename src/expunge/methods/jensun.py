@@ -37,7 +37,7 @@ class JensUn:
     Pitfalls: at a tiny p the gradient in the logits has the size of p, so training starts slowly. A larger learning
     rate, or a few steps of IdkNLL first, helps. The retain term needs the whole distribution of both models.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=JensUn trainer.method_args.gamma=2
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=JensUn task_name=mine trainer.method_args.gamma=2
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:

@@ -35,7 +35,7 @@ class KLMinimisation:
     first steps; stop early. The KL is averaged over the positions that predict an answer token. Set
     `compat=openunlearning` to reproduce projects that also count prompt and padding.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=KL trainer.method_args.alpha=2
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=KL task_name=mine trainer.method_args.alpha=2
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:

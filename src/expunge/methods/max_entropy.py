@@ -36,7 +36,7 @@ class MaxEntropy:
     Pitfalls: a model that never saw the fact does not predict a uniform distribution. So outputs turn to noise, and
     forget-quality tests detect it. The loss needs the whole distribution of the forget answers.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=ME trainer.method_args.gamma=0.2
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=ME task_name=mine trainer.method_args.gamma=0.2
     """
 
     divergence: Literal["to_uniform", "from_uniform"] = "to_uniform"

@@ -33,7 +33,7 @@ class NPO:
     `level=token` reads p and p_ref of each answer token and averages over the tokens of the batch. Then each token
     saturates separately, and long answers count by their length (a form used in SemEval-2025 task 4).
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO trainer.method_args.beta=0.1
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=mine trainer.method_args.beta=0.1
     """
 
     beta: float = 0.1

@@ -45,7 +45,7 @@ class PDU:
     R is the mean over the micro-batches of an optimiser step in one process, so only one process can train. With
     alpha = 0 the bound starts to count after the warm-up.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=PDU trainer.method_args.alpha=50
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=PDU task_name=mine trainer.method_args.alpha=50
     """
 
     retain_loss_eps: float = 0.3

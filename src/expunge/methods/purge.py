@@ -34,7 +34,7 @@ class PURGE:
     is left out: the retain term has its place. Equal rewards of all n rollouts give no gradient, so a model that never,
     or always, gives the answer does not change. Generation makes a step several times as slow.
 
-    Try: expunge unlearn benchmark=world model=llama-64k trainer=PURGE trainer.method_args.num_generations=4
+    Try: expunge unlearn benchmark=world model=llama-64k trainer=PURGE task_name=x trainer.method_args.num_generations=4
     """
 
     num_generations: int = 8

@@ -43,7 +43,7 @@ class R2MU:
 
     Pitfalls: as RMU's. It needs trainer.args.train_on=trace+answer, and forget examples with a trace.
 
-    Try: expunge unlearn benchmark=r_tofu trainer=R2MU trainer.args.train_on=trace+answer \
+    Try: expunge unlearn benchmark=r_tofu trainer=R2MU task_name=mine trainer.args.train_on=trace+answer \
 trainer.method_args.layer=model.layers.3
     """
 

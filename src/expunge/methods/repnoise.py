@@ -41,7 +41,7 @@ class RepNoise:
 
     Pitfalls: the authors search the learning rate, ascent and beta per model. Without a good alpha the ascent wins.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=RepNoise \
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=RepNoise task_name=mine \
 trainer.method_args.layers=[model.layers.8.mlp]
     """
 

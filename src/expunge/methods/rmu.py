@@ -45,7 +45,8 @@ class RMU:
     Pitfalls: if c does not suit the length of h at that layer, little happens. Models of up to 7 layers have no layer
     7. With adapters, `lora.target_modules` selects the trained weights instead of `trainable_params_regex`.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=RMU trainer.method_args.module_regex=model.layers.3
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=RMU task_name=x \
+trainer.method_args.module_regex=model.layers.3
     """
 
     module_regex: ModuleName = r"model\.layers\.7"

@@ -46,7 +46,7 @@ class RR:
     Pitfalls: a model needs that many layers. The forget term is 0 once a state is orthogonal to its reference, so a
     longer run only repairs the retain examples.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=RR \
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=RR task_name=mine \
 trainer.method_args.layers=[model.layers.8,model.layers.12]
     """
 

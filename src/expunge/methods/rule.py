@@ -37,7 +37,7 @@ class RULE:
     Pitfalls: a model that never refuses gets no reward on forget questions, and learns nothing there. The paper first
     fine-tunes on refusals: run IdkNLL, and RULE with its model. Generation makes a step several times as slow.
 
-    Try: expunge unlearn benchmark=world model=llama-64k trainer=RULE trainer.method_args.num_generations=4
+    Try: expunge unlearn benchmark=world model=llama-64k trainer=RULE task_name=x trainer.method_args.num_generations=4
     """
 
     num_generations: int = 8

@@ -38,7 +38,7 @@ class SatImp:
     Pitfalls: with the defaults w is at most 0.067 (at p = 5/6), so the forget term is small next to a retain loss.
     Raise gamma to balance it. The method needs no reference model.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=SatImp trainer.method_args.gamma=5
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=SatImp task_name=mine trainer.method_args.gamma=5
     """
 
     beta1: float = 5.0

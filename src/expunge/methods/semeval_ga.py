@@ -38,7 +38,8 @@ class SemEvalGA:
     Pitfalls: F has no lower bound, and the guard of the original never triggered. Monitor the retain loss, keep the
     best checkpoint, and bound the run by time or steps.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=SemEvalGA trainer.method_args.nll_weight=0.5
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=SemEvalGA task_name=x \
+trainer.method_args.nll_weight=0.5
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:

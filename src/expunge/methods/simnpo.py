@@ -35,7 +35,7 @@ class SimNPO:
     Pitfalls: with beta = 4.5 the gradient falls as exp(-4.5 l). So answers reach about one nat per token and not much
     more; relearning is then fast. beta, delta and gamma interact: tune them together.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=SimNPO trainer.method_args.delta=1
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=SimNPO task_name=mine trainer.method_args.delta=1
     """
 
     beta: float = 4.5

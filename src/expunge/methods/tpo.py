@@ -40,7 +40,7 @@ class TPO:
 
     Pitfalls: the sum over G grows with the length of an answer, so it outweighs the first term in long ones.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=TPO
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=TPO task_name=mine
     """
 
     beta: float = 0.32

@@ -40,7 +40,7 @@ class UNDIAL:
 
     Pitfalls: the loss tends to the target's entropy, not to 0. It needs the whole distribution of both models.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDIAL trainer.args.learning_rate=1e-4
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDIAL task_name=mine trainer.args.learning_rate=1e-4
     """
 
     beta: float = 10.0

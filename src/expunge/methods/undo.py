@@ -45,7 +45,7 @@ class UNDO:
     Pitfalls: more noise needs more distillation, and the paper's data are far larger than a forget set.
     `anchor: retain` makes an epoch one pass through the retain examples.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDO trainer.method_args.a=0.2
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDO task_name=mine trainer.method_args.a=0.2
     """
 
     a: float = 0.1

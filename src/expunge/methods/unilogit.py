@@ -36,7 +36,7 @@ class Unilogit:
     Pitfalls: a token that the model finds less likely than 1/V becomes more likely. The loss needs the whole
     distribution of the forget answers.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=Unilogit
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=Unilogit task_name=mine
     """
 
     divergence: Literal["forward", "reverse"] = "reverse"

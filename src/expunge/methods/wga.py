@@ -32,7 +32,7 @@ class WGA:
     Pitfalls: the optimiser does not descend the reported value, because w is constant in the gradient. A loss near 0 is
     the end of forgetting, not its minimum: w log p is lowest at p = 1/e for beta = 1. No reference model is needed.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=WGA trainer.method_args.beta=0.5
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=WGA task_name=mine trainer.method_args.beta=0.5
     """
 
     beta: float = 1.0

@@ -46,7 +46,7 @@ class WHP:
     term. The paper also replaces names by generic ones, which this method does not. alpha is the paper's, not the
     weight of a retain term.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=WHP trainer.method_args.target=softmax
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=WHP task_name=mine trainer.method_args.target=softmax
     """
 
     alpha: float = 5.0

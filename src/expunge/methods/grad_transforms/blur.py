@@ -30,7 +30,7 @@ class BLUR:
     With gradient accumulation the gradients of the whole step are projected once. The authors' code projects with the
     gradients of its last micro-batch.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=blur
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=mine +trainer.args.grad_transform=blur
     """
 
     def __call__(self, gradient: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:

@@ -39,7 +39,7 @@ class IrrelevantCollapse:
     Pitfalls: with optim=sgd and a learning rate of 1, forget_norm is the length of an update; Adam divides much of it
     out. Each module keeps two matrices of its widths.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=CIR +trainer.args.grad_transform=cir
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=CIR task_name=mine +trainer.args.grad_transform=cir
     """
 
     modules: WeightPattern = r".*\.(gate|up|down)_proj"

@@ -31,7 +31,7 @@ class GRU:
     costs one more copy of the gradient. gamma and alpha weigh g_f and g_r before the rule: alpha does not change the
     direction to remove.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=gru
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=mine +trainer.args.grad_transform=gru
     """
 
     momentum: float = 0.0

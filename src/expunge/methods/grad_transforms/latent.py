@@ -40,7 +40,7 @@ class Latent:
     Pitfalls: eps has the unit of the hidden states, whose norm grows with depth. A position that does not affect the
     forget loss keeps delta = 0. Cost: inner_steps + 2 forwards and backwards per micro-batch.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=latent \
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=x +trainer.args.grad_transform=latent \
 +trainer.args.grad_transform_args.layer=model.layers.8
     """
 

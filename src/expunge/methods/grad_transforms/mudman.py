@@ -43,7 +43,7 @@ class MUDMAN:
     forget_norm is set, gamma has no effect on the result. Adam divides much of a gradient's size out again, so the
     normalisation counts most with optim=sgd.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=mudman
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=mine +trainer.args.grad_transform=mudman
     """
 
     forget_norm: float | None = 1.0

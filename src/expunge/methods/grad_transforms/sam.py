@@ -30,7 +30,7 @@ class SAM:
     Pitfalls: rho has the unit of the weights, over all of them together, so a larger model needs a larger rho. If g_f
     is 0, delta is 0.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=sam
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=mine +trainer.args.grad_transform=sam
     """
 
     rho: float = 0.01

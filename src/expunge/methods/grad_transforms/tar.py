@@ -37,7 +37,7 @@ class TAR:
 
     Pitfalls: the authors begin from a model that was unlearned before. With few steps K the attack is a weak one.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=ME +trainer.args.grad_transform=tar
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=ME task_name=mine +trainer.args.grad_transform=tar
     """
 
     steps: int = 64
