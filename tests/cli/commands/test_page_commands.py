@@ -32,7 +32,6 @@ def test_the_command_of_a_page(name: str) -> None:
     if mode == "run":
         assert study_tree(words)["name"] == words[0].removeprefix("study=")
         return
-    words += [] if any(word.startswith("task_name=") for word in words) else ["task_name=x"]
     tree, _ = single_tree(mode, words)
     for run in training_runs(decode_task(SingleJob, tree)):
         if name in grad_transform_registry():
