@@ -90,3 +90,11 @@ def test_requested_metrics_are_columns_of_the_report(requested: list[str]) -> No
     benchmark = Benchmark("b", "s", {}, panel, full_sets=(), retain_sets=())
     assert shown_metrics(benchmark) == ("model_utility",)
     assert shown_metrics(benchmark, requested) == ("model_utility", *names)
+
+
+def test_commands_in_texts_are_code_and_other_texts_stay_escaped() -> None:
+    from expunge.report.page import environment
+
+    prose = environment().filters["prose"]
+    assert prose("`a <b>` shows <i>") == "<code>a &lt;b&gt;</code> shows &lt;i&gt;"
+    assert prose("one ` alone & more") == "one ` alone &amp; more"

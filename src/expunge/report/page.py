@@ -56,6 +56,7 @@ def environment() -> Environment:
     )
     templates.filters["figure_json"] = _figure_json
     templates.filters["breakable"] = _breakable
+    templates.filters["prose"] = _prose
     return templates
 
 
@@ -116,6 +117,14 @@ def _breakable(text: str, after: str = "=,") -> Markup:
     for piece in pieces:
         out += Markup('<span class="piece">{}</span>{}').format(piece.rstrip(), " " if piece[-1:].isspace() else "")
     return out
+
+
+def _prose(text: str) -> Markup:
+    """Return a text of ours whose commands and names stand between backticks as code."""
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(p) if k % 2 else escape(p) for k, p in enumerate(pieces))
 
 
 @dataclass(frozen=True)
