@@ -202,6 +202,8 @@ def test_chosen_metrics_and_own_ones(model: Any, tokenizer: Any, measured: EvalR
 
 def test_tables(measured: EvalResult) -> None:
     assert measured.to_pandas().loc["forget_Q_A_Prob", "value"] == measured["forget_Q_A_Prob"]
+    utility = measured.to_pandas().loc["model_utility"]
+    assert utility["n"] > 0 and utility["ci_low"] <= utility["value"] <= utility["ci_high"]
     table = measured.per_example.query("metric == 'forget_Q_A_Prob' and statistic == 'prob'")
     assert table["value"].mean() == pytest.approx(measured["forget_Q_A_Prob"])
     assert set(table["examples"]) == {"forget_eval"}

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expunge.core.errors import ConfigError, DataError, kind_of, nearest
+from expunge.metrics.aggregate import rows_behind
 from expunge.metrics.api import MetricResult
 from expunge.metrics.fluency import gibberish
 from expunge.metrics.results import read_results, write_results
@@ -165,7 +166,7 @@ class EvalResult(Mapping[str, float]):
                 "value": result.value,
                 "ci_low": result.extra.get("ci_low", math.nan),
                 "ci_high": result.extra.get("ci_high", math.nan),
-                "n": len(result.per_row),
+                "n": len(result.per_row) or rows_behind(self.results, name),
                 "reason": self.reasons.get(name, ""),
             }
             for name, result in self.results.items()

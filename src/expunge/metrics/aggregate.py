@@ -190,6 +190,12 @@ def own_interval(results: Mapping[str, MetricResult], metric: str) -> dict[str, 
     return {"ci_low": low, "ci_high": high} if math.isfinite(low + high) else {}
 
 
+def rows_behind(results: Mapping[str, MetricResult], metric: str) -> int:
+    """Return the number of rows of a mean of other metrics; 0 if it is no such mean."""
+    paired = paired_rows([results], metric) if results[metric].parts is not None else None
+    return 0 if paired is None else paired.rows
+
+
 def _common(parts: Sequence[Sequence[Mapping[int, float]]]) -> Floats:
     """Return the numbers of P parts of M models by row, (M, R, P), of the rows that have one in all models."""
     shared = []

@@ -11,6 +11,7 @@ import numpy as np
 
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import KNOWN, NO_TRACE, OVER, TRACE
+from expunge.metrics.utility import share_of_utility
 from expunge.pipelines.erase.attacks import AttackResult
 from expunge.pipelines.erase.general import MARGIN, ability_changes, gibberish_in
 from expunge.pipelines.erase.jobs import UNSEEN
@@ -116,10 +117,13 @@ def _utility(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
     n, floor = len(erasing.sets["retain_eval"]), erasing.request.floor
     if not before > 0 or not math.isfinite(after):
         return EraseFinding("not known", f"utility: no probability of the {n} rows to keep of the report")
+    _, low, high = share_of_utility([measured.after], [measured.before], UTILITY)
+    ends = f" [{low:.0%}, {high:.0%}]" if math.isfinite(low + high) else ""
     message = (
-        f"utility: {after / before:.0%} of the start on {n} rows to keep that were not used for training or selection"
+        f"utility: {after / before:.0%}{ends} of the start on {n} rows to keep that were not used for training or "
+        f"selection (floor {floor:.0%})"
     )
-    return EraseFinding("achieved" if after >= floor * before else "not achieved", f"{message} (floor {floor:.0%})")
+    return EraseFinding("achieved" if after >= floor * before else "not achieved", message)
 
 
 def is_broken(erasing: EraseRun, measured: BeforeAfter) -> bool:
