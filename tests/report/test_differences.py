@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from expunge.metrics.api import MetricResult
@@ -60,6 +62,17 @@ def test_each_cell_of_a_grid_has_its_own_control() -> None:
     assert section is not None and "the retain model of the same cell" in section.title
     assert [row[0] for row in section.grids[0].rows] == ["rate=1: NPO", "rate=2: NPO"]
     assert [row[4] for row in section.grids[0].rows] == ["+0.100", "-0.300"]
+
+
+def test_all_cells_in_one_report_keep_their_own_controls() -> None:
+    runs = []
+    for cell, level in (("rate=1", 0.1), ("rate=2", 0.5)):
+        for label, role, shift in (("retain", "retain", 0.0), ("NPO", "unlearn", 0.1)):
+            one = run(f"{cell}/{label}", role, [level + shift] * 6)
+            runs.append(dataclasses.replace(one, cell=cell))
+    section = differences_section({"": report(runs)})
+    assert section is not None and "the retain model of the same cell" in section.title
+    assert [(row[0], row[4]) for row in section.grids[0].rows] == [("rate=1/NPO", "+0.100"), ("rate=2/NPO", "+0.100")]
 
 
 def test_a_grid_page_reads_the_differences_that_its_reports_computed(monkeypatch: pytest.MonkeyPatch) -> None:

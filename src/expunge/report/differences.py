@@ -38,7 +38,7 @@ def differences_section(reports: Mapping[str, ReportModel]) -> Section | None:
     tests = sum(math.isfinite(d.p) for d in all_differences)
     report, control = next((r, of) for r in reports.values() if (of := _control(r.runs)) is not None)
     what = "the retain model" if control.role == "retain" else "the target model"
-    if len(reports) > 1:
+    if len(reports) > 1 or control.cell is not None:
         what += " of the same cell"
     elif control.seed is not None and sum(run.role == control.role for run in report.runs) > 1:
         what += f" of seed {control.seed}"
@@ -54,14 +54,15 @@ def paired_differences(model: ReportModel) -> tuple[tuple[str, PairedDifference]
 
     The page of a grid and the report of its cell read the same ones.
     """
-    control = _control(model.runs)
-    if control is None:
-        return ()
+    cells = dict.fromkeys(run.cell for run in model.runs)
+    controls = {cell: _control([run for run in model.runs if run.cell == cell]) for cell in cells}
     named = [pair for group in model.groups() for pair in zip(run_names(group), group, strict=True)]
-    compared = [(name, run) for name, run in named if run is not control and run.role != "retain"]
     out = []
     for metric in model.shown:
-        for name, run in compared:
+        for name, run in named:
+            control = controls[run.cell]
+            if control is None or run is control or run.role == "retain":
+                continue
             if metric in run.results and metric in control.results:
                 difference = compare(control.results, run.results, metrics=[metric])[metric]
                 if difference.n:
