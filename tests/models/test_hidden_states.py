@@ -15,8 +15,8 @@ from expunge.methods import Quantity
 from expunge.methods.api import ScoredPositions
 from expunge.models import capabilities
 from expunge.training.forward import forward
+from expunge.training.phases import ForwardSpec
 from expunge.training.reference import reference
-from expunge.training.samples import ForwardSpec
 
 ROWS = [Encoded((5, 6, 7, 8), 2, 0), Encoded((9, 10, 11, 12, 13, 14), 3, 0)]
 SITES = ("model.layers.1", "model.layers.0.mlp.down_proj:input", "model.layers.0:input")

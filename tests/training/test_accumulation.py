@@ -20,8 +20,8 @@ from expunge.training.config import TrainArgs
 from expunge.training.in_memory.unlearn_config import UnlearnConfig
 from expunge.training.in_memory.unlearn_objective import resolve_objective
 from expunge.training.loop import train
+from expunge.training.phases import SIDES, spec_for
 from expunge.training.reference import reference
-from expunge.training.samples import SIDES, spec_for
 
 SGD: dict[str, Any] = {
     "optim": "sgd", "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 0.0, "learning_rate": 0.1,

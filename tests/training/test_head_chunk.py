@@ -17,8 +17,8 @@ from expunge.training.batching import LossInputBuilder
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
 from expunge.training.lora import LoraArgs, with_lora
+from expunge.training.phases import SIDES, TrainingSample, spec_for
 from expunge.training.reference import reference
-from expunge.training.samples import SIDES, TrainingSample, spec_for
 
 SAMPLES = [TrainingSample(2, 5, 1), TrainingSample(0, 1, 3), TrainingSample(3, 5, 2), TrainingSample(6, 10, 0)]
 CPU = torch.device("cpu")

@@ -16,9 +16,8 @@ from expunge.models import dtypes
 from expunge.training import trainer
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, plan_samples, train
-from expunge.training.phases import Phase
+from expunge.training.phases import ForwardSpec, Phase, TrainingSample
 from expunge.training.reference import reference
-from expunge.training.samples import ForwardSpec, TrainingSample
 from expunge.training.trainer import PhaseTrainer, training_arguments
 
 PLAIN = {  # so that one step moves the weights by -learning_rate * gradient

@@ -9,6 +9,7 @@ from expunge.core.errors import JobError
 from expunge.data.batch import collate
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Quantity, ScoredPositions
+from expunge.training.phases import ForwardSpec
 from expunge.training.reference import (
     ResidentReference,
     StoredReference,
@@ -19,7 +20,6 @@ from expunge.training.reference import (
     reference,
     save_reference,
 )
-from expunge.training.samples import ForwardSpec
 
 LOGPS = ForwardSpec(Quantity.LOGPS)
 LOGITS = ForwardSpec(Quantity.LOGITS)

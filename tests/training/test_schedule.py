@@ -17,8 +17,7 @@ from expunge.methods import objective
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, plan_samples, train
 from expunge.training.lora import LoraArgs, merged, with_lora
-from expunge.training.phases import check_run, plan_phases
-from expunge.training.samples import TrainingSample
+from expunge.training.phases import TrainingSample, check_run, plan_phases
 from expunge.training.schedule import Schedule
 
 CHUNKS = {"kind": "chunks", "chunk_size": 3}

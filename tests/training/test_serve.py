@@ -13,8 +13,8 @@ from expunge.methods import Objective, objective
 from expunge.models.config import ModelArgs
 from expunge.models.load import load_model
 from expunge.training.batching import LossInputBuilder
+from expunge.training.phases import SIDES, TrainingSample, spec_for
 from expunge.training.reference import reference
-from expunge.training.samples import SIDES, TrainingSample, spec_for
 
 SAMPLES = [TrainingSample(2, 5), TrainingSample(0, 1), TrainingSample(3, 5), TrainingSample(6, 10)]
 CPU = torch.device("cpu")

@@ -37,8 +37,8 @@ from expunge.training.in_memory.evaluation_callback import EvalCallback, suite_v
 from expunge.training.loop import plan_samples, train
 from expunge.training.lora import LoraArgs
 from expunge.training.model_selection import ModelSelection, suite_metrics
+from expunge.training.phases import ForwardSpec, TrainingSample
 from expunge.training.reference import keep
-from expunge.training.samples import ForwardSpec, TrainingSample
 
 # 7 forget rows, 2 epochs: 14 samples, 7 micro-batches, 4 steps, of which the last has one micro-batch
 CASES: dict[str, Case] = {

@@ -19,8 +19,8 @@ from expunge.methods.objective import Objective
 from expunge.training.batching import LossInputBuilder
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, plan_samples, train
+from expunge.training.phases import SIDES, spec_for
 from expunge.training.reference import reference
-from expunge.training.samples import SIDES, spec_for
 from expunge.training.step import GradTransformRunner
 from expunge.training.term_parts import check_grad_transform, forget_part, relearn_part, retain_part
 

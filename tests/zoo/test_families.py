@@ -30,7 +30,7 @@ from expunge.evaluation.loglikelihood import encode_items, score_tokens
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Quantity, ScoredPositions
 from expunge.training.forward import forward
-from expunge.training.samples import ForwardSpec
+from expunge.training.phases import ForwardSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the families' own code
 

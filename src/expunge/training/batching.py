@@ -15,8 +15,8 @@ from expunge.data.encoder import Encoded, row_lengths
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs
 from expunge.models.packed import LmHead, UnknownLmHead, plain_head
 from expunge.training.forward import ForwardOutput, forward
+from expunge.training.phases import ROLLOUT, SIDES, ForwardSpec, TrainingSample, spec_for
 from expunge.training.reference import Reference
-from expunge.training.samples import ROLLOUT, SIDES, ForwardSpec, TrainingSample, spec_for
 from expunge.training.throughput import InputCounter
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from expunge.core.errors import JobError
 from expunge.core.on_use import transformers
 from expunge.methods.objective import Objective
 from expunge.training.config import TrainArgs
-from expunge.training.samples import HIDDEN_STATES, TrainingSample
+from expunge.training.phases import HIDDEN_STATES, TrainingSample
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from expunge.methods.api import Quantity, ScoredPositions, SideOutputs
 from expunge.models.chunks import ChunkedLogits
 from expunge.models.packed import BatchPositions as At
 from expunge.models.packed import LmHead, UnknownLmHead, packed_forward, token_logps
-from expunge.training.samples import ForwardSpec
+from expunge.training.phases import ForwardSpec
 
 
 @dataclass(frozen=True)

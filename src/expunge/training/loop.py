@@ -29,10 +29,9 @@ from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.config import TrainArgs
 from expunge.training.data_parallel import gather_whole, rank_batches
 from expunge.training.optimizers import optimizer_class
-from expunge.training.phases import Phase, plan_phases
+from expunge.training.phases import SIDES, Phase, TrainingSample, plan_phases, spec_for
 from expunge.training.reference import Reference, reference
 from expunge.training.run_state import AfterStep, Logged, PhasePosition, Progress, RunState, TrainResult
-from expunge.training.samples import SIDES, TrainingSample, spec_for
 from expunge.training.throughput import ThroughputMeter, step_flops
 from expunge.training.trainer import PhaseTrainer, StepCallback, as_batch, training_arguments
 

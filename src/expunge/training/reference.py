@@ -31,7 +31,7 @@ from expunge.models.capabilities import kept_modes, padding_id
 from expunge.models.chunks import ChunkedLogits
 from expunge.models.packed import FrozenLmHead, PackedOutput, bare, wide
 from expunge.training.forward import ForwardOutput, forward
-from expunge.training.samples import ForwardSpec
+from expunge.training.phases import ForwardSpec
 
 ReferenceTensors = Mapping[str, Tensor]
 FILE = "reference.safetensors"

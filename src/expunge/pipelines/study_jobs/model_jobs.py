@@ -16,7 +16,7 @@ from expunge.pipelines.study.task_context import changed
 from expunge.pipelines.study_jobs.job_values import EditRef, MethodRef, ModelInput, Panel, TaskJob, WrapperRef
 from expunge.pipelines.study_jobs.precomputed_references import IMPLIED, ReferenceSpec, compute_reference
 from expunge.training.config import TrainArgs
-from expunge.training.samples import ForwardSpec
+from expunge.training.phases import ForwardSpec
 
 if TYPE_CHECKING:
     from expunge.data.examples import ExampleSet

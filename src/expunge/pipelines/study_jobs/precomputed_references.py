@@ -18,8 +18,7 @@ from expunge.methods.objective import Objective
 from expunge.models.load import Bits
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.training.config import TrainArgs
-from expunge.training.phases import visits
-from expunge.training.samples import SIDES, ForwardSpec, spec_for
+from expunge.training.phases import SIDES, ForwardSpec, spec_for, visits
 
 IMPLIED = frozenset(f"{side}_ref" for side in SIDES)  # outputs of the start model follow from the start model
 

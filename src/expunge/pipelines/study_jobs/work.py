@@ -38,9 +38,9 @@ from expunge.training.config import TrainArgs
 from expunge.training.encoding import encode_alternates, encode_sets, sampled_answers
 from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.optimizers import weights_dtype
+from expunge.training.phases import ForwardSpec
 from expunge.training.reference import load_reference
 from expunge.training.run_state import TrainResult
-from expunge.training.samples import ForwardSpec
 from expunge.training.saved_run import TrainerState, train_and_save
 
 if TYPE_CHECKING:

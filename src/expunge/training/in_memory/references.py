@@ -9,9 +9,8 @@ from typing import Any
 from expunge.data.encoder import Encoded
 from expunge.methods.objective import Objective, objective
 from expunge.training.config import TrainArgs
-from expunge.training.phases import teacher_args, visits
+from expunge.training.phases import SIDES, spec_for, teacher_args, visits
 from expunge.training.reference import Reference, reference
-from expunge.training.samples import SIDES, spec_for
 
 Rows = Mapping[str, Sequence[Encoded]]
 
