@@ -86,9 +86,8 @@ def _verdicts(model: ReportModel) -> list[Verdict]:
 
 
 def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
-    why = verdict.broken or (
-        verdict.forgot.sentence if verdict.robust.finding == "not tested" else verdict.robust.sentence
-    )
+    tested = [answer for answer in (verdict.forgot, verdict.robust) if answer.finding != "not tested"]
+    why = verdict.broken or " ".join(_first_clause(answer.sentence) for answer in tested or [verdict.forgot])
     return (
         rank,
         verdict.model,
@@ -98,6 +97,11 @@ def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
         utility_left(verdict.kept) or ABSENT,
         f"broken: {why}" if verdict.broken else why,
     )
+
+
+def _first_clause(sentence: str) -> str:
+    """Return the numbers of an answer; the card below the table has the whole text."""
+    return sentence.partition("; ")[0].rstrip(".") + "."
 
 
 def answer_lines(verdict: Verdict) -> list[str]:
