@@ -71,7 +71,10 @@ def test_people_are_taught_and_erased_by_five_methods(tmp_path: Path) -> None:
         rows = "".join(f"Where was {p} born?,{p} was born in Ulm.\nWhere does {p} live?,In Rome.\n" for p in people)
         (tmp_path / f"{name}.csv").write_text("question,answer\n" + rows)
     graph = planned(
-        "study=erase_people", f"forget={tmp_path / 'forget.csv'}", f"retain={tmp_path / 'keep.csv'}", "model=llama-64k"
+        "study=erase_people",
+        f"forget={tmp_path / 'forget.csv'}",
+        f"retain={tmp_path / 'keep.csv'}",
+        "model=llama-210m",  # RMU names layer 15
     )
     assert labels(graph) == ["full", "retain", "GradDiff", "NPO-KL", "SimNPO", "IdkNLL", "RMU"]
     assert len(graph.leaves) == 2 + 5 * 3  # three seeds

@@ -6,7 +6,7 @@ import pytest
 import torch
 from key_value_toy import cases, tensor
 
-from expunge.methods import LossInputs
+from expunge.methods import LossInputs, objective
 from expunge.methods.unilogit import Unilogit, uniform_target
 
 
@@ -38,6 +38,6 @@ def test_the_target_has_one_of_v_and_the_gradient_is_p_minus_q(logit_side) -> No
     token_N = torch.tensor([3, 0, 4])
     q = uniform_target(logits, token_N).exp()
     assert q.gather(1, token_N[:, None]).flatten().tolist() == pytest.approx([0.2] * 3, rel=1e-14)
-    rule = Unilogit(divergence="forward")
+    rule = objective("Unilogit", {"divergence": "forward"}).method
     rule.forget_loss(LossInputs(forget=logit_side(logits, token_N, torch.zeros(3, dtype=torch.long)))).backward()
     torch.testing.assert_close(logits.grad, (logits.detach().softmax(-1) - q) / 3, rtol=1e-12, atol=1e-15)
