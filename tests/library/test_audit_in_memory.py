@@ -29,6 +29,7 @@ def retain_model(tokenizer: Any) -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_the_controls_are_the_ends_of_the_scale(full: Any, retain_model: Any, tokenizer: Any, weights: Weights) -> None:
     controls = {"retain": retain_model, "full": full}
     before = weights(full), weights(retain_model)

@@ -33,6 +33,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_study_file_is_planned_run_and_read(file: Path) -> None:
     study = expunge.Study.from_yaml(file)
     plan = study.plan()

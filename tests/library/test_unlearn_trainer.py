@@ -59,6 +59,7 @@ def test_one_seed_gives_one_result_and_another_seed_another(full: Any, tokenizer
     assert not torch.equal(first, run(2))
 
 
+@pytest.mark.slow
 def test_data_of_every_form_gives_the_same_weights(full: Any, tokenizer: Any, weights: Weights) -> None:
     def run(forget: Any) -> torch.Tensor:
         model = copy.deepcopy(full)
@@ -113,6 +114,7 @@ def test_adapters_alone_are_trained(full: Any, tokenizer: Any, weights: Weights)
     assert not torch.equal(weights(result.model.merge_and_unload()), before)
 
 
+@pytest.mark.slow
 def test_a_given_reference_model_is_what_the_loss_compares_with(full: Any, tokenizer: Any) -> None:
     def first_loss(**more: Any) -> float:
         model = copy.deepcopy(full)
@@ -161,6 +163,7 @@ def test_a_loss_of_ones_own_equals_the_method_it_copies(full: Any, tokenizer: An
     assert torch.allclose(weights(full), weights(other), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_method_object_and_a_method_class_are_methods(full: Any, tokenizer: Any) -> None:
     from expunge.methods.npo import NPO
 

@@ -202,6 +202,7 @@ def test_two_runs_give_the_same_bits(make_model, rows, keys: dict[str, Any], met
     assert first[1] == second[1]
 
 
+@pytest.mark.slow
 def test_alternating_climbs_then_repairs(make_model, rows) -> None:
     sgd = {"optim": "sgd", "lr_scheduler_type": "constant", "weight_decay": 0.0, "learning_rate": 0.05}
     _, done = run(make_model, rows, settings({**AGAD, "anneal_epochs": 6.0}, num_train_epochs=4, **sgd))

@@ -161,6 +161,7 @@ def test_every_step_trains_and_is_a_function_of_the_seed(make_model, rows, name:
         assert done.history[0]["loss"] == pytest.approx(done.history[0]["forget"] + done.history[0]["retain"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_no_step(make_model, rows) -> None:
     for name, keys in (("gru", {}), ("latent", {"layer": "model.layers.0", "eps": 0.5}), ("cir", {"refresh": 1})):
         args = {"grad_transform": name, "grad_transform_args": keys, "num_train_epochs": 1}

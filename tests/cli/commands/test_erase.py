@@ -347,6 +347,7 @@ def test_settings_of_the_training_are_checked_before_anything_is_measured(here_w
         assert not (here_with / "out").exists()
 
 
+@pytest.mark.slow
 def test_rows_that_are_too_long_are_told_of(here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     write(here_with / "long.csv", [*FORGET[:5], ("Who is no 5?", "It is Ann. " * 40)])
