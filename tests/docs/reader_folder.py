@@ -94,13 +94,13 @@ def link(name: Path, target: Path) -> None:
 
 
 def save_model(folder: Path, tokenizer: Any) -> None:
-    """Save an untrained Llama of 8 layers with its tokenizer and a chat template."""
+    """Save an untrained Llama of 16 layers with its tokenizer and a chat template."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8, "num_attention_heads": 2},
+        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 16, "num_attention_heads": 2},
         **{"max_position_embeddings": 4096, "bos_token_id": tokenizer.bos_token_id},
         **{"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id},
     )

@@ -138,6 +138,12 @@ def test_tpe_goes_on_from_what_was_measured(tmp_path: Path) -> None:
     assert [t.number for t in stage.trials if t.chosen] == [3]
 
 
+def test_an_error_names_the_method_as_the_study_does(tmp_path: Path) -> None:
+    methods = [{"trainer": "NPO"}, {"trainer": "RMU", "method_args": {"module_regex": "model.layers.9"}}]
+    with pytest.raises(ConfigError, match=r"^methods\[1\]\.method_args\.module_regex: the model has no module"):
+        next_stage(tree(methods=methods), Store(tmp_path))
+
+
 def test_bisection_goes_on_between_a_weak_and_a_strong_trial(tmp_path: Path) -> None:
     settings = tree(methods=[{"trainer": "GradAscent"}])
     settings["sweep"] = {**settings["sweep"], "trials": 5, "sampler": "bisect", "rule": {**RULE, "floor": 0.9}}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,7 +97,10 @@ def next_stage(tree: Mapping[str, Any], store: Store, failed: Collection[str] = 
             for label, space in s.spaces.items():
                 s.points[label] += propose(s.study.sweep, label, space, s.told[label])
         trial_tree = _stage_tree(tree, whole, {s.cell: _trial_changes(s) for s in searches})
-        graph = _ends(study_graph(trial_tree))
+        try:
+            graph = _ends(study_graph(trial_tree))
+        except ConfigError as error:
+            raise ConfigError(_own_places(str(error), searches[0])) from None
         targets = [leaf.metrics for leaf in graph.leaves]
         if any(job.key not in failed and not store.there(job) for job in targets):
             return SweepStage(trial_tree, graph, False, (graph,))
@@ -118,6 +122,13 @@ def next_stage(tree: Mapping[str, Any], store: Store, failed: Collection[str] = 
     last_tree = _stage_tree(tree, whole, changes)
     last = study_graph(last_tree)
     return SweepStage(last_tree, last, True, (graph, last), tuple(decided), reasons)
+
+
+def _own_places(message: str, search: _SweepSearch) -> str:
+    """Return a message about the study of all trials with the numbers of the methods in the user's study."""
+    own = [i for i, entry in enumerate(search.study.methods) for _ in search.points.get(entry_label(entry), ())]
+    numbers = dict(enumerate(own))
+    return re.sub(r"methods\[(\d+)\]", lambda m: f"methods[{numbers.get(int(m[1]), m[1])}]", message)
 
 
 def _searches(tree: Mapping[str, Any], whole: StudyConfig) -> list[_SweepSearch]:
