@@ -34,8 +34,8 @@ from expunge.data.encoder import Encoded
 from expunge.methods import objective
 from expunge.training.batching import LossInputBuilder
 from expunge.training.config import TrainArgs
-from expunge.training.reference import reference
 from expunge.training.phases import SIDES, TrainingSample, spec_for
+from expunge.training.reference import reference
 
 ROWS = 8  # of each side in a step
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
