@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import itertools
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -23,12 +24,12 @@ def named_files(names: Collection[str], folder: Path) -> Iterator[tuple[str, Pat
     A text names a file by its path from the folder, from a folder in it that another text names, from the current
     folder, or from the root. Folders of files and patterns are not followed.
     """
-    inside = [folder, *(folder / name for name in sorted(names) if name.strip("./") and _is(folder / name, "dir"))]
+    inside = [folder, *(folder / name for name in sorted(names) if name.strip("./") and os.path.isdir(folder / name))]
     for place, name in itertools.product(inside, sorted(names)):
-        if not name.endswith(".py") and _is(place / name, "file"):
+        if not name.endswith(".py") and os.path.isfile(place / name):
             yield f"{place.name if place != folder else '.'}/{name}", place / name
     for name in sorted(names):
-        if not name.endswith(".py") and not _is(folder / name, "file") and _is(Path(name), "file"):
+        if not name.endswith(".py") and not os.path.isfile(folder / name) and os.path.isfile(name):
             yield f"current/{name}", Path(name)
 
 
@@ -40,10 +41,3 @@ def mentions(names: Collection[str], file: str) -> bool:
         if fnmatch.fnmatch(file, last) or (last.startswith(".") and file.endswith(last)):
             return True
     return False
-
-
-def _is(path: Path, kind: str) -> bool:
-    try:
-        return path.is_file() if kind == "file" else path.is_dir()
-    except (OSError, ValueError):  # a text that is no name
-        return False

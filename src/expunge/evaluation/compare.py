@@ -6,7 +6,7 @@ import functools
 import html
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from expunge.metrics.aggregate import (
     interval_around,
     paired_rows,
 )
-from expunge.metrics.api import MetricResult, Parts
+from expunge.metrics.api import MetricResult, Parts, shared_statistic
 from expunge.metrics.equivalence import holm
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _paired(
     plain = b.value - a.value if math.isfinite(a.value) and math.isfinite(b.value) else math.nan
     if a.parts is not None and (paired := paired_rows((results_a, results_b), name)) is not None:
         return _of_parts(name, a, b, paired, seed)
-    statistic = next((s for s in a.averaged if s in b.averaged), None)
+    statistic = shared_statistic((a, b))
     if statistic is None:
         reason = a.reason or b.reason
         note = f"missing: {reason}" if reason else "not a mean over examples: no paired comparison"
@@ -217,13 +217,20 @@ def _parts_p(columns: tuple[tuple[tuple[int, ...], bytes], ...], mean: tuple[Any
         return np.subtract(*(paired.combine(side, [np.broadcast_to(n, one.shape) for n, one in zip(counts, side,
                              strict=True)]) for side in sides))  # fmt: skip
 
-    n = paired.rows
-    observed = float(np.abs(differences(np.ones((1, n))))[0])
-    slack = 1e-12 * max(observed, 1.0)  # sums in another order differ by rounding
+    observed = float(np.abs(differences(np.ones((1, paired.rows))))[0])
+    return _share_as_large(differences, paired.rows, observed - 1e-12 * max(observed, 1.0), seed)
+
+
+def _share_as_large(differences: Callable[[Floats], Floats], n: int, least: float, seed: int) -> float:
+    """Return the share of sign changes of n rows with a difference of at least `least`, in either direction.
+
+    differences: signs, shape (N, n) -> (N,). least: a little less than the observed difference, because sums in another
+    order differ by rounding.
+    """
     if n <= EXACT:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
-        return float(np.mean(np.abs(differences(signs)) >= observed - slack))
-    hits = sum(int(np.sum(np.abs(differences(signs)) >= observed - slack)) for signs in _random_signs(n, seed))
+        return float(np.mean(np.abs(differences(signs)) >= least))
+    hits = sum(int(np.sum(np.abs(differences(signs)) >= least)) for signs in _random_signs(n, seed))
     return (1 + hits) / (1 + PERMUTATIONS)
 
 
@@ -257,14 +264,8 @@ def permutation_p(differences_R: Floats, seed: int = 0) -> float:
 @functools.lru_cache(maxsize=4096)  # a report is written again after each job of its study
 def _permutation_p(values: bytes, seed: int) -> float:
     differences_R = np.frombuffer(values)
-    n = len(differences_R)
-    observed = abs(float(differences_R.sum()))
-    slack = 1e-12 * float(np.abs(differences_R).sum())  # sums in another order differ by rounding
-    if n <= EXACT:
-        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
-        return float(np.mean(np.abs(signs @ differences_R) >= observed - slack))
-    hits = sum(int(np.sum(np.abs(signs @ differences_R) >= observed - slack)) for signs in _random_signs(n, seed))
-    return (1 + hits) / (1 + PERMUTATIONS)
+    least = abs(float(differences_R.sum())) - 1e-12 * float(np.abs(differences_R).sum())
+    return _share_as_large(lambda signs_NR: signs_NR @ differences_R, len(differences_R), least, seed)
 
 
 def _shown(value: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,11 +23,8 @@ from expunge.evaluation.decoding import Decoder
 from expunge.evaluation.loglikelihood import SHOTS, context_length
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, slides
-from expunge.evaluation.prompts import Prompt, PromptBatch, make_prompts
+from expunge.evaluation.prompts import DraftTexts, Prompt, PromptBatch, make_prompts, with_drafts
 from expunge.models.capabilities import check_ids, padding_id
-
-if TYPE_CHECKING:
-    from expunge.evaluation.prompts import DraftTexts
 
 
 def generate_texts(
@@ -85,8 +82,6 @@ def generate_texts(
         n_all = 0 if start is None else start.mask_BT.shape[1]
         mode = capabilities(model).generation
         if drafts and generation.temperature == 0 and mode == "batched":
-            from expunge.evaluation.prompts import with_drafts
-
             prompts = with_drafts(prompts, drafts, rows, reference, encoder)
         lengths = [len(p.ids) + p.limit for p in prompts]
         costs = [max(n - n_all, n // CACHED_PER_TOKEN) for n in lengths]

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import AnswerTokens, Floats, TokenRecords
-from expunge.metrics.api import MetricInputs, MetricResult, Parts, Score, mean_score, missing
+from expunge.metrics.api import MetricInputs, MetricResult, Parts, Score, mean_score, missing, shared_statistic
 
 Ids = npt.NDArray[np.int64]
 
@@ -172,8 +172,7 @@ def paired_rows(sides: Sequence[Mapping[str, MetricResult]], metric: str) -> Pai
     for name, examples in whole.examples.items():
         of = [side.get(name) for side in sides]
         there = [one for one in of if one is not None]
-        shared = [one.averaged for one in there]
-        statistic = next((s for s in shared[0] if all(s in names for names in shared)), None) if shared else None
+        statistic = shared_statistic(there) if there else None
         if len(there) < len(sides) or statistic is None:
             return None
         by_set.setdefault(examples, []).append([one.by_row[statistic] for one in there])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -74,6 +74,12 @@ class MetricResult:
     def column(self, statistic: str) -> list[float]:
         """Return one statistic over all rows, in row order."""
         return [float(stats[statistic]) for stats in self.per_row.values()]  # type: ignore[arg-type]
+
+
+def shared_statistic(results: Iterable[MetricResult]) -> str | None:
+    """Return the first statistic whose mean over rows is the value in all results; None without one."""
+    first, *others = results
+    return next((name for name in first.averaged if all(name in other.averaged for other in others)), None)
 
 
 def mean_score(answers: Sequence[float]) -> float:

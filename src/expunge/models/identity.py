@@ -263,16 +263,23 @@ def small_files(source: str, commit: str | None) -> Path | None:
     """
     if commit is None or not _COMMIT.fullmatch(commit):
         return None
+    return _snapshot(
+        source, commit, _SMALL, lambda folder: any((folder / n).is_file() for n in ("config.json", ADAPTER))
+    )
+
+
+def _snapshot(source: str, commit: str | None, patterns: list[str], has_all: Callable[[Path], bool]) -> Path | None:
+    """Return the folder of a commit with these files, from the local cache, else downloaded; None if it lacks some."""
     from huggingface_hub import snapshot_download
 
     for local in (True, False):
         with contextlib.suppress(*_unreachable()):
             folder = Path(
                 snapshot_download(
-                    source, revision=commit, allow_patterns=_SMALL, local_files_only=local, etag_timeout=10
+                    source, revision=commit, allow_patterns=patterns, local_files_only=local, etag_timeout=10
                 )
             )
-            if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
+            if has_all(folder):
                 return folder
     return None
 
@@ -287,17 +294,12 @@ def whole_files(source: str, commit: str | None) -> Path:
     """
     small = small_files(source, commit)
     if small is not None:
-        from huggingface_hub import snapshot_download
-
         weights = index_names(small, f"{_WEIGHTS}.index.json") or [_WEIGHTS]
-        for local in (True, False):
-            with contextlib.suppress(*_unreachable()):
-                patterns = [*_SMALL, "*.py", *weights]
-                folder = Path(
-                    snapshot_download(source, revision=commit, allow_patterns=patterns, local_files_only=local)
-                )
-                if all((folder / name).is_file() for name in weights):
-                    return folder
+        folder = _snapshot(
+            source, commit, [*_SMALL, "*.py", *weights], lambda place: all((place / name).is_file() for name in weights)
+        )
+        if folder is not None:
+            return folder
     raise ConfigError(
         f"{source}: no folder of this name, and its configuration and weights as safetensors are neither in the local "
         "cache nor to be had from the hub"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from expunge.core.errors import ConfigError
 from expunge.evaluation.compare import Comparison, PairedDifference, corrected
-from expunge.metrics.api import MetricResult
+from expunge.metrics.api import MetricResult, shared_statistic
 from expunge.report.differences import cells_of, signed
 from expunge.report.page import environment
 from expunge.report.table import head_of
@@ -101,7 +101,7 @@ def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], c
 def differences(pair: ComparedPair, d: PairedDifference) -> ExampleDifferences | None:
     """Return the differences of single examples, or None if the metric is not a mean over examples."""
     a, b = pair.results_a[d.metric], pair.results_b[d.metric]
-    statistic = next((s for s in a.averaged if s in b.averaged), None) if d.n > 1 else None
+    statistic = shared_statistic((a, b)) if d.n > 1 else None
     if statistic is None:
         return None
     mine, theirs = a.by_row[statistic], b.by_row[statistic]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from expunge.evaluation.compare import PairedDifference, compare, corrected
-from expunge.metrics.api import MetricResult
+from expunge.metrics.api import MetricResult, shared_statistic
 from expunge.metrics.verdict import Verdict, utility_left
 from expunge.report.differences import cells_of
 from expunge.report.grid_page import over_seeds
@@ -154,8 +154,7 @@ def _over_seeds(group: Sequence[ReportRun], metric: str) -> MetricResult:
     results = [run.results[metric] for run in group]
     if len(results) == 1:
         return results[0]
-    statistics = [result.averaged for result in results]
-    name = next((one for one in statistics[0] if all(one in names for names in statistics)), None)
+    name = shared_statistic(results)
     if name is None:
         return MetricResult(math.nan, reason="not a mean over rows")
     columns = [result.by_row[name] for result in results]

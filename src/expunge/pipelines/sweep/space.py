@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
@@ -118,8 +118,9 @@ def propose(sweep: SweepConfig, label: str, space: Space, results: Sequence[Tria
 def _bisected(space: Space, results: Sequence[TrialScore]) -> Values:
     """Return the next value of the only key."""
     ((key, of),) = space.items()
-    low, high = (of.low, of.high) if isinstance(of, SearchRange) else (of[0], of[-1])
-    return {key: next_in_range(low, high, [RatePoint(r.values[key], r.left, r.strength) for r in results])}
+    bounds = cast(SearchRange, of)  # check_count has refused a list
+    points = [RatePoint(result.values[key], result.left, result.strength) for result in results]
+    return {key: next_in_range(bounds.low, bounds.high, points)}
 
 
 def _draw(draws: random.Random, values: Sequence[Any] | SearchRange) -> Any:
