@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.core.records import GeneratedText, texts_table
+from expunge.engine.lease import process_start
 from expunge.engine.record import RECORD, write_record
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import write_results
-from expunge.pipelines.study.run_note import process_start
 from expunge.report.model import ReportModel, ReportRun
 from expunge.report.query import write_results as write_table
 

@@ -193,13 +193,36 @@ def _pause(holder: _Holder | None) -> _Pause | None:
     if holder is None or holder.host != socket.gethostname():
         return None
     try:
-        stat = Path(f"/proc/{holder.pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = stat.rpartition(")")[2].split()
+        fields = _process_fields(holder.pid)
         if fields[_STATE] != "T":
             return None
         return _Pause(holder.pid, int(fields[_STARTED]), int(fields[_USER]) + int(fields[_SYSTEM]))
     except (OSError, IndexError, ValueError):
         return None
+
+
+def _process_fields(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat after the program's name. Raises OSError if there is no such process."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
+def process_start(pid: int) -> str:
+    """Return the start of a running process, in ticks after boot.
+
+    Two processes with the same number have other starts. Returns "" if there is no such process; "?" where the system
+    does not report the start.
+    """
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # a process of another user
+    except OSError:
+        return ""
+    try:
+        fields = _process_fields(pid)
+        return "" if fields[_STATE] == "Z" else fields[_STARTED]
+    except (OSError, IndexError):
+        return "?"
 
 
 def gc_lease(root: Path, name: str) -> Lease:

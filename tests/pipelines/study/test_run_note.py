@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from expunge.cli.main import main
-from expunge.pipelines.study.run_note import RUNS, process_start, read_notes
+from expunge.engine.lease import process_start
+from expunge.pipelines.study.run_note import RUNS, read_notes
 
 WORDS = (
     "study=quickstart", "model=llama-64k", "methods=[{trainer: GradDiff}]", "data.world.authors=6",

@@ -16,6 +16,7 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_json
 from expunge.core.fingerprints import fingerprint
+from expunge.engine.lease import process_start
 from expunge.engine.run import JobEvent
 from expunge.engine.store import Store
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
@@ -23,7 +24,6 @@ from expunge.report.display import Display
 
 RUNS = ".runs"  # in the store
 EVERY_S = 2.0  # seconds between two writes while jobs run
-STARTED = 19  # the field of a process's start in /proc/PID/stat, in ticks after boot, after the program's name
 SILENT_S = 600.0  # seconds after which a run on another machine counts as stopped
 State = Literal["running", "done", "failed", "stopped"]
 
@@ -188,22 +188,3 @@ def link_latest(folder: Path, name: str) -> None:
             new.replace(link)
         else:
             new.unlink()
-
-
-def process_start(pid: int) -> str:
-    """Return the start of a running process, in ticks after boot.
-
-    Two processes with the same number have other starts. Returns "" if there is no such process; "?" where the system
-    does not report the start.
-    """
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        pass  # a process of another user
-    except OSError:
-        return ""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        return "" if fields[0] == "Z" else fields[STARTED]
-    except (OSError, IndexError):
-        return "?"
