@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import math
 import threading
@@ -16,8 +15,12 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
 from expunge.judges.api import JudgeReply, score
 from expunge.judges.http import HttpJudge, HttpJudgeConfig
+from expunge.judges.make import choose_judge
 
 Reply = tuple[int, Any, dict[str, str]]
+
+
+SOON = {"Retry-After-Ms": "1"}  # the openai package waits as long as the server wishes
 
 
 class Stub:
@@ -33,7 +36,7 @@ class Stub:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
-                    stub.seen.append((body, {"path": self.path, **dict(self.headers)}))
+                    stub.seen.append((body, {"path": self.path, **{k.lower(): v for k, v in self.headers.items()}}))
                     output = stub.says(body["messages"][-1]["content"])
                     code, report, more = stub.plan.pop(0) if stub.plan else (200, output, {})
                 data = report if isinstance(report, bytes) else json.dumps(completion(report)).encode()
@@ -71,7 +74,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 
 def judge_of(stub: Stub, **keys: Any) -> HttpJudge:
     base = {"question": "Is there a twist?", "model": "m", "base_url": stub.url, "api_key_env": "JUDGE_KEY"}
-    return HttpJudge(decode(HttpJudgeConfig, {**base, "backoff_s": 0.001, "timeout_s": 5, **keys}))
+    return HttpJudge(decode(HttpJudgeConfig, {**base, "timeout_s": 5, **keys}))
 
 
 def test_yes_and_no_in_order(stub: Stub) -> None:
@@ -80,21 +83,21 @@ def test_yes_and_no_in_order(stub: Stub) -> None:
     assert score(judge, texts) == [float(i % 3 == 0) for i in range(20)]
     body, headers = stub.seen[0]
     assert headers["path"] == "/v1/chat/completions"
-    assert headers["Authorization"] == "Bearer k-123"
+    assert headers["authorization"] == "Bearer k-123"
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.0, 16)
     assert body["messages"][0] == {"role": "system", "content": "Be strict."}
     assert "Is there a twist?" in body["messages"][1]["content"]
 
 
 def test_a_busy_server_is_asked_again(stub: Stub) -> None:
-    stub.plan = [(429, b"slow down", {"Retry-After": "0"}), (503, b"", {}), (429, b"", {"Retry-After": "tomorrow"})]
+    stub.plan = [(429, b"slow down", SOON), (503, b"", SOON), (500, b"", SOON)]
     judge = judge_of(stub)
     assert score(judge, ["twist!"]) == [1.0]
     assert judge.calls == len(stub.seen) == 4
 
 
 def test_a_server_that_stays_busy_leaves_a_reason(stub: Stub) -> None:
-    stub.plan = [(429, b"", {"Retry-After": "0"})] * 2
+    stub.plan = [(429, b"", SOON)] * 2
     (verdict,) = judge_of(stub, retries=1).judge([JudgeReply("a")])
     assert math.isnan(verdict.score)
     assert verdict.reason == "the server answered 429, after 2 tries"
@@ -212,20 +215,19 @@ def test_a_reply_cut_short_is_asked_for_again(stub: Stub) -> None:
     assert score(judge_of(stub), ["twist!"]) == [1.0]
     stub.plan = [(200, b'{"cho', {"Content-Length": "500", "Connection": "close"})]
     verdict = judge_of(stub, retries=0).judge([JudgeReply("x")])[0]
-    assert verdict.reason == "no answer: 'the reply was cut short after 5 of 500 bytes', after 1 tries"
+    assert str(verdict.reason).startswith("no answer: 'peer closed connection")
+    assert str(verdict.reason).endswith("after 1 tries")
 
 
 def test_a_reply_that_comes_by_drops_ends_at_the_time_limit() -> None:
-    class Drops(io.BytesIO):
-        length = None
-
-        def read1(self, _size: int | None = -1) -> bytes:
+    def drops() -> Iterator[bytes]:
+        while True:
             time.sleep(0.02)
-            return b"x"
+            yield b"x"
 
     config = HttpJudgeConfig(question="q", model="m", base_url="http://127.0.0.1:1", api_key_env="", timeout_s=0.1)
     with pytest.raises(TimeoutError, match=r"^timed out$"):
-        HttpJudge(config)._read(Drops())  # type: ignore[arg-type]
+        HttpJudge(config)._read(drops())
 
 
 def test_a_redirect_does_not_carry_the_key_away(stub: Stub) -> None:
@@ -256,7 +258,7 @@ def test_prompt_and_reference_where_the_template_wants_them(stub: Stub) -> None:
 
 def test_a_server_without_keys_is_sent_none(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     score(judge_of(stub, api_key_env=""), ["a"])
-    assert "Authorization" not in stub.seen[0][1]
+    assert "authorization" not in stub.seen[0][1]
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ConfigError, match=r"^api_key_env: .*JUDGE_KEY"):
         judge_of(stub)
@@ -280,3 +282,9 @@ def test_a_server_without_keys_is_sent_none(stub: Stub, monkeypatch: pytest.Monk
 def test_wrong_settings_are_one_line(key: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         decode(HttpJudgeConfig, {"question": "Q?", "model": "m", key: value})
+
+
+def test_a_missing_package_is_reported_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package openai.*pip install 'expunge\[judge\]'$"):
+        choose_judge({"http": {"question": "Q?", "model": "m"}}, "eval.judge")

@@ -1,24 +1,23 @@
 """A judge behind an OpenAI-compatible chat API: a yes-or-no question about each generation.
 
-It needs only the standard library, because one POST needs no HTTP client, and no HTTP client is a dependency of ours.
-The generation is enclosed in fences with its own hash, which it cannot predict, so it cannot close them. Still, a
-judged text may persuade a language model: calibrate the judge (`calibrate`).
+The `openai` package (`pip install 'expunge[judge]'`) sends the requests. This file limits the size and time of a reply,
+and removes the key from each reply. The generation is enclosed in fences with its own hash, which it cannot predict, so
+it cannot close them. Still, a judged text may persuade a language model: calibrate the judge (`calibrate`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
+import importlib
+import importlib.util
 import json
 import math
 import os
 import re
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,7 @@ from expunge.core.fingerprints import fingerprint
 from expunge.judges.api import JudgeReply, JudgeScores
 
 FIELDS = re.compile(r"\{(text|prompt|reference)\}")
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-LONGEST_WAIT_S = 60.0
+RETRIED = frozenset({408, 409, 429})  # and 5xx: statuses after which the package tries again
 LARGEST_REPLY = 1_000_000
 SHORTEST_SECRET = 4  # a shorter "key", such as "no" for a server that accepts any, may occur in an answer
 TEMPLATE = """{question}
@@ -69,9 +67,8 @@ class HttpJudgeConfig:
     timeout_s: float = 60.0
     """Seconds for a connection, and for a whole reply."""
     retries: int = 5
-    """Further tries after 429, 5xx and timeouts."""
-    backoff_s: float = 1.0
-    """Seconds before the first retry, then doubled each time; a server's Retry-After has priority (60 s at most)."""
+    """Further tries after 429, 5xx, timeouts and truncated replies. The package waits .5 s, then twice as long each
+    time, 8 s at most; a server's Retry-After has priority."""
     workers: int = 8
     """Number of parallel requests."""
     cache: str | None = None
@@ -96,7 +93,7 @@ class HttpJudgeConfig:
         for name, least in (("max_tokens", 1), ("max_chars", 1), ("workers", 1), ("retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}")
-        for name in ("timeout_s", "backoff_s", "temperature"):
+        for name in ("timeout_s", "temperature"):
             value = getattr(self, name)
             if not 0 <= value < math.inf or (name == "timeout_s" and value == 0):
                 raise ValueError(f"{name} must be a number {'> 0' if name == 'timeout_s' else '>= 0'}")
@@ -119,7 +116,28 @@ class HttpJudge:
             )
         if not self._key.isascii() or not self._key.isprintable():
             raise ConfigError(f"api_key_env: {config.api_key_env} contains characters that no key has")
-        self._opener, self._counting = urllib.request.build_opener(_NoRedirect()), threading.Lock()
+        self._counting = threading.Lock()
+        self._client, self._broken = self._make_client()
+
+    def _make_client(self) -> tuple[Any, type[Exception]]:
+        """Return a client without redirects, which would send the key to another server, and its error of a reply."""
+        check_package()
+        import openai
+
+        base = openai.DefaultHttpxClient.__mro__[1]  # of the package's HTTP library, which depends on its version
+        broken: type[Exception] = importlib.import_module(base.__module__.partition(".")[0]).HTTPError
+        http = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": [self._count]})
+        return openai.OpenAI(
+            api_key=self._key or "none",
+            base_url=self.config.base_url,
+            timeout=self.config.timeout_s,
+            max_retries=self.config.retries,
+            http_client=http,
+        ), broken
+
+    def _count(self, _request: Any) -> None:
+        with self._counting:
+            self.calls += 1
 
     def judge(self, replies: Sequence[JudgeReply]) -> list[JudgeScores]:
         """Return one verdict for each text. Raises JobError if the server rejects a request (a wrong key or model)."""
@@ -168,46 +186,42 @@ class HttpJudge:
         return answer
 
     def _query(self, body: Mapping[str, Any]) -> _HttpAnswer:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        url = f"{self.config.base_url.rstrip('/')}/chat/completions"
-        data, last = json.dumps(body).encode(), ""
-        for attempt in range(self.config.retries + 1):
-            wait = min(self.config.backoff_s * 2**attempt, LONGEST_WAIT_S)
-            with self._counting:
-                self.calls += 1
-            request = urllib.request.Request(url, data=data, headers=headers, method="POST")
+        import openai
+
+        n, create = self.config.retries + 1, self._client.chat.completions.with_streaming_response.create
+        headers = {} if self._key else {"Authorization": openai.Omit()}
+        reason = ""
+        for _ in range(n):
             try:
-                with self._opener.open(request, timeout=self.config.timeout_s) as response:
-                    return _content(self._redacted(self._read(response)))
-            except urllib.error.HTTPError as error:
-                with error:
-                    message = _short(self._redacted(error.read(2000)).decode("utf-8", errors="replace"))
-                if error.code not in RETRIED:
-                    raise JobError(f"judge {self.name}: {url} answered {error.code}: {message}") from None
-                last = f"the server answered {error.code}"
-                wait = _retry_wait(error.headers.get("Retry-After"), wait)
-            except (OSError, http.client.HTTPException) as error:  # no connection, a timeout, a truncated reply
-                last = f"no answer: {_short(str(getattr(error, 'reason', error)) or type(error).__name__)}"
-            if attempt < self.config.retries:
-                time.sleep(wait)
-        return _HttpAnswer(None, f"{last}, after {self.config.retries + 1} tries")
+                with create(**body, extra_headers=headers) as response:
+                    return _content(self._redacted(self._read(response.iter_bytes())))
+            except openai.APIStatusError as error:
+                code = error.status_code
+                if code not in RETRIED and code < 500:
+                    url = f"{self.config.base_url.rstrip('/')}/chat/completions"
+                    message = _short(self._redacted(error.response.content[:2000]).decode("utf-8", errors="replace"))
+                    raise JobError(f"judge {self.name}: {url} answered {code}: {message}") from None
+                return _HttpAnswer(None, f"the server answered {code}, after {n} tries")
+            except openai.APIConnectionError as error:  # also a timeout
+                cause = str(error.__cause__ or "") or error.message
+                return _HttpAnswer(None, f"no answer: {_short(cause)}, after {n} tries")
+            except (self._broken, TimeoutError) as error:  # a reply that is truncated or too slow
+                reason = f"no answer: {_short(str(error))}, after {n} tries"
+        return _HttpAnswer(None, reason)
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
-        """Read at most `LARGEST_REPLY` + 1 bytes of a reply. Raises OSError if it is truncated or too slow.
+    def _read(self, pieces: Iterator[bytes]) -> bytes:
+        """Read at most `LARGEST_REPLY` + 1 bytes of a reply. Raises TimeoutError if it is too slow.
 
-        The socket's timeout applies to each piece, so a server that sends a byte now and then would never exceed it.
+        The client's timeout applies to each piece, so a server that sends a byte now and then would never exceed it.
         """
         end = time.monotonic() + self.config.timeout_s
-        data, due = bytearray(), response.length
-        while len(data) <= LARGEST_REPLY:
-            piece = response.read1(LARGEST_REPLY + 1 - len(data))
-            if not piece:
+        data = bytearray()
+        for piece in pieces:
+            data += piece[: LARGEST_REPLY + 1 - len(data)]
+            if len(data) > LARGEST_REPLY:
                 break
-            data += piece
             if time.monotonic() > end:
                 raise TimeoutError("timed out")
-        if due is not None and len(data) < min(due, LARGEST_REPLY + 1):
-            raise ConnectionError(f"the reply was cut short after {len(data)} of {due} bytes")
         return bytes(data)
 
     def _redacted(self, raw: bytes) -> bytes:
@@ -224,11 +238,10 @@ class _HttpAnswer:
     reason: str | None = None
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Turns redirects into errors, because a redirect would send the key to another server."""
-
-    def redirect_request(self, *_args: Any, **_keys: Any) -> None:
-        return None
+def check_package() -> None:
+    """Raise ConfigError if the package of the client is not installed. Imports nothing."""
+    if importlib.util.find_spec("openai") is None:
+        raise ConfigError("judge http: needs the package openai, which is not installed: pip install 'expunge[judge]'")
 
 
 def message(template: str, question: str, reply: JudgeReply, max_chars: int) -> str:
@@ -263,15 +276,6 @@ def cached_answer(path: Path) -> str | None:
         return None
     answer = record.get("answer") if isinstance(record, dict) else None
     return answer if isinstance(answer, str) else None
-
-
-def _retry_wait(header: str | None, ours: float) -> float:
-    """Return the seconds to wait: the server's Retry-After, a minute at most, else our own back-off."""
-    try:
-        seconds = float(header) if header else ours
-    except ValueError:  # a date
-        return ours
-    return min(max(seconds, 0.0), LONGEST_WAIT_S) if math.isfinite(seconds) else ours
 
 
 def _short(text: str) -> str:

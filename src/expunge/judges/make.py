@@ -13,7 +13,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import file_sha256
 from expunge.core.on_use import ModuleOnUse
 from expunge.judges.api import Judge
-from expunge.judges.http import HttpJudge, HttpJudgeConfig
+from expunge.judges.http import HttpJudge, HttpJudgeConfig, check_package
 from expunge.judges.local import LocalJudge, LocalJudgeConfig
 from expunge.judges.rules import RuleJudge
 from expunge.models.config import check_source
@@ -26,7 +26,7 @@ else:
     classifier = ModuleOnUse("expunge.judges.classifier")
 
 REVISION = 1  # raise it when a judge's prompt or its reading of an answer changes
-UNKEYED = ("api_key_env", "timeout_s", "retries", "backoff_s", "workers", "cache", "device", "batch_tokens")
+UNKEYED = ("api_key_env", "timeout_s", "retries", "workers", "cache", "device", "batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,6 @@ def judge_of(kind: str, value: Any, where: str = "") -> JudgeChoice:
     if isinstance(config, LocalJudgeConfig):
         check_source(config.model, f"{where}.model")  # before its files are read for a key
         check_tokenizer(config.model, f"{where}.model")
+    if isinstance(config, HttpJudgeConfig):
+        check_package()
     return JudgeChoice(kind, config)
