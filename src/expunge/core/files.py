@@ -15,6 +15,10 @@ from typing import Any
 
 from expunge.core.errors import ConfigError
 
+CHECKSUM = "sha256"
+READ, READ_WRITE = 0o444, 0o666
+_FICLONE = 0x40049409  # ioctl of Linux: share the blocks of a file until one of the two is written
+
 
 def check_place(folder: Path, key: str, *, writable: bool = False) -> None:
     """Raise ConfigError if a folder cannot exist at a path, or (`writable`) cannot be written there."""
@@ -59,10 +63,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by JSON, as `write_bytes` does. Raises ValueError for NaN: the caller writes it as null."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-READ, READ_WRITE = 0o444, 0o666
-_FICLONE = 0x40049409  # ioctl of Linux: share the blocks of a file until one of the two is written
 
 
 def set_modes(folder: Path, allowed: int = READ_WRITE) -> None:
@@ -167,9 +167,6 @@ def _sync_folder(folder: Path) -> None:
 def json_lines(values: Iterable[Any]) -> str:
     """Return the values as JSON lines."""
     return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-
-
-CHECKSUM = "sha256"
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:

@@ -19,6 +19,16 @@ from typing import Any, Literal, Protocol, TypeVar
 from expunge.core.errors import ConfigError, kind_of, nearest
 
 PACKAGE = Path(__file__).resolve().parent.parent
+Fidelity = Literal["", "formula", "code", "reading", "files", "schema"]
+
+BADGES: dict[str, str] = {
+    "": "own definition",
+    "formula": "paper formula checked by hand",
+    "code": "checked by hand; equals another implementation's numbers",
+    "reading": "our reading, unconfirmed",
+    "files": "read from the released files",
+    "schema": "read from the published schema",
+}
 
 
 class Named(Protocol):
@@ -162,18 +172,6 @@ class Registry(Mapping[str, E]):
 def is_shipped(definition: Any) -> bool:
     """Return whether a class or function belongs to this package, not to a plugin."""
     return str(getattr(definition, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
-
-
-Fidelity = Literal["", "formula", "code", "reading", "files", "schema"]
-
-BADGES: dict[str, str] = {
-    "": "own definition",
-    "formula": "paper formula checked by hand",
-    "code": "checked by hand; equals another implementation's numbers",
-    "reading": "our reading, unconfirmed",
-    "files": "read from the released files",
-    "schema": "read from the published schema",
-}
 
 
 def badge(fidelity: str) -> str:

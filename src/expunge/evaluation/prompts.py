@@ -20,6 +20,12 @@ from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.evaluation.config import Generation
 
+# A token with a higher probability is the first choice by a logit margin of at least 0.4, more than the rounding error
+# of another batch, in half precision too.
+SURE = 0.6
+
+DraftTexts = Mapping[int, tuple[int, ...]]  # by row
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -67,13 +73,6 @@ def draws(seed: int, prompt: Prompt) -> Floats:
     """Return the uniform numbers in [0, 1) that draw the tokens of one text, shape (limit,)."""
     key = int.from_bytes(prompt.key(seed)[:16], "little")
     return np.random.Generator(np.random.Philox(key=key)).random(prompt.limit)
-
-
-# A token with a higher probability is the first choice by a logit margin of at least 0.4, more than the rounding error
-# of another batch, in half precision too.
-SURE = 0.6
-
-DraftTexts = Mapping[int, tuple[int, ...]]  # by row
 
 
 def drafts_of(records: TokenRecords, variant: str) -> DraftTexts:

@@ -101,23 +101,30 @@ def show_key(name: str | None) -> int:
 
 def pages_of(key: str) -> list[KeyInfo]:
     """Return the pages of a dotted key, wherever it stands, or of the group of free keys that it is in."""
-    names = [key]
-    for name in names:  # grows
+    names = _names_of(key)
+    for name in names:
         if pages := all_keys().get(name) or _choice_pages(name):
             return pages
-        moved = [re.sub(f"^{place}", other, name) for place, other in PLACES]
-        if key.startswith("grid.") and "." in name:  # an axis has a name, and values with names
-            moved.append(name.partition(".")[2])
-        names += [other for other in dict.fromkeys(moved) if other not in names]
     groups = [name.rpartition(".")[0] for name in names]
     if any(group in CHOSEN or group == "trainer.args" for group in groups):
-        return []
+        return []  # their keys are listed, so another key is an error
     for name, group in zip(names, groups, strict=True):
         pages = pages_of(group.removesuffix("[]")) if group else []
         passed_on = group in PASSED_ON and hint_of("train", name) is not None
         if passed_on or any(free in info.annotation for info in pages for free in FREE):
             return pages
     return []
+
+
+def _names_of(key: str) -> list[str]:
+    """Return a dotted key and its names at the other places where the same settings stand (`PLACES`, grids)."""
+    names = [key]
+    for name in names:  # grows: a new name may have other places of its own
+        moved = [re.sub(f"^{place}", other, name) for place, other in PLACES]
+        if key.startswith("grid.") and "." in name:  # an axis has a name, and values with names
+            moved.append(name.partition(".")[2])
+        names += [other for other in dict.fromkeys(moved) if other not in names]
+    return names
 
 
 def _page(info: KeyInfo) -> str:
