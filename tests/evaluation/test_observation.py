@@ -35,6 +35,18 @@ class Crowded(LlamaForCausalLM):
         return out
 
 
+class LargeLogits(LlamaForCausalLM):
+    """Has logits of about 40, and in a batch each differs by up to the spacing of bfloat16's numbers there."""
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        out = super().forward(input_ids, **kwargs)
+        out.logits = out.logits.float() * (40 / out.logits.float().abs().amax())
+        if len(input_ids) > 1:
+            out.logits = out.logits + 0.25 * torch.cos(torch.arange(out.logits.shape[-1], dtype=torch.float32))
+        out.logits = out.logits.bfloat16()
+        return out
+
+
 class Spoken(LlamaForCausalLM):
     """Takes ids alone and gives a tuple of logits, which it computes away from its LM head's module."""
 
@@ -130,6 +142,11 @@ def test_gradient_norms_of_a_model_that_is_read_row_by_row(rows: ExampleSet, tok
         score_grads(model_of_kind(kind), few, WANTED, encoder).to_pylist() for kind in (Crowded, LlamaForCausalLM)
     )
     assert [x["l2"] for x in crowded] == pytest.approx([x["l2"] for x in sound], rel=1e-3, nan_ok=True)
+
+
+def test_rounding_of_large_logits_in_half_precision_does_not_end_batches() -> None:
+    assert observe(model_of_kind(LargeLogits).bfloat16()).generation == "batched"
+    assert observe(model_of_kind(Crowded).bfloat16()).generation == "single"
 
 
 @pytest.mark.parametrize(
