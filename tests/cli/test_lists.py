@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from expunge.cli.arguments import build_parser
 from expunge.cli.catalogue import show
+from expunge.cli.lists import command_lines
 from expunge.cli.main import main
+from expunge.cli.parser import commands_of
 from expunge.core.registry import BADGES
 from expunge.pipelines.study_jobs.memory import estimate_memory, shape_of
 from expunge.training.config import TrainArgs
@@ -227,12 +230,29 @@ def test_a_typing_error_gets_the_nearest_name(words: tuple[str, ...], near: str,
     ("command", "required"),
     [
         ("list", "WHAT (allowed: studies, experiments, models, methods, metrics, audits, benchmarks); see"),
-        ("config", "mode (allowed: run, train, unlearn, eval), key=value; see"),
+        ("config", "mode (allowed: run, train, unlearn, eval); see"),
+        ("audit", "MODEL, --forget; see"),
     ],
 )
 def test_a_missing_word_gets_the_allowed_ones(command: str, required: str, expunge: Run) -> None:
     code, out, err = expunge(command)
     assert (code, out) == (2, "") and f"are required: {required} `expunge {command} --help`" in err
+
+
+def test_the_help_of_each_command_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parsers = {"": build_parser("")}
+    for name, parser in list(parsers.items()):
+        parsers |= {f"{name} {child}": sub for child, sub in commands_of(parser).items()}
+    assert len(parsers) > 25
+    for name, parser in parsers.items():
+        assert [line for line in parser.format_help().splitlines() if len(line) > 80] == [], name
+
+
+def test_a_command_to_paste_is_not_broken_in_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "45")
+    lines = list(command_lines('expunge erase --forget "Who is Ada Lovelace?" --out erased', "  "))
+    assert lines == ["  expunge erase --forget \\", '    "Who is Ada Lovelace?" --out erased']
 
 
 def test_a_page_is_wrapped_once() -> None:

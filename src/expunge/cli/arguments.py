@@ -32,10 +32,9 @@ EPILOG = """\
 examples:
   expunge run study=quickstart
   expunge plan study=tofu_tiny data.root=FOLDER
-  expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=X \\
-      trainer.method_args.beta=0.1 \\
-      model.model_args.pretrained_model_name_or_path=saves/finetune/full \\
-      retain_logs_path=saves/eval/retain/TOFU_EVAL.json
+  expunge unlearn experiment=unlearn/tofu/default trainer=NPO task_name=X \
+trainer.method_args.beta=0.1 model.model_args.pretrained_model_name_or_path=saves/finetune/full \
+retain_logs_path=saves/eval/retain/TOFU_EVAL.json
 """
 
 EXAMPLES = {
@@ -65,9 +64,7 @@ ELSEWHERE = (
 
 def build_parser(command: str) -> argparse.ArgumentParser:
     """Return the parser of all commands. If `command` is none of this file's, the other files are read as well."""
-    parser = Parser(
-        prog="expunge", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="expunge", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"expunge {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_studies(commands)
@@ -226,9 +223,11 @@ def _add_lists(commands: Any) -> None:
 
 
 def _add_help(commands: Any) -> None:
-    text = "show the type, default and meaning of a setting"
+    text = "show the meaning of a setting, a command, a method or another name"
     sub = commands.add_parser("help", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    sub.add_argument("key", nargs="?", metavar="KEY", help="such as train.learning_rate; without one, the groups")
+    sub.add_argument(
+        "key", nargs="?", metavar="WORD", help="such as train.learning_rate, erase or NPO; without one, the groups"
+    )
     sub.set_defaults(command=show_help, plugin=[])
     text = "print the resolved settings of a command as YAML, ready to run again"
     sub = commands.add_parser("config", help=text, description=f"{text[0].upper()}{text[1:]}.")

@@ -280,5 +280,5 @@ def _yaml(value: Any) -> str:
 
 
 def names_of(what: str) -> list[str]:
-    """Return the names of a list, for the completion of a shell."""
-    return list(_entries(what))
+    """Return the names of a list, with other names of the same entry."""
+    return [name for key, entry in _entries(what).items() for name in (key, *entry.get("aliases", ()))]

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 
 MOST_WIDE = 100  # columns; longer lines are hard to read
+QUOTED_SPACE = "\N{WORD JOINER}"  # stands for a space at which no line ends
 NAME_WIDTH = 26  # columns of a name; a longer one has its own line
 
 
@@ -33,12 +34,26 @@ def entry_lines(name: str, about: str) -> Iterator[str]:
 
 
 def command_lines(command: str, indent: str) -> Iterator[str]:
-    """Yield a command to paste. A long one is broken between words, with a backslash for the shell."""
+    """Yield a command to paste. A long one is broken between words, with a backslash for the shell.
+
+    A space in quotes separates no words.
+    """
     room = width() - len(indent) - len("   \\")
-    lines = textwrap.wrap(command, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    whole = re.sub(r"\"[^\"]*\"|'[^']*'", lambda quoted: quoted[0].replace(" ", QUOTED_SPACE), command)
+    lines = textwrap.wrap(whole, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    lines = [line.replace(QUOTED_SPACE, " ") for line in lines]
     for line in lines[:-1]:
         yield f"{indent}{line} \\"
     yield f"{indent}{lines[-1]}"
+
+
+def help_lines(text: str) -> Iterator[str]:
+    """Yield the lines of an epilog of help: each line is a command to paste, or a paragraph to wrap."""
+    for line in text.splitlines():
+        if line.lstrip().startswith("expunge "):
+            yield from command_lines(line.strip(), "  ")
+        else:
+            yield from wrapped(line, "", "") or [""]
 
 
 def rewrapped(page: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from expunge.cli.lists import help_lines
 from expunge.core.errors import UserError, nearest
 
 START = """\
@@ -35,10 +36,20 @@ From Python: import expunge; help(expunge)
 """
 
 
+class HelpPage(argparse.HelpFormatter):
+    """Help that fits the terminal: paragraphs are wrapped, and commands to paste are broken with a backslash."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(help_lines(text))
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the nearest right name."""
 
     words: Sequence[str] = ()  # the words that are parsed
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **{"formatter_class": HelpPage, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with the message, a suggestion, and where to read more."""
@@ -50,7 +61,8 @@ class Parser(argparse.ArgumentParser):
         elif message.startswith("the following arguments are required: "):
             lists = {a.metavar or a.dest: ", ".join(map(str, a.choices)) for a in self._actions if a.choices}
             head, names = message.split(": ", 1)
-            items = [f"{name} (allowed: {lists[name]})" if name in lists else name for name in names.split(", ")]
+            missing = [name for name in names.split(", ") if name not in self._optional_words()]
+            items = [f"{name} (allowed: {lists[name]})" if name in lists else name for name in missing]
             message = f"{head}: {', '.join(items)}{self._mistyped()}"
         elif message.endswith(" is required"):
             message += self._mistyped()
@@ -66,6 +78,10 @@ class Parser(argparse.ArgumentParser):
             if option.startswith("--") and not any(name.startswith(option) for name in names):
                 return f"; {option} is no option{nearest(option, names)}"
         return ""
+
+    def _optional_words(self) -> set[str]:
+        """Return the names of the words that may be left out; argparse reports them next to those that are missing."""
+        return {str(action.metavar or action.dest) for action in self._actions if action.nargs == "*"}
 
     def _all_options(self) -> Iterable[str]:
         """Return the long options of this parser."""

@@ -64,6 +64,15 @@ def test_a_wrong_key_names_the_nearest(expunge: Run) -> None:
     assert code == 2 and "did you mean 'train.learning_rate'" in errors and len(errors.splitlines()) == 1
 
 
+def test_help_of_a_command_and_of_a_listed_name(expunge: Run) -> None:
+    code, out, _ = expunge("help", "erase")
+    assert code == 0 and out.startswith("usage: expunge erase")
+    code, out, _ = expunge("help", "NPO")
+    assert code == 0 and out == expunge("list", "methods", "NPO")[1]
+    code, _, errors = expunge("help", "simnpo")
+    assert code == 2 and "did you mean 'SimNPO'" in errors and len(errors.splitlines()) == 1
+
+
 def test_settings_are_printed_as_a_file_that_gives_them_again(here: Path, expunge: Run) -> None:
     code, out, errors = expunge("config", "run", "study=tofu_sweep", "data.root=a ${b}", "--docs")
     assert code == 0, errors

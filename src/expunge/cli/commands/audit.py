@@ -22,9 +22,9 @@ examples:
   expunge audit MODEL --forget rows.csv --dry-run
   expunge audit MODEL --forget rows.csv --audits relearn,quantize
   expunge audit MODEL --forget rows.csv --audits "[{name: relearn, rows: 4, learning_rate: 1e-4}]"
-exit codes: 0 done and no finding shows that the rows are left (without --retain-model this is no proof), 3 done and a
-  finding differs from a model that never saw the rows, or the model is broken, 1 a job failed, 2 wrong input,
-  130 interrupted (the same command continues)
+exit codes: 0 done and no finding shows that the rows are left (without --retain-model this is no proof), 3 done and \
+a finding differs from a model that never saw the rows, or the model is broken, 1 a job failed, 2 wrong input, 130 \
+interrupted (the same command continues)
 """
 # Settings of a study that an audit decides itself.
 DECIDED = {
@@ -62,7 +62,6 @@ def add_audit(commands: Any) -> None:
         help=TEXT,
         description=f"{TEXT[0].upper()}{TEXT[1:]}",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     sub.add_argument("model", metavar="MODEL", help="a folder, a hub id or a shipped name")

@@ -1,4 +1,4 @@
-"""`expunge help KEY` and `expunge config`: the meaning of a key, and the resolved settings of a command."""
+"""`expunge help WORD` and `expunge config`: the page of a key, a command or a name, and the settings of a command."""
 
 from __future__ import annotations
 
@@ -64,14 +64,15 @@ class KeyInfo:
 
 
 def show_key(name: str | None) -> int:
-    """Print a key's page, or all groups of keys. Raises ConfigError with the nearest names for an unknown key."""
+    """Print the page of a key, a command or a name, or all groups of keys. Raises ConfigError for an unknown one."""
     known = all_keys()
     if name is None:
         for key, infos in known.items():
             if "." not in key:
                 for line in entry_lines(key, _first_sentence(infos[0].doc)):
                     say(line)
-        say("\nexpunge help KEY shows one key, or all keys of a group, such as: expunge help train.learning_rate")
+        say("\nexpunge help KEY shows one key, or all keys of a group: expunge help train.learning_rate")
+        say("expunge help NAME shows a command, a method, a metric or another name: expunge help erase")
         return 0
     key_name = name.partition("=")[0].lstrip("+~")
     matches = (
@@ -89,7 +90,7 @@ def show_key(name: str | None) -> int:
         return 0
     inside = [key for key in known if key.startswith((f"{key_name}.", f"{key_name}[]."))]
     if not matches and not inside:
-        raise ConfigError(f"help: no key {key_name!r}{nearest(key_name, [*known, *GROUPS['run'], *GROUPS['train']])}")
+        return _show_other(name, [*known, *GROUPS["run"], *GROUPS["train"]])
     for i, info in enumerate(matches):
         say("\n" * (i > 0) + _page(info))
     for key in inside:
@@ -97,6 +98,25 @@ def show_key(name: str | None) -> int:
             for line in entry_lines(key, _first_sentence(known[key][0].doc)):
                 say(line)
     return 0
+
+
+def _show_other(word: str, keys: Sequence[str]) -> int:
+    """Print the help of a command, or the page of a listed name. Raises ConfigError with the nearest names."""
+    from expunge.cli.arguments import LISTS, build_parser
+    from expunge.cli.catalogue import names_of, show
+    from expunge.cli.parser import commands_of
+
+    commands = commands_of(build_parser(""))
+    if word in commands:
+        commands[word].print_help()
+        return 0
+    names = {what: names_of(what) for what in LISTS}
+    for what, listed in names.items():
+        if word in listed:
+            return show(what, word, as_json=False)
+    key = word.partition("=")[0].lstrip("+~")
+    known = [*keys, *commands, *(name for listed in names.values() for name in listed)]
+    raise ConfigError(f"help: no key, command or name {key!r}{nearest(key, known, similar=True)}")
 
 
 def pages_of(key: str) -> list[KeyInfo]:

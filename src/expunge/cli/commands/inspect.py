@@ -61,7 +61,10 @@ def add_inspect(commands: Any) -> None:
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
         analyses = "; ".join(f"{k}: {v[1]}" for k, v in sorted(LOOKS.items()))
         sub.add_argument(
-            "what", choices=(TEMPLATE, *sorted(LOOKS)), help=f"{TEMPLATE}: how an example becomes tokens; {analyses}"
+            "what",
+            metavar="WHAT",
+            choices=(TEMPLATE, *sorted(LOOKS)),
+            help=f"{TEMPLATE}: how an example becomes tokens; {analyses}",
         )
         sub.add_argument(
             "overrides",

@@ -24,7 +24,13 @@ COLUMNS = ("generation", "text")  # columns of the text, in order of preference
 def add_judge(commands: Any) -> None:
     """Add `judge` to the commands of a parser."""
     text = "score generations: by rules, by a local classifier, or by a model behind a chat API"
-    sub = commands.add_parser("judge", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+    sub = commands.add_parser(
+        "judge",
+        help=text,
+        usage="expunge judge --rules|--classifier|--http|--model FILE [calibrate] FILE",
+        description=f"{text[0].upper()}{text[1:]}.",
+        allow_abbrev=False,
+    )
     sub.add_argument(
         "file", nargs="+", metavar="[calibrate] FILE",
         help="generations: JSON lines, CSV or parquet with a column generation or text; after the word calibrate, the "

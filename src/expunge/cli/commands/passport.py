@@ -13,7 +13,7 @@ from expunge.core.terminal import complain, say
 from expunge.core.yaml_text import parse_yaml
 
 EPILOG = """\
-Each line ends in ok, fallback or refused, with the reason. A fallback gives the numbers of plain transformers in a
+Each line ends in ok, fallback or refused, with the reason. A fallback gives the numbers of plain transformers in a \
 slower way, which jobs take by themselves. Exit code: 0 for ok and fallback, 2 for refused.
 
 examples:
@@ -30,7 +30,6 @@ def add_passport(commands: Any) -> None:
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.add_argument("model", help="a model's folder or hub id")
     sub.add_argument(

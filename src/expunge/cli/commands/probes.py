@@ -30,7 +30,6 @@ def add_probes(kinds: Any) -> None:
         help=TEXT,
         description=f"{TEXT[0].upper()}{TEXT[1:]}.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     sub.add_argument("--forget", metavar="FILE", required=True, help=f"the rows: {ROWS}")
