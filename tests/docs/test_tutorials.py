@@ -56,6 +56,15 @@ def test_every_output_follows_a_block_that_prints_it(page: Path) -> None:
             assert block.code.strip(), "an output is missing: docs/tutorial_blocks.py update PAGE"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_text_before_a_file_names_it(page: Path) -> None:
+    """The title of a block is not shown everywhere, and a reader must save the file by this name."""
+    text = page.read_text(encoding="utf-8")
+    for block in blocks_of(text):
+        before = text[: text.rindex("```", 0, block.span[0])].rstrip().rpartition("\n\n")[2]
+        assert not block.title or f"`{block.title}`" in before, block.title
+
+
 def test_blocks_run_in_one_folder_and_one_namespace(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

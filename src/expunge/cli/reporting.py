@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from expunge.cli.parser import plugin_words
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, say
 from expunge.pipelines.study.grid_reports import in_one, write_reports
@@ -26,7 +27,7 @@ def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, f
     kinds = tuple(part.strip() for part in (formats or "").split(",") if part.strip())
     check_formats(kinds)
     study = load_study(overrides, plugins)
-    command = shlex.join(["expunge", "run", *overrides])
+    command = shlex.join(["expunge", "run", *overrides, *plugin_words(plugins)])
     if port is None:
         if not study.has_results:
             raise ConfigError(

@@ -145,6 +145,7 @@ class Registry(Mapping[str, E]):
         key = aliases.get(name, name)
         if key not in self:
             hint = nearest(name, [*self, *aliases])
+            hint += "" if "did you mean" in hint else "; --plugin FILE.py loads names of your own"
             raise ConfigError(f"{where}{': ' if where else ''}no {self._kind} named {name!r}{hint}{rule}")
         return self[key]
 

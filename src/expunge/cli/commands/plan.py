@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.cli.compose import check
+from expunge.cli.parser import plugin_words
 from expunge.core.console import Console
 from expunge.core.terminal import complain, say
 
@@ -47,8 +48,7 @@ def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, ev
         say(json.dumps([plan_values(p) for p in planned], indent=1))
     else:
         print_plan(planned, waiting, every_job=every_job)
-        files = [word for file in plugins for word in ("--plugin", str(file))]
-        say(f"next:    {shlex.join(['expunge', mode, *words, *files])}")
+        say(f"next:    {shlex.join(['expunge', mode, *words, *plugin_words(plugins)])}")
     return 0
 
 

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from expunge.cli.parser import plugin_words
 from expunge.core.distributed import here
 from expunge.core.terminal import complain, say
 
@@ -61,14 +62,15 @@ def run_study(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         complain(f"failed: {label}: {reason}")
     say(f"report: {page}")
     if not parsed.quiet:
-        say(f"next:   {_next_of_study(parsed.overrides)}")
+        say(f"next:   {_next_of_study([*parsed.overrides, *plugin_words(parsed.plugin)])}")
     return 1 if result.failures else 0
 
 
-def _next_of_study(overrides: Sequence[str]) -> str:
+def _next_of_study(words: Sequence[str]) -> str:
     """Return the useful commands after a study."""
-    words = shlex.join(overrides)
-    return f"open the page, or `expunge results {words}`; `expunge ui` shows all studies and compares models"
+    return (
+        f"open the page, or `expunge results {shlex.join(words)}`; `expunge ui` shows all studies and compares models"
+    )
 
 
 def plan_study(parsed: argparse.Namespace, words: Sequence[str]) -> int:
