@@ -49,7 +49,8 @@ class Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()  # the words that are parsed
 
     def __init__(self, *names: Any, **settings: Any) -> None:
-        super().__init__(*names, **{"formatter_class": HelpPage, **settings})
+        settings.setdefault("formatter_class", HelpPage)
+        super().__init__(*names, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError with the message, a suggestion, and where to read more."""
@@ -80,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         return ""
 
     def _optional_words(self) -> set[str]:
-        """Return the names of the words that may be left out; argparse reports them next to those that are missing."""
+        """Return the names of the words that may be left out; argparse reports them among the missing ones."""
         return {str(action.metavar or action.dest) for action in self._actions if action.nargs == "*"}
 
     def _all_options(self) -> Iterable[str]:
