@@ -25,8 +25,10 @@ QUICK = f"run study=quickstart {TINY}"
 class Rule:
     """How the commands that begin with some words are run.
 
-    swaps: texts to replace in words. more: further words. form: "plan" or "config" if it is only planned, or its
-    settings composed. reason: why it is not run at all. before: commands that make its inputs.
+    swaps: texts to replace in words. more: further words. before: commands that make its inputs. codes: exit codes of
+    a command that has done its work. form: "serve" if it is a server; "help" if it is a group of commands or a part of
+    one, whose help is printed; "plan", "config" or "not run" if it is only planned, only its settings are composed, or
+    neither. reason: why such a command does not run.
     """
 
     swaps: Mapping[str, str] = field(default_factory=dict)
@@ -34,6 +36,7 @@ class Rule:
     form: str = ""
     reason: str = ""
     before: tuple[str, ...] = ()
+    codes: tuple[int, ...] = (0,)
 
 
 JOB = Rule(more=STEP)
@@ -41,6 +44,16 @@ EVAL = Rule(more=SHORT)
 BEFORE = f"eval experiment=eval/tofu/default model=Llama-3.2-1B-Instruct task_name=before {SHORT}"
 NPO_ON_TOFU = f"unlearn experiment=unlearn/tofu/default trainer=NPO task_name=npo {STEP}"
 RETAIN = BEFORE.replace("task_name=before", "task_name=retain")
+ONCE = (
+    "train.num_train_epochs=1 unlearn.num_train_epochs=1 train.max_steps=1 unlearn.max_steps=1 "
+    "eval.generation.max_new_tokens=4"
+)
+TASKS = f"{ONCE} data.args.train_rows=64 data.args.eval_rows=8 audits=[]"
+QUICK_ERASE = "--method NPO --learning-rate 1e-3 --budget 20s"
+ERASE = "erase --model SmolLM2-135M-Instruct --forget rows.csv --retain keep.csv"
+AUDITS = "takes 10 CPU s or more at its smallest; tests/audits runs each audit"
+MINUTES = "takes minutes at its smallest"
+EXTRA = "needs the extra expunge[{}]"
 FIRST = "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=first data.root=tofu data.request=1/4"
 MINE = f"eval experiment=eval/tofu/default task_name=mine {SHORT}"
 STORIES = (
@@ -76,11 +89,11 @@ RULES: dict[str, Rule] = {
     ),
     "eval experiment=eval/wmdp/default": Rule({"FOLDER": "mmlu"}, f"{SHORT}"),
     "eval benchmark=mmlu": Rule({"FOLDER": "mmlu"}, SHORT),
-    "eval benchmark=lm_eval": Rule(form="config"),
+    "eval benchmark=lm_eval": Rule(form="config", reason=EXTRA.format("lm-eval")),
     "eval benchmark=blur": Rule({"ORIGINAL": "before"}, SHORT),
     "eval benchmark=custom forget=rows.csv": Rule({"=...": "=MODEL"}, SHORT),
     "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=npo --push": Rule(
-        {"--push me/forgetful": ""}, form="plan"
+        {"--push me/forgetful": ""}, form="plan", reason="needs the hub: tests/training has --push"
     ),
     "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=second": Rule(
         {"FOLDER": "tofu"},
@@ -119,8 +132,8 @@ RULES: dict[str, Rule] = {
     ),
     "unlearn --multirun": Rule({"...": "benchmark=custom forget=rows.csv retain=keep.csv model=MODEL"}, STEP),
     "train trainer=retrain": Rule(more=f"{STEP} benchmark=tofu task_name=retrained"),
-    "train experiment=stories/...": Rule(reason="a group of commands"),
-    "train '|'": Rule(reason="three commands"),
+    "train experiment=stories/...": Rule({"...": "pretrain"}, form="config", reason="a group of commands"),
+    "train '|'": Rule(form="help", reason="three commands"),
     "train experiment=stories": Rule({"tok8192": "tok2048"}, f"{STEP} model=llama-64k", before=(*STORIES, *SETS)),
     "train experiment=stories/finetune": Rule(
         {"tok8192": "tok2048"}, f"{STEP} model=llama-64k", before=(*STORIES, *SETS, CONTROL)
@@ -141,30 +154,41 @@ RULES: dict[str, Rule] = {
         },
         "--n 8",
     ),
-    "inspect WHAT": Rule(reason="a pattern of commands"),
+    "inspect WHAT": Rule(form="help", reason="a pattern of commands"),
     "eval model=folder": Rule({"folder": "MODEL"}, f"{SHORT} benchmark=tofu task_name=f"),
     "eval model=FOLDER": Rule({"FOLDER": "MODEL", "...": "benchmark=tofu"}, SHORT),
     "eval ...": Rule({"...": "benchmark=tofu model=MODEL task_name=e holdout_split=holdout10"}, SHORT),
     f"eval {PLUGIN}": Rule({"model=...": "model=given"}, SHORT),
     "eval --refresh saves/eval/mine": Rule(before=(RETAIN, MINE)),
     "eval --refresh FOLDER": Rule({"FOLDER": "saves/eval/mine", "[mine]": "[forget_quality]"}, before=(MINE,)),
-    # Studies: the quickstart at its smallest, and plans of the others.
-    "run": Rule(form="plan"),
+    # Studies: the smallest settings that train each model and measure it.
+    "run": Rule(form="plan", reason=MINUTES),
     "run study=quickstart": Rule(more=TINY),
-    "run study=quickstart 'audits": Rule(form="plan"),
-    "run study=quickstart audits": Rule(form="plan"),
-    "run study=quickstart eval.lm_eval": Rule(form="config"),
-    "run study=quickstart benchmark=capitals": Rule(form="plan"),
+    "run study=quickstart 'audits": Rule(form="plan", reason=AUDITS),
+    "run study=quickstart 'audits=[{name: relearn}": Rule({"relearn}": "relearn, rows: 4}"}, f"{TINY} methods=[NPO]"),
+    "run study=quickstart eval.lm_eval": Rule(form="config", reason=EXTRA.format("lm-eval")),
+    "run study=quickstart benchmark=capitals": Rule(more=ONCE),
     "run study=FILE.yaml": Rule({"key=value": ""}, TINY),
     "run study=grid.yaml": Rule(more=TINY),
-    "run study=...": Rule({"...": "quickstart"}, form="plan"),
-    "run study=NAME": Rule({"NAME": "tofu_smollm2"}, form="plan"),
-    "run study=custom": Rule({"...": "MODEL"}, form="plan"),
-    "run study=zjuklab": Rule(more="benchmark=semeval data.root=semeval model=MODEL", form="plan"),
-    "run study=ou_hub": Rule(form="config"),
-    "run study=semeval_tiny": Rule({"data.root=FOLDER": "data.root=semeval", "FOLDER": "mmlu"}, form="plan"),
-    "run study=stories_real": Rule(more="stories.source=tinystories", form="plan"),
-    "run study=stories_30m": Rule({"FOLDER": "tinystories"}, form="plan"),
+    "run study=...": Rule({"...": "quickstart"}, TINY),
+    "run study=... profile": Rule(
+        {"...": "quickstart"}, form="plan", reason="trains each model of the quickstart again"
+    ),
+    "run study=... launch.kind=slurm": Rule({"...": "quickstart"}, form="plan", reason="needs Slurm: tests/slurm"),
+    "run study=NAME": Rule({"NAME": "custom forget=rows.csv model=MODEL"}, ONCE),
+    "run study=custom": Rule({"...": "MODEL"}, ONCE),
+    "run study=zjuklab": Rule(
+        more="benchmark=semeval data.root=semeval model=MODEL", form="plan", reason="takes 13 CPU s at its smallest"
+    ),
+    "run study=ou_hub": Rule(form="config", reason="needs models of the hub"),
+    "run study=pcfg": Rule(more=TASKS),
+    "run study=tracr": Rule(more=TASKS),
+    "run study=semeval_tiny": Rule(
+        {"data.root=FOLDER": "data.root=semeval", "FOLDER": "mmlu"}, form="plan", reason=MINUTES
+    ),
+    "run study=stories_real": Rule(more="stories.source=tinystories", form="plan", reason=MINUTES),
+    "run study=stories_real stories": Rule({"FOLDER": "tinystories"}, form="plan", reason=MINUTES),
+    "run study=stories_30m": Rule({"FOLDER": "tinystories"}, form="plan", reason=MINUTES),
     "plan": Rule(),
     "plan study=FILE.yaml": Rule(),
     "plan unlearn": Rule({"...": "benchmark=custom forget=rows.csv model=MODEL trainer=NPO task_name=p"}),
@@ -173,8 +197,8 @@ RULES: dict[str, Rule] = {
     "config run study=...": Rule({"...": "quickstart"}),
     "report study": Rule(more=TINY, before=(QUICK,)),
     "report study=NAME": Rule({"NAME": "quickstart"}, TINY, before=(QUICK,)),
-    "report study=quickstart --serve": Rule({"--serve 8000": ""}, TINY, before=(QUICK,)),
-    "report study=quickstart --figures": Rule(reason="needs the extra expunge[figures] and a browser"),
+    "report study=quickstart --serve": Rule({"--serve 8000": "--serve 0"}, TINY, "serve", before=(QUICK,)),
+    "report study=quickstart --figures": Rule(form="not run", reason=EXTRA.format("figures") + " and a browser"),
     "results study": Rule(more=TINY, before=(QUICK,)),
     "results study=...": Rule({"...": "quickstart"}, TINY, before=(QUICK,)),
     "results study=quickstart --push": Rule({"--push me/quickstart-results": ""}, TINY, before=(QUICK,)),
@@ -188,30 +212,30 @@ RULES: dict[str, Rule] = {
     ),
     "compare A B": Rule({"A B": "saves/eval/before saves/eval/mine"}, before=(BEFORE, MINE)),
     # Erasures, audits, models.
-    "erase": Rule({"DIR": "MODEL"}, form="plan"),
-    "erase --verify-commitment": Rule(reason="tutorial 4 runs it after an erasure"),
-    "erase --model DIR": Rule({"DIR": "MODEL", "--push me/erased": ""}, form="plan"),
+    "erase": Rule(form="plan", reason="one erasure takes 13 CPU s; the README's and tutorial 4's run"),
+    ERASE: Rule({"--budget 30m": QUICK_ERASE}, codes=(0, 3)),
+    "erase --verify-commitment": Rule(before=(f"{ERASE} {QUICK_ERASE} --out erased",), codes=(0, 3)),
+    "erase --model DIR": Rule({"DIR": "MODEL", "--push me/erased": ""}, form="plan", reason="needs the hub"),
     "audit MODEL": Rule(more="--audits quantize"),
     "semeval --model": Rule({**SEMEVAL, "--out DIR": "--out semeval-{n}"}, STEP),
     "semeval ...": Rule({"...": f"{' '.join(SEMEVAL.values())} --out semeval-{{n}}", **DIRS}, STEP),
     "passport FOLDER": Rule({"FOLDER": "MODEL"}),
     "inspect template": Rule({"DIR": "MODEL", "FOLDER": "MODEL"}),
     "judge calibrate": Rule({"FILE": "generations.jsonl"}),
-    "judge --http": Rule(reason="a part of a command"),
+    "judge --http": Rule(form="help", reason="a part of a command"),
     "data stories generate": Rule({"20000": "80"}, "--shards 4 --workers 1"),
     "data stories pretokenize": Rule(more="--workers 1", before=STORIES),
     "data stories protocol": Rule(more="--workers 1 --vocab_size 2048", before=STORIES),
     "data stories import": Rule({"--out stories": "--out imported"}),
-    "data stories ...": Rule(reason="a group of commands"),
-    "ui": Rule(reason="a server"),
+    "data stories ...": Rule(form="help", reason="a group of commands"),
+    "ui": Rule({"../project": "project", "/data/store": "data/store", "--port 0": ""}, "--port 0", "serve"),
     "job STAGE.json": Rule(
         {"STAGE.json": "tasks/0-reference.json", "N": "0"},
         before=("export slurm study=quick.yaml seeds.unlearn=[3] --out tasks",),
     ),
-    "gc --keep": Rule(reason="a part of a command"),
+    "gc --keep": Rule(form="help", reason="a part of a command"),
     "gc study=A": Rule({"study=A": "study=quickstart", "study=B": ""}, f"{TINY} --dry-run", before=(QUICK,)),
     "verify study=NAME": Rule({"NAME": "quickstart"}, TINY, before=(QUICK,)),
-    "run study=stories_real stories": Rule({"FOLDER": "tinystories"}, form="plan"),
     "list methods NAME": Rule({"NAME": "NPO"}),
     "list metrics NAME": Rule({"NAME": "forget_quality"}),
     "list audits NAME": Rule({"NAME": "relearn"}),
@@ -240,11 +264,13 @@ def prepared(words: list[str], rule: Rule) -> list[str]:
     out = shlex.split(command.replace("{n}", str(next(NUMBERS))))
     keys = {word.partition("=")[0] for word in out if "=" in word}
     out += [word for word in shlex.split(rule.more) if word.partition("=")[0] not in keys]
-    return planned(out, rule.form) if rule.form else out
+    return planned(out, rule.form) if rule.form in ("plan", "config", "help") else out
 
 
 def planned(words: list[str], form: str) -> list[str]:
-    """Return the command that plans this one, or prints its settings."""
+    """Return the command that plans this one, or prints its settings or its help."""
+    if form == "help":
+        return [*itertools.takewhile(lambda word: word.isalpha() and word.islower(), words), "--help"]
     match words[0]:
         case "run":
             return ["plan", *words[1:]] if form == "plan" else ["config", *words]

@@ -72,6 +72,8 @@ def write_folder(folder: Path) -> None:
     for plugin in (ROOT / "examples" / "plugins").glob("*.py"):
         shutil.copy(plugin, folder)
     write_projects(folder)
+    for name in ("saves", "project/saves", "data/store"):
+        (folder / name).mkdir(parents=True)
 
 
 def nested(words: str) -> dict[str, Any]:

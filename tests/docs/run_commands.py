@@ -1,9 +1,9 @@
 """Run the commands of the pages, one page after the other, in a folder of small models and data sets.
 
-    PYTHONPATH=src:docs:examples:. python tests/docs/run_commands.py FOLDER [PAGE ... | tries]
+    PYTHONPATH=src:docs:examples:. python tests/docs/run_commands.py FOLDER [BEGINNING_OF_A_PAGE ... | tries]
 
-Prints a JSON line for each command: page, command, form (run, plan, config, not run, name), seconds and fault. A name
-is a command without its words, in a sentence.
+Prints a JSON line for each command: page, command, form, CPU seconds and fault. The form is run, serve, plan, config,
+help, not run, or name: a command without its words, in a sentence.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import io
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
+import signal
 import sys
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from command_rules import prepared, rule_of
 from page_commands import PAGES, ROOT, commands, tries
@@ -32,6 +35,7 @@ INCOMPLETE = ("arguments are required", "expected one argument", "not of the for
 """Faults of a command in a sentence, which may be a part of one."""
 
 SETTLED = ("run", "train", "unlearn", "eval")
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/")
 SHOWN = ("train", "unlearn", "eval", "study", "inspect", "compare")
 """Folders of results that each page begins without. The store stays, so no job is computed twice."""
 
@@ -43,22 +47,44 @@ class Outcome:
     page: str
     command: str
     form: str
-    seconds: float = 0.0
+    cpu_s: float = 0.0
     fault: str = ""
 
 
-def call(words: list[str]) -> tuple[int, str]:
-    """Run a command in this process. Returns the exit code and the end of its messages."""
+def call(words: list[str], *, serves: bool = False) -> tuple[int, str]:
+    """Run a command in this process. Returns the exit code and the end of its messages.
+
+    serves: the command is a server. Its first page is read, and then it gets the signal of Ctrl-C.
+    """
     from expunge.cli.main import main
 
-    output = io.StringIO()
+    output, pages, ended = io.StringIO(), list[str](), threading.Event()
+    visitor = threading.Thread(target=visit, args=(output, pages, ended), daemon=True)
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        if serves:
+            visitor.start()
         try:
             code = main(words)
         except SystemExit as end:
             code = int(end.code or 0)
+        finally:
+            ended.set()
     lines = [line for line in output.getvalue().splitlines() if not line.startswith("note: ")]
+    if serves and not code and not any("</html>" in page for page in pages):
+        code, lines = 1, [*lines, "the server returned no page"]
     return code, "\n".join(lines)[-1500:]
+
+
+def visit(output: io.StringIO, pages: list[str], ended: threading.Event) -> None:
+    """Wait for the address that a server prints, read the page there, and end the server as Ctrl-C does."""
+    while not ended.wait(0.1):
+        if address := ADDRESS.search(output.getvalue()):
+            try:
+                with urlopen(address[0], timeout=60) as reply:
+                    pages.append(reply.read().decode())
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+            return
 
 
 class PageRunner:
@@ -73,38 +99,48 @@ class PageRunner:
         """Run a command of the page in the form of its rule."""
         command = shlex.join(words)
         rule = rule_of(words)
-        if len(words) == 1 and not rule.reason:
+        if len(words) == 1 and not rule.form:
             return Outcome(self.page, command, "name")
-        if rule.reason:
-            return Outcome(self.page, command, "not run")
-        began = time.monotonic()
+        if rule.form == "not run":
+            return Outcome(self.page, command, rule.form)
+        began = cpu_s()
         for line in rule.before:
-            if line not in self.here:
-                self.here.add(line)
+            done = self.earlier if " --out " in line else self.here  # files of --out stay from page to page
+            if line not in done:
+                done.add(line)
                 code, text = call(shlex.split(line))
-                if code:
+                if code not in rule.codes:
                     return Outcome(self.page, command, "run", fault=f"exit code {code} of {line}: {text}")
         new = prepared(words, rule)
         form = rule.form or "run"
         self.here.add(shlex.join(new))
         if shlex.join(new) in self.earlier:
             return Outcome(self.page, command, form)
-        code, text = call(new)
+        code, text = call(new, serves=form == "serve")
         if code and not whole and any(hint in text for hint in INCOMPLETE):
             return Outcome(self.page, command, "name")
-        fault = f"exit code {code} of {shlex.join(new)}: {text}" if code else ""
+        fault = f"exit code {code} of {shlex.join(new)}: {text}" if code not in rule.codes else ""
         self.earlier.add(shlex.join(new))
-        return Outcome(self.page, command, form, round(time.monotonic() - began, 2), fault)
+        return Outcome(self.page, command, form, round(cpu_s() - began, 2), fault)
 
 
-def outcomes(pages: list[Path]) -> Iterator[Outcome]:
-    """Run the commands of pages in the current folder."""
+def cpu_s() -> float:
+    """Return the CPU seconds of this process and of its ended children."""
+    return sum(os.times()[:4])
+
+
+def outcomes(names: Sequence[str]) -> Iterator[Outcome]:
+    """Run the commands of all pages, or of the named ones, in the current folder."""
+    texts = {page.relative_to(ROOT).as_posix(): commands(page.read_text(encoding="utf-8")) for page in PAGES}
+    texts = {name: lines for name, lines in texts.items() if not name.startswith(TUTORIALS)}
     earlier: set[str] = set()
-    for page in pages:
+    for page, lines in texts.items():
+        if names and not page.startswith(tuple(names)):
+            continue
         for name in SHOWN:
             shutil.rmtree(Path("saves") / name, ignore_errors=True)
-        runner = PageRunner(page.relative_to(ROOT).as_posix(), earlier)
-        for words, whole in commands(page.read_text(encoding="utf-8")):
+        runner = PageRunner(page, earlier)
+        for words, whole in lines:
             yield runner.run(words, whole=whole)
 
 
@@ -113,14 +149,14 @@ def composed_tries() -> Iterator[Outcome]:
     for file, words in tries(ROOT / "src" / "expunge"):
         new = ["config", *words] if words[0] in SETTLED else words
         new = ["config", "run", *words[1:]] if words[0] == "plan" else new
-        began = time.monotonic()
+        began = cpu_s()
         code, text = call(new)
         fault = f"exit code {code} of {shlex.join(new)}: {text}" if code else ""
-        yield Outcome(file, shlex.join(words), "config", round(time.monotonic() - began, 2), fault)
+        yield Outcome(file, shlex.join(words), "config", round(cpu_s() - began, 2), fault)
 
 
 def main(folder: str, *names: str) -> int:
-    """Prepare a folder, and run the commands of all pages or of the named ones. Returns 1 if one fails."""
+    """Prepare a folder, and run the commands of all pages, or of those with a prefix. Returns 1 if one fails."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from reader_folder import write_folder
 
@@ -130,13 +166,12 @@ def main(folder: str, *names: str) -> int:
         return trial_child.main(request)
 
     trial.run_limited = without_process
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores Ctrl-C
     Path(folder).mkdir(parents=True)
     write_folder(Path(folder).resolve())
     os.chdir(folder)
-    pages = [ROOT / name for name in names if name != "tries"] if names else PAGES
     faults = 0
-    selected = [page for page in pages if not page.relative_to(ROOT).as_posix().startswith(TUTORIALS)]
-    for outcome in itertools.chain(outcomes(selected), composed_tries() if not names or "tries" in names else ()):
+    for outcome in itertools.chain(outcomes(names), composed_tries() if not names or "tries" in names else ()):
         faults += bool(outcome.fault)
         print(json.dumps(asdict(outcome)), flush=True)
     return int(faults > 0)

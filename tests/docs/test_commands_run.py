@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,19 @@ from pathlib import Path
 import pytest
 from command_rules import EPOCH, RULES, SHORT, STEP, TINY, planned, prepared, rule_of
 from page_commands import PAGES, ROOT, commands
+from run_commands import call
 
 SIZES = {word.partition("=")[0] for text in (TINY, STEP, EPOCH, SHORT) for word in text.split()} | {
     *("--n", "--shards", "--workers", "--audits", "--vocab_size", "data.args.documents", "trainer.args.evaluate.steps"),
+    *(
+        "--port",
+        "data.args.train_rows",
+        "data.args.eval_rows",
+        "train.max_steps",
+        "unlearn.max_steps",
+        "audits",
+        "methods",
+    ),
 }
 """Words that the tests may add to a whole command: they make it smaller, and no command needs them."""
 
@@ -33,7 +44,7 @@ def test_every_command_of_the_pages_runs(tmp_path: Path) -> None:
     assert [(o["page"], o["command"], o["fault"]) for o in outcomes if o["fault"]] == []
     assert done.returncode == 0, done.stderr[-3000:]
     forms = [o["form"] for o in outcomes]
-    assert forms.count("run") > 120 and forms.count("config") > 60 and forms.count("not run") < 20
+    assert forms.count("run") > 120 and forms.count("serve") > 5 and forms.count("not run") <= 1
 
 
 def test_a_whole_command_gets_smaller_and_no_word_that_it_lacks() -> None:
@@ -48,6 +59,23 @@ def test_each_rule_has_a_command() -> None:
     words = [words for page in PAGES for words, _ in commands(page.read_text(encoding="utf-8"))]
     present = [shlex.join(command) for command in words]
     assert [start for start in RULES if not any(command.startswith(start) for command in present)] == []
+
+
+def test_a_command_that_does_not_run_has_a_reason() -> None:
+    for start, rule in RULES.items():
+        assert (rule.form in ("plan", "config", "help", "not run")) == bool(rule.reason), start
+
+
+def test_the_first_page_of_a_server_is_read(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert call(["ui", str(tmp_path), "--port", "0"], serves=True)[0] == 0
+        code, text = call(["ui", str(tmp_path / "none")], serves=True)
+        assert code == 2 and "is no folder" in text
+        code, text = call(["list", "audits"], serves=True)
+        assert code == 1 and "the server returned no page" in text
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_longest_rule_counts() -> None:
@@ -65,6 +93,7 @@ def test_the_plan_of_a_command() -> None:
     assert planned(["run", "study=x"], "plan") == ["plan", "study=x"]
     assert planned(["run", "study=x"], "config") == ["config", "run", "study=x"]
     assert planned(["eval", "a=b"], "plan") == ["plan", "eval", "a=b"]
+    assert planned(["data", "stories", "..."], "help") == ["data", "stories", "--help"]
     assert planned(["erase", "--model", "m"], "plan") == ["erase", "--model", "m", "--dry-run"]
     with pytest.raises(ValueError, match="expunge ui has no plan"):
         planned(["ui"], "plan")
