@@ -212,10 +212,16 @@ RULES: dict[str, Rule] = {
     ),
     "compare A B": Rule({"A B": "saves/eval/before saves/eval/mine"}, before=(BEFORE, MINE)),
     # Erasures, audits, models.
-    "erase": Rule(form="plan", reason="one erasure takes 13 CPU s; the README's and tutorial 4's run"),
+    "erase": Rule(
+        {"--out erased": "--out dry"},
+        form="plan",
+        reason="one erasure takes 13 CPU s; the README's and tutorial 4's run",
+    ),
     ERASE: Rule({"--budget 30m": QUICK_ERASE}, codes=(0, 3)),
     "erase --verify-commitment": Rule(before=(f"{ERASE} {QUICK_ERASE} --out erased",), codes=(0, 3)),
-    "erase --model DIR": Rule({"DIR": "MODEL", "--push me/erased": ""}, form="plan", reason="needs the hub"),
+    "erase --model DIR": Rule(
+        {"DIR": "MODEL", "--out erased": "--out dry", "--push me/erased": ""}, form="plan", reason="needs the hub"
+    ),
     "audit MODEL": Rule(more="--audits quantize"),
     "semeval --model": Rule({**SEMEVAL, "--out DIR": "--out semeval-{n}"}, STEP),
     "semeval ...": Rule({"...": f"{' '.join(SEMEVAL.values())} --out semeval-{{n}}", **DIRS}, STEP),

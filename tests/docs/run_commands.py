@@ -99,7 +99,7 @@ class PageRunner:
         """Run a command of the page in the form of its rule."""
         command = shlex.join(words)
         rule = rule_of(words)
-        if len(words) == 1 and not rule.form:
+        if len(words) == 1 and rule.form != "serve":
             return Outcome(self.page, command, "name")
         if rule.form == "not run":
             return Outcome(self.page, command, rule.form)
