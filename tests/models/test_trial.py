@@ -23,9 +23,9 @@ from expunge.models.identity import small_files
 from expunge.models.trial import LOADED, ModelParts, check_part_names, model_parts, preset_parts, try_model
 
 
-def config_of(source: str, tokenizer: str | None = None) -> ModelConfig:
+def config_of(source: str, tokenizer: str | None = None, **more: Any) -> ModelConfig:
     return ModelConfig(
-        model_args=ModelArgs(pretrained_model_name_or_path=source),
+        model_args=ModelArgs(pretrained_model_name_or_path=source, **more),
         tokenizer_args=TokenizerArgs(pretrained_model_name_or_path=tokenizer),
     )
 
@@ -105,7 +105,8 @@ def test_a_folder_of_a_job_and_a_hub_id_without_files_are_not_tried(
     (tmp_path / "own" / "job.json").write_text("{}")
     try_model(config_of(own))
     try_model(config_of("someone/some-model"))
-    try_model(config_of(folder_of(tmp_path / "coded", auto_map={"AutoConfig": "x.Y"}), own))
+    coded = folder_of(tmp_path / "coded", auto_map={"AutoConfig": "x.Y"}, hidden_act="nope")
+    try_model(config_of(coded, own, trust_remote_code=True))
 
 
 def test_the_small_files_of_a_hub_id_are_tried(tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +212,39 @@ def test_the_names_of_a_folder_are_read_once_and_only_for_a_setting_that_names_o
     (tmp_path / "m" / "job.json").write_text("{}")  # the folder of a job is not tried, but its names are known
     with pytest.raises(ConfigError, match=r"^args\.layers\[1\]: the model has no module"):
         check_part_names(model, None, wrong)
-    coded = config_of(folder_of(tmp_path / "coded", auto_map={"AutoConfig": "x.Y"}), own)
-    assert model_parts(coded) is None
-    check_part_names(coded, None, wrong)
+
+
+CODE = """
+import torch
+from transformers import LlamaForCausalLM
+from .own_names import BLOCK
+
+class OwnForCausalLM(LlamaForCausalLM):
+    def __init__(self, config):
+        super().__init__(config)
+        setattr(self.model, BLOCK, torch.nn.Linear(4, 4))
+"""
+
+
+def test_the_names_of_a_model_with_code_of_its_own(tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    auto_map = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM", "AutoTokenizer": ["x.Y", None]}
+    folder = folder_of(tmp_path / "m", auto_map=auto_map)
+    (tmp_path / "m" / "modeling_own.py").write_text(CODE)
+    names = tmp_path / "m" / "own_names.py"
+    names.write_text('BLOCK = "memory"\n')
+    trusted, store = config_of(folder, own, trust_remote_code=True), tmp_path / "store"
+    wrong = [PartName("k", "matrix", "model.memry")]
+    check_part_names(trusted, store, [PartName("k", "matrix", "model.memory")])
+    with pytest.raises(ConfigError, match=r"^k: .* no linear module 'model.memry'; did you mean 'model.memory'"):
+        check_part_names(trusted, store, wrong)
+    untrusted = model_parts(config_of(folder, own), store)  # without its code it is the Llama of transformers
+    assert untrusted is not None and "model.memory" not in untrusted.modules
+    names.write_text('BLOCK = "notes"\n')
+    with pytest.raises(ConfigError, match=r"no linear module 'model.memory'; did you mean"):
+        check_part_names(trusted, store, [PartName("k", "matrix", "model.memory")])
+    names.write_text("raise OSError\n")  # the job reports it
+    check_part_names(trusted, store, wrong)
+    names.unlink()
+    (tmp_path / "m" / "modeling_own.py").unlink()
+    assert model_parts(trusted, store) is None

@@ -32,6 +32,7 @@ PROGRAM = Path(__file__).with_name("trial_child.py")
 CPU_S = 120  # imports and a large vocabulary need about 10 s
 WALL_S = 600.0  # on a busy machine
 MEMORY = 6 << 30  # a vocabulary of 260,000 tokens needs less than 1.5 GB
+CODED = ("AutoConfig", "AutoModelForCausalLM")
 VERSIONS = ("transformers", "tokenizers")
 MODEL_KEY = "model.model_args.pretrained_model_name_or_path"
 TOKENIZER_KEY = "model.tokenizer_args.pretrained_model_name_or_path"
@@ -41,7 +42,7 @@ def try_model(model: ModelConfig, store: Path | None = None) -> None:
     """Raise ConfigError if a model's configuration describes no model, or its tokenizer cannot be loaded.
 
     The small files of a hub id are downloaded for it, not the weights; without a connection they are left out. So are
-    folders of jobs, models with code of their own, and quantised ones, which their libraries build only with weights.
+    folders of jobs, models whose own code runs (`trust_remote_code`), which may need their weights, and quantised ones.
     The store notes the sources that could be loaded; these are not tried again.
     """
     named = model.tokenizer_source
@@ -49,10 +50,10 @@ def try_model(model: ModelConfig, store: Path | None = None) -> None:
     source, place = _place(model)
     if place is not None and source is not None and not looks_local(source):
         refuse_parts(source, lambda name: (place / name).is_file())
-    config = None if place is None else _configuration(place)
+    config = None if place is None else _configuration(place, model)
     revision = model.tokenizer_args.revision
     tokens = None if named is None or model.tokenizer_args.trust_remote_code else _tokenizer(named, revision)
-    how = _how(model)
+    how = _how(model, None if config is None else place)
     marks = _marks(config, how, tokens)
     if store is not None and all((store / LOADED / mark).exists() for mark in marks):
         return
@@ -134,7 +135,9 @@ def check_part_names(model: ModelConfig, store: Path | None, names: Iterable[Par
     """Raise ConfigError if a setting names a module, a parameter or a layer that the model lacks.
 
     The names come from a preset's shape, or from the trial of the model's configuration, which runs only if a setting
-    names a part. A model with code of its own is not checked; then the job reports a wrong name.
+    names a part. The trial runs the model's own code if `trust_remote_code` is set and the code is in a local folder.
+    A model that cannot be built without weights, and code that is on the hub, are not checked; then the job reports a
+    wrong name.
     """
     named = list(names)
     parts = model_parts(model, store) if named else None
@@ -149,10 +152,10 @@ def model_parts(model: ModelConfig, store: Path | None = None) -> ModelParts | N
         return preset_parts(PRESETS[model.scratch])
     model = pinned(model)
     _, place = _place(model)
-    config = None if place is None else _configuration(place, finished=True)
+    config = None if place is None else _configuration(place, model, names=True)
     if config is None or place is None:
         return None
-    how = _how(model)
+    how = _how(model, place)
     marks = _marks(config, how, None)
     values: Any = _PARTS.get(marks[0])
     if values is None and store is not None:
@@ -187,9 +190,14 @@ def _place(model: ModelConfig) -> tuple[str | None, Path | None]:
     return source, None if source is None else _folder(source, commit)
 
 
-def _how(model: ModelConfig) -> dict[str, Any]:
-    """Return the settings of loading that a trial reads."""
+def _how(model: ModelConfig, place: Path | None) -> dict[str, Any]:
+    """Return the settings of loading that a trial reads. code: the files of a model whose own code runs.
+
+    place: the folder of the model to try; None: none is tried.
+    """
+    code = place is not None and model.model_args.trust_remote_code and bool(_own_code(place))
     return {
+        **({"code": tokenizer_identity(str(place), None)} if code else {}),
         "attention": model.model_args.attn_implementation,
         "options": canonical(configuration_options(model.model_args.options)),
         "tokenizer_options": canonical(model.tokenizer_args.options),
@@ -201,16 +209,25 @@ def _folder(source: str, revision: str | None) -> Path | None:
     return Path(source).expanduser() if looks_local(source) else small_files(source, revision)
 
 
-def _configuration(folder: Path, *, finished: bool = False) -> str | None:
+def _configuration(folder: Path, model: ModelConfig, *, names: bool = False) -> str | None:
     """Return the configuration of a folder to try; None if there is nothing to try.
 
-    finished: also of the folder of a job.
+    names: try it for the names of the parts alone. So does the folder of a job, and a model whose own code runs if all
+    files of the code are in the folder.
     """
-    if not finished and any((folder / name).is_file() for name in OWN):
+    if not names and any((folder / name).is_file() for name in OWN):
         return None
     text = (folder / "config.json").read_text(encoding="utf-8")
-    settings = json.loads(text)
-    return None if settings.get("auto_map") or settings.get("quantization_config") else text
+    own = _own_code(folder) if model.model_args.trust_remote_code else {}
+    files = [folder / f"{str(name).partition('.')[0]}.py" for name in own.values()]
+    unread = own and not (names and all(file.is_file() for file in files))
+    return None if unread or json.loads(text).get("quantization_config") else text
+
+
+def _own_code(folder: Path) -> Mapping[str, Any]:
+    """Return the classes of a folder's own code that a model is built from, by the class that finds them."""
+    own = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map")
+    return {name: own[name] for name in CODED if name in own} if isinstance(own, dict) else {}
 
 
 def _tokenizer(source: str, revision: str | None) -> tuple[Path, Any] | None:
@@ -228,8 +245,8 @@ def _tokenizer(source: str, revision: str | None) -> tuple[Path, Any] | None:
 def _marks(config: str | None, how: Mapping[str, Any], tokens: tuple[Path, Any] | None) -> tuple[str, ...]:
     """Return the names of the notes on a configuration and a tokenizer, by their contents and the libraries."""
     versions = [metadata.version(name) for name in VERSIONS]
-    attention, options = how["attention"], how["options"]
-    parts = [] if config is None else [["model", config, attention, *([options] if options else [])]]
+    further = [how[name] for name in ("options", "code") if how.get(name)]
+    parts = [] if config is None else [["model", config, how["attention"], *further]]
     own = how["tokenizer_options"]
     parts += [] if tokens is None else [["tokenizer", tokens[1], *([own] if own else [])]]
     return tuple(fingerprint([*part, versions]) for part in parts)

@@ -12,6 +12,8 @@ SAMPLE = "The capital of France is Paris, since 987.\n"
 def main(request: dict[str, Any]) -> dict[str, Any]:
     """Try the folders {model, tokenizer}, or None, with {attention, options, tokenizer_options}.
 
+    code: run the own code of the model's folder.
+
     Returns the fault of each, or None, and under "parts" the names of the model's parts (`trial.ModelParts`).
     """
     out: dict[str, Any] = {}
@@ -38,10 +40,15 @@ def _model(request: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    extra = {"attn_implementation": request["attention"]} if request["attention"] else {}
+    extra: dict[str, Any] = {"trust_remote_code": bool(request.get("code"))}
+    if request["attention"]:
+        extra["attn_implementation"] = request["attention"]
     with torch.device("meta"):
         config, unused = AutoConfig.from_pretrained(
-            request["model"], return_unused_kwargs=True, **request.get("options", {})
+            request["model"],
+            return_unused_kwargs=True,
+            trust_remote_code=extra["trust_remote_code"],
+            **request.get("options", {}),
         )
         if unused:
             return f"{type(config).__name__} has no setting {', '.join(unused)}", None
