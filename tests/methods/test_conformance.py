@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent / "conformance"
 FILES = sorted(HERE.glob("*.json"))
 LIST = (
-    "import measure, authors_losses, authors_weights; "
+    "import measure, authors_losses, authors_training, authors_weights; "
     "print(*(f'{name} {part}' for name, parts in measure.CASES.items() for part in parts), sep='\\n')"
 )
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from key_value_toy import cases, tensor
 from toy_ask import Toy, vector
 
@@ -45,6 +46,31 @@ def test_the_papers_forget_term_is_the_method_me() -> None:
     case = cases("tar")["max_entropy"]
     logits = tensor(case["inputs"]["logits"])
     assert kl_to_uniform(logits).mean().item() - math.log(logits.shape[1]) == pytest.approx(case["outputs"], rel=1e-12)
+
+
+def test_the_outer_gradient_equals_that_of_the_authors_loop() -> None:
+    case = cases("tar")["loop"]
+    inputs = case["inputs"]
+    table = tensor(inputs["table"]).requires_grad_()
+
+    def next_token(key: str) -> torch.Tensor:
+        ids = torch.tensor(inputs[key])
+        return torch.nn.functional.cross_entropy(table[ids[:-1]], ids[1:])
+
+    terms = {
+        "retain": lambda: next_token("retain"),
+        "relearn": lambda: next_token("forget"),
+        "forget": lambda: kl_to_uniform(table[torch.tensor(inputs["forget"])]).mean(),
+    }
+    rule = TAR(
+        steps=inputs["steps"],
+        every=inputs["every"],
+        scale=inputs["scale"],
+        weight_decay=inputs["decay"],
+        adversary_lrs=(inputs["rate"],),
+    )
+    (actual,) = rule(lambda which: list(torch.autograd.grad(terms[which](), [table])), [table], {})
+    torch.testing.assert_close(actual, tensor(case["outputs"]), rtol=1e-6, atol=1e-8)  # their factors are float32
 
 
 def test_each_step_draws_a_rate_that_the_seed_determines() -> None:

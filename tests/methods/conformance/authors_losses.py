@@ -58,19 +58,6 @@ def _(folder: Path, inputs: Inputs) -> Any:
     return code.forward_kl_loss_fn(teacher, student, torch.ones(teacher.shape[:2]), pad_token_id=0)
 
 
-@case("tar", "schedule")
-def _(folder: Path, inputs: Inputs) -> Any:
-    code = definitions(folder / "modules/training.py", ["schedule"], {})
-    n = inputs["steps"]
-    return [code.schedule(i, K=n, schedule_lambda=inputs["decay"]) for i in range(n)]
-
-
-@case("tar", "max_entropy")
-def _(folder: Path, inputs: Inputs) -> Any:
-    code = definitions(folder / "modules/objectives.py", ["max_entropy_loss"], {})
-    return code.max_entropy_loss(tensor(inputs["logits"]))
-
-
 @case("cir", "loss")
 def _(folder: Path, inputs: Inputs) -> Any:
     code = definitions(folder / "src/utils/loss_fns.py", ["mlp_confuse"], {"pt": torch}, DOUBLE)

@@ -119,6 +119,7 @@ def difference(left: Any, right: Any) -> float:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure the cases of one file. Returns 1 if a number differs."""
     import authors_losses  # noqa: F401  # registers its cases
+    import authors_training  # noqa: F401
     import authors_weights  # noqa: F401
 
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])

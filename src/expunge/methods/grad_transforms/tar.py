@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@grad_transform("tar", revision=2, needs=("forget", "retain", "relearn"), paper="arXiv:2408.00761", fidelity="reading")
+@grad_transform("tar", revision=2, needs=("forget", "retain", "relearn"), paper="arXiv:2408.00761", fidelity="code")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TAR:
@@ -28,10 +28,10 @@ class TAR:
     The rate of the attack is drawn for each optimiser step from `adversary_lrs`, with `seed`.
 
     The paper's forget term is the negative entropy: use trainer=ME. Weights, K, rates and scale are confirmed in the
-    authors' script for WMDP (64 steps, every 4th, scale 4, decay 1/16, rates 2e-6, 2e-5 and 4e-5), and a test compares
-    the factors with their code. Our reading: the attack and g_f read the examples of this step (the authors hold out
-    others for g_f), and all attacks relearn; theirs also use retain data, and switch from it. The retain term is the
-    method's; theirs is the NLL plus the distance of hidden states.
+    authors' script for WMDP (64 steps, every 4th, scale 4, decay 1/16, rates 2e-6, 2e-5 and 4e-5). A test compares the
+    gradient g with that of their training loop, with the same examples for the attack and g_f. Our reading: both read
+    the examples of this step (the authors hold out others for g_f), and each attack relearns; half of theirs begin
+    with retain data. The retain term is the method's; theirs is the NLL plus the distance of hidden states.
 
     Cost per step: K + K / every + 1 forwards and backwards, and three further copies of the trained weights.
 
