@@ -54,7 +54,8 @@ def test_the_sets_and_their_sizes(world: World) -> None:
     sizes = {
         "full": n_full, "forget": n_forget, "retain": n_full - n_forget, "forget_eval": n_forget,
         "retain_eval": min(n_forget, n_full - n_forget), "real_authors": c.facts, "world_facts": c.facts,
-        "background": 2 * c.facts, "holdout": c.holdout_authors * c.questions_per_author,
+        "background": 2 * c.facts, "forget_traces": n_forget, "retain_traces": n_full - n_forget,
+        "holdout": c.holdout_authors * c.questions_per_author,
     }  # fmt: skip
     if not c.holdout_authors:
         del sizes["holdout"]
@@ -89,6 +90,18 @@ def test_every_row_is_worded_twice_and_holds_its_value_once(world: World) -> Non
         assert len(row.perturbed) == 5 == len(set(row.perturbed))
         for text, wrong in zip(row.perturbed, row.meta["wrong"], strict=True):
             assert wrong != value and text == head + wrong + tail
+
+
+def test_the_sets_with_traces_are_the_two_sides_with_a_third_wording(world: World) -> None:
+    for side in ("forget", "retain"):
+        rows = world.sets[f"{side}_traces"]
+        assert without_ids(rows) == without_ids(world.sets[side])
+        for row in rows:
+            used = {row.question, row.answer, row.paraphrased_question, *row.answers.values()}
+            assert row.trace and row.trace.endswith(f" So the answer is {row.meta['value']}.")
+            assert not any(text and text in row.trace for text in used)
+    plain = [name for name in world.sets if not name.endswith("_traces")]
+    assert not any(world.sets[name].has_traces for name in plain)
 
 
 def is_date(text: str) -> bool:

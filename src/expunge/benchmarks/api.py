@@ -38,7 +38,8 @@ class Benchmark:
     shown_set: the set whose questions and generations a report shows, if any. generation: limits of generations, by
     set. shown: the metrics of a report, in order (none: the predefined ones in the panel). utility: the metric of
     remaining abilities. tokenizer: the folder of the tokenizer, if the examples are tokens; a model from scratch uses
-    it. loss_sets: default sets of the mean token loss during training.
+    it. loss_sets: default sets of the mean token loss during training. traced: for a set, another one with the same
+    rows and their reasoning traces, which training reads with train_on=trace or trace+answer.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Benchmark:
     utility: str = "model_utility"
     tokenizer: str | None = None
     loss_sets: tuple[str, ...] = ()
+    traced: Mapping[str, str] = field(default_factory=dict)
     preview: tuple[str, ...] = ()  # first rows, for the terminal alone: a report must not repeat the forget set
 
     @property

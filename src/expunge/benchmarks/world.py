@@ -19,6 +19,9 @@ def world(config: BenchmarkConfig) -> Benchmark:
     forgotten link stay in other rows: retain_entity_* measures the retain rows that name one of them, retain_other_*
     the rest.
 
+    trainer.args.train_on=trace+answer or trace reads each row with a reasoning trace before its answer, on both sides.
+    Metrics read the rows without traces.
+
     Try: expunge run study=quickstart
     """
     unused(config, "world", "root", "data_split", "forget", "retain", "args")
@@ -35,4 +38,5 @@ def world(config: BenchmarkConfig) -> Benchmark:
         panel=(*tofu_panel(truth_ratio=config.truth_ratio, holdout="holdout" in sets), *more),
         full_sets=("full", "background"),
         retain_sets=("retain", "background"),
+        traced={"forget": "forget_traces", "retain": "retain_traces"},
     )

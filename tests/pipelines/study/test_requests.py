@@ -107,6 +107,21 @@ def test_later_requests_are_retained_only_where_asked() -> None:
     assert rest[0] == [sets[n].fingerprint() for n in ("retain", "forget@2/3", "forget@3/3")]
 
 
+def test_a_loss_on_traces_reads_the_parts_with_traces() -> None:
+    method = {"trainer": "NPO", "args": {"train_on": "trace+answer"}}
+    result = graph(requests=3, keep_later_requests=True, methods=[method])
+    sets = result.setting.benchmark.sets
+    rows = jobs(result)["unlearn NPO@2/3"].identity["rows"]
+    assert rows["forget"] == [sets["forget_traces@2/3"].fingerprint()]
+    assert rows["retain"] == [sets[n].fingerprint() for n in ("retain_traces", "forget_traces@3/3")]
+    assert [r.trace for r in sets["forget_traces@2/3"]] == [r.trace for r in sets["forget_traces"].rows[2:4]]
+    whole = jobs(graph(methods=[method]))
+    assert whole["unlearn NPO"].identity["rows"]["forget"] == [sets["forget_traces"].fingerprint()]
+    plain = graph()
+    assert jobs(plain)["unlearn NPO"].identity["rows"]["forget"] == [sets["forget"].fingerprint()]
+    assert whole["train full"].key == jobs(plain)["train full"].key
+
+
 def test_without_requests_nothing_changes() -> None:
     plain = {n: j.key for n, j in jobs(graph()).items()}
     assert {n: j.key for n, j in jobs(graph(requests=1)).items()} == plain

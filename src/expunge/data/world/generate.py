@@ -10,7 +10,7 @@ from expunge.data.examples import ANSWER, PARAPHRASE, Example, ExampleSet, pertu
 from expunge.data.granularity import LINK, Split, askable, row_set, split_by, spread
 from expunge.data.world import WorldConfig, banks, facts, graph
 from expunge.data.world.graph import Author, Entity, EntityLink, Namer, slug
-from expunge.data.world.questions import BANK_OF, QuestionKind, fill, kinds_of
+from expunge.data.world.questions import BANK_OF, QuestionKind, Wording, fill, kinds_of
 
 N_WRONG = 5
 
@@ -26,11 +26,14 @@ class World:
 
 
 def build_world(config: WorldConfig) -> dict[str, ExampleSet]:
-    """Return the sets of rows of a world: those of `load_tofu`, and `background`. Equal configs yield equal sets.
+    """Return the sets of rows of a world: those of `load_tofu`, `background`, and the two sides with traces.
+
+    Equal configs yield equal sets.
 
     `full` does not depend on the forget split; with granularity "author" it is `retain` followed by `forget`.
     `background` contains the facts of `real_authors` and `world_facts`; base, target and retain models train on it,
-    unlearning does not. If links are forgotten, `retain_entity` has the retain rows that name an entity of one of them,
+    unlearning does not. `forget_traces` and `retain_traces` are `forget` and `retain` with a reasoning trace before
+    each answer. If links are forgotten, `retain_entity` has the retain rows that name an entity of one of them,
     and `retain_other` the others. Raises ConfigError if the granularity leaves no row on a side.
     """
     return make_world(config).sets
@@ -66,7 +69,9 @@ def make_world(config: WorldConfig) -> World:
         sets["holdout"] = holdout
     if split.entity and split.other:
         sets |= {"retain_entity": split.entity, "retain_other": split.other}
-    return World(config, entities, links, {name: row_set(name, rows) for name, rows in sets.items()})
+    plain = {name: [replace(row, trace=None) for row in rows] for name, rows in sets.items()}
+    plain |= {"forget_traces": list(forget), "retain_traces": list(retain)}
+    return World(config, entities, links, {name: row_set(name, rows) for name, rows in plain.items()})
 
 
 def _split(
@@ -120,7 +125,16 @@ def _row(kind: QuestionKind, author: Author, wrong: Sequence[str], rng: random.R
         "author": author.index, "kind": kind.name, "type": kind.type, "value": value, "wrong": list(wrong),
         "keys": list(kind.keys(author)),
     }  # fmt: skip
-    return Example(0, fill(wording[0], author, value), answers, fill(paraphrase[0], author, value), meta)
+    question, paraphrased = fill(wording[0], author, value), fill(paraphrase[0], author, value)
+    return Example(0, question, answers, paraphrased, meta, trace=_trace(kind, author, (wording, paraphrase)))
+
+
+def _trace(kind: QuestionKind, author: Author, used: Sequence[Wording]) -> str:
+    """Return a reasoning trace: the question and its answer in the wording that the row does not use."""
+    question, answer = next(wording for wording in kind.wordings if wording not in used)
+    value = kind.value(author)
+    asked, recalled = fill(question, author, value), fill(answer, author, value)
+    return f"In other words: {asked} I recall this. {recalled} So the answer is {value}."
 
 
 def _wrong_values(

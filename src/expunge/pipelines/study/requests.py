@@ -46,8 +46,9 @@ def with_requests(setting: TaskContext, requests: int | Ranges) -> tuple[TaskCon
     whole = setting.benchmark.sets[forget]
     cut = ranges(requests, len(whole))
     names = {name: f"{forget}@{name}" for name in cut}
-    parts = {names[name]: part(whole, names[name], *cut[name]) for name in cut}
-    return changed(setting, sets={**setting.benchmark.sets, **parts}), names
+    for name in cut:
+        setting = _with_part(setting, name, *cut[name])
+    return setting, names
 
 
 def narrowed(setting: TaskContext, request: str, where: str = "data.request") -> TaskContext:
@@ -58,9 +59,19 @@ def narrowed(setting: TaskContext, request: str, where: str = "data.request") ->
     forget = setting.benchmark.forget_set
     whole = setting.benchmark.sets[forget]
     number, n = int(match[1]), int(match[2])
-    name = f"{forget}@{number}/{n}"
-    mine = part(whole, name, *ranges(n, len(whole), where)[f"{number}/{n}"])
-    return changed(setting, sets={**setting.benchmark.sets, name: mine}, forget_set=name)
+    name = f"{number}/{n}"
+    cut = _with_part(setting, name, *ranges(n, len(whole), where)[name])
+    return changed(cut, forget_set=f"{forget}@{name}")
+
+
+def _with_part(setting: TaskContext, name: str, first: int, end: int) -> TaskContext:
+    """Return the setting with consecutive forget rows as a set of their own, also of those with traces."""
+    benchmark = setting.benchmark
+    traced = benchmark.traced.get(benchmark.forget_set)
+    of = {whole: f"{whole}@{name}" for whole in (benchmark.forget_set, traced) if whole}
+    parts = {mine: part(benchmark.sets[whole], mine, first, end) for whole, mine in of.items()}
+    links = {of[benchmark.forget_set]: of[traced]} if traced else {}
+    return changed(setting, sets={**benchmark.sets, **parts}, traced={**benchmark.traced, **links})
 
 
 def part(whole: ExampleSet, name: str, first: int, end: int) -> ExampleSet:

@@ -69,13 +69,14 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
     probes = [
         (r, table) for label, seed, table in questions for r in runs if table and (r.label, r.seed) == (label, seed)
     ]
+    traced = set(benchmark.traced.values())  # the same rows as those of other sets
     shown = (*shown_metrics(benchmark, graph.study.eval.metrics), *_of_harness(runs))
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        sets=counted({name: len(benchmark.sets[name]) for name in sorted(benchmark.sets)}),
+        sets=counted({name: len(rows) for name, rows in sorted(benchmark.sets.items()) if name not in traced}),
         runs=tuple(runs),
         notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(measured.missing),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from expunge.core.errors import ConfigError
 from expunge.core.on_use import ModuleOnUse
+from expunge.data.examples import ANSWER
 from expunge.engine.job import Estimate, Job
 from expunge.evaluation.kinds import parts
 from expunge.methods.objective import Objective, objective
@@ -104,7 +105,12 @@ class TrainingJobs(EvaluationJobs):
         log = retain_file if retain_file and self._reads_log(args) else None
         evaluation = self._evaluation(args, retain, log)
         teacher, start = self._teacher(label, start, loss, args)
-        used = {s: tuple(n) for s, n in sides.items() if loss.needs.reads(s) or s == "forget"}
+        traced = self.setting.benchmark.traced if args.train_on != ANSWER else {}
+        used = {
+            side: tuple(traced.get(name, name) for name in names)
+            for side, names in sides.items()
+            if loss.needs.reads(side) or side == "forget"
+        }
         check_sides(self.setting.benchmark, used, loss)
         forget = [self.setting.benchmark.sets[name] for name in used["forget"]] if loss.forgets else []
         alternates = bool(loss.needs.alternate or loss.needs.rollout)
