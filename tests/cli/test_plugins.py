@@ -60,3 +60,26 @@ def test_the_next_command_of_a_plan_and_of_a_study_loads_the_file_again(mine: Pa
     )
     code, _, errors = expunge("plan", "study=quickstart", "methods=[Zq]")
     assert code == 2 and "--plugin FILE.py loads names of your own" in errors
+
+
+BROKEN = '''
+from expunge.benchmarks import Benchmark, BenchmarkConfig, benchmark
+from expunge.data.examples import ExampleSet
+
+@benchmark("broken", about="a mistake")
+def broken(config: BenchmarkConfig) -> Benchmark:
+    """Make a mistake."""
+    MISTAKE
+'''
+
+
+@pytest.mark.parametrize("mistake", ["return config.rows", "return ExampleSet('full', [], form='qa', nothing=1)"])
+def test_an_error_in_the_code_of_a_plugin_names_its_file_and_line(
+    mistake: str, here: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(here))
+    (here / "broken.py").write_text(BROKEN.replace("MISTAKE", mistake))
+    code, _, errors = expunge("plan", "--plugin", "broken.py", "study=quickstart", "benchmark=broken")
+    assert code == 2
+    assert errors.startswith(f"expunge: error: plugin {here / 'broken.py'}, line 8: ") and "; details in " in errors
+    assert len(errors.splitlines()) == 1 and ("AttributeError" in errors or "TypeError" in errors)

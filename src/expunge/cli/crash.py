@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from expunge import __version__
+from expunge.core.plugins import place_in_plugin
 from expunge.core.terminal import complain, printable
 
 SHOW = "EXPUNGE_TRACEBACK"
@@ -21,7 +22,10 @@ _SECRET = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
 def report_crash(error: Exception, words: Sequence[str]) -> int:
-    """Print one line for an unexpected error, write its details to a new private file, and return exit code 1."""
+    """Print one line for an unexpected error, write its details to a new private file, and return the exit code.
+
+    It is 1, or 2 for an error in the code of a plugin, whose file and line are in the message.
+    """
     text = " ".join(str(error).split())
     line = _without_secrets(f"{type(error).__name__}: {text:.200}")
     if os.environ.get(SHOW) == "1":
@@ -31,6 +35,10 @@ def report_crash(error: Exception, words: Sequence[str]) -> int:
         handle, place = tempfile.mkstemp(prefix="expunge-crash-", suffix=".txt")  # only its owner can read it
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(_without_secrets(_details(error, words)))
+    plugin = place_in_plugin(error)
+    if plugin is not None:
+        complain(f"expunge: error: plugin {plugin}: {line}; details in {place}")
+        return 2
     complain(f"expunge: internal error: {line}; details in {place}")
     return 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,11 +15,13 @@ from pathlib import Path
 from expunge.core.errors import ConfigError, ExpungeError, nearest
 
 GROUP = "expunge.plugins"
+_LOADED: set[str] = set()  # the top-level modules of the loaded plugins
 
 
 def load_plugins(files: Sequence[str]) -> None:
     """Import the entry points and then the files. Raises ConfigError with the plugin's name and its own error."""
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        _LOADED.add(point.module.partition(".")[0])
         try:
             point.load()
         except Exception as error:
@@ -37,10 +40,22 @@ def _load_file(path: Path) -> None:
         raise ConfigError(f"--plugin: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look their module up by name
+    _LOADED.add(module_name)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"--plugin: {path}: {_message(error)}") from error
+
+
+def place_in_plugin(error: BaseException) -> str | None:
+    """Return the file and the line of a plugin at which an error was raised; None if no plugin took part.
+
+    Of several lines it is the innermost one: an error that the package raises there comes from a call of the plugin.
+    """
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LOADED:
+            return f"{frame.f_code.co_filename}, line {line}"
+    return None
 
 
 def _message(error: Exception) -> str:
