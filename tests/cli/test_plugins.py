@@ -37,6 +37,16 @@ def test_a_method_from_a_file(mine: Path, expunge: Run) -> None:
     assert any(job["label"] == "HalfAscent(share=0.1)" for job in json.loads(out))
 
 
+def test_a_proposed_command_loads_the_plugin(mine: Path, expunge: Run) -> None:
+    words = ("study=quickstart", "methods=[{trainer: HalfAscent}]")
+    code, out, errors = expunge("plan", "--plugin", "mine.py", "--allow-env", *words)
+    proposed = "'methods=[{trainer: HalfAscent}]' --plugin mine.py"
+    assert code == 0, errors
+    assert out.splitlines()[-1] == f"next:    expunge run study=quickstart {proposed} --allow-env"
+    code, _, errors = expunge("report", "--plugin", "mine.py", *words)
+    assert code == 2 and errors.endswith(f"first run: expunge run study=quickstart {proposed}\n")
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [("1 +", "SyntaxError"), ("import nothing_of_this_name", "ModuleNotFoundError"), (None, "no file")],

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
+import argparse
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from expunge.cli.parser import plugin_words
+from expunge.cli.words import command_line
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, say
 from expunge.pipelines.study.grid_reports import in_one, write_reports
@@ -22,12 +22,13 @@ from expunge.ui.server import HOST, TYPES, Response, serve
 EVERY_S = 5.0  # seconds between looks at the store
 
 
-def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, formats: str | None) -> int:
+def report(parsed: argparse.Namespace) -> int:
     """Write the report and, with a port, serve it until an interrupt."""
-    kinds = tuple(part.strip() for part in (formats or "").split(",") if part.strip())
+    port = parsed.serve
+    kinds = tuple(part.strip() for part in (parsed.figures or "").split(",") if part.strip())
     check_formats(kinds)
-    study = load_study(overrides, plugins)
-    command = shlex.join(["expunge", "run", *overrides, *plugin_words(plugins)])
+    study = load_study(parsed.overrides, parsed.plugin)
+    command = command_line("run", parsed.overrides, parsed)
     if port is None:
         if not study.has_results:
             raise ConfigError(

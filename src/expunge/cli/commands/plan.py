@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.cli.compose import check
-from expunge.cli.parser import plugin_words
+from expunge.cli.words import command_line
 from expunge.core.console import Console
 from expunge.core.terminal import complain, say
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SINGLE = {"train": "train", "finetune": "train", "unlearn": "unlearn", "eval": "eval"}
 
 
-def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, every_job: bool) -> int:
+def show_plan(words: Sequence[str], parsed: argparse.Namespace) -> int:
     """Print the plan of `study=...`, or of a single job: `expunge plan unlearn experiment=...`. Raises ConfigError."""
     mode, words = mode_of(words)
     for note in check(mode, words).notes:
@@ -32,7 +32,7 @@ def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, ev
     if mode == "run":
         from expunge.pipelines.study.handle import load_study
 
-        study = load_study(words, plugins)
+        study = load_study(words, parsed.plugin)
         notes, planned = study.notes, study.plan()
         if study.swept is not None:
             waits = "the trials of the sweep; the study with the best settings follows when they are done"
@@ -44,11 +44,11 @@ def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, ev
         notes, planned = job.prepared.notes, plan(job.prepared.ends, Store(Path(job.prepared.single.paths.store)))
     for note in notes:
         complain(f"note: {note}")
-    if as_json:
+    if parsed.json:
         say(json.dumps([plan_values(p) for p in planned], indent=1))
     else:
-        print_plan(planned, waiting, every_job=every_job)
-        say(f"next:    {shlex.join(['expunge', mode, *words, *plugin_words(plugins)])}")
+        print_plan(planned, waiting, every_job=parsed.all)
+        say(f"next:    {command_line(mode, words, parsed)}")
     return 0
 
 

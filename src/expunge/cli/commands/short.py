@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from expunge.cli.parser import plugin_words
+from expunge.cli.words import command_line
 from expunge.core.distributed import here
 from expunge.core.terminal import complain, say
 
@@ -62,15 +62,9 @@ def run_study(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         complain(f"failed: {label}: {reason}")
     say(f"report: {page}")
     if not parsed.quiet:
-        say(f"next:   {_next_of_study([*parsed.overrides, *plugin_words(parsed.plugin)])}")
+        again = command_line("results", parsed.overrides, parsed)
+        say(f"next:   open the page, or `{again}`; `expunge ui` shows all studies and compares models")
     return 1 if result.failures else 0
-
-
-def _next_of_study(words: Sequence[str]) -> str:
-    """Return the useful commands after a study."""
-    return (
-        f"open the page, or `expunge results {shlex.join(words)}`; `expunge ui` shows all studies and compares models"
-    )
 
 
 def plan_study(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -83,7 +77,7 @@ def plan_study(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         if parsed.cfg:
             return _show_settings(parsed)
         parsed.overrides = [parsed.mode, *parsed.overrides]
-    return show_plan(parsed.overrides, parsed.plugin, as_json=parsed.json, every_job=parsed.all)
+    return show_plan(parsed.overrides, parsed)
 
 
 def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -248,7 +242,7 @@ def write_report(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Write the report of a study, and serve it if requested."""
     from expunge.cli.reporting import report
 
-    return report(parsed.overrides, parsed.plugin, parsed.serve, parsed.figures)
+    return report(parsed)
 
 
 def show_help(parsed: argparse.Namespace, words: Sequence[str]) -> int:
