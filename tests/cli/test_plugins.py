@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from expunge.cli.commands.short import _next_of_study
 from expunge.cli.parser import plugin_words
+
+
+from expunge.cli.commands.audit import _next
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -45,6 +49,9 @@ def test_a_proposed_command_loads_the_plugin(mine: Path, expunge: Run) -> None:
     assert out.splitlines()[-1] == f"next:    expunge run study=quickstart {proposed} --allow-env"
     code, _, errors = expunge("report", "--plugin", "mine.py", *words)
     assert code == 2 and errors.endswith(f"first run: expunge run study=quickstart {proposed}\n")
+    audited = argparse.Namespace(model="m", forget="f.csv", retain_model="r", plugin=["my audit.py"], allow_env=False)
+    words = "--model m --forget f.csv --out erased --dry-run --plugin 'my audit.py'"
+    assert _next(audited) == f"if rows are left: expunge erase {words}"
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,11 @@ def test_the_wrapper_belongs_to_the_identity_of_the_model_and_not_of_the_tokeniz
 def test_damaged_files_are_refused(tiny, tmp_path) -> None:
     save_model(wrapped(tiny, "steering"), tiny[1], tmp_path)
     file = tmp_path / "wrapper.json"
+    whole = file.read_text()
+    file.write_text(whole.replace('"steering"', '"mine"'))
+    with pytest.raises(ConfigError, match=r"names the wrapper 'mine', .* load the plugin .* \(--plugin FILE.py\)"):
+        load_model(str(tmp_path), ModelArgs(), device=torch.device("cpu"))
+    file.write_text(whole)
     file.write_text(file.read_text().replace('"revision": 1', '"revision": 0'))
     with pytest.raises(ConfigError, match=r"wrapper.json has revision 0 of steering; wrap the model again$"):
         load_model(str(tmp_path), ModelArgs(), device=torch.device("cpu"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.cli.given_rows import OWN_SETTINGS, ROWS, model_source, model_words, refuse_settings
+from expunge.cli.words import command_line
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, quiet, say
 
@@ -174,8 +175,8 @@ def _next(parsed: argparse.Namespace) -> str:
     """Return the next useful command."""
     if parsed.retain_model is None:
         return "for a verdict, the same command with --retain-model: a model that never saw the rows"
-    model, rows = shlex.quote(parsed.model), shlex.quote(parsed.forget)
-    return f"if rows are left: expunge erase --model {model} --forget {rows} --out erased --dry-run"
+    words = ("--model", parsed.model, "--forget", parsed.forget, "--out", "erased", "--dry-run")
+    return f"if rows are left: {command_line('erase', words, parsed)}"
 
 
 @contextlib.contextmanager
