@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,18 @@ def test_the_reward_of_the_boundary_by_hand() -> None:
     for text, forget, retain in (("I don't know.", 1, 0), ("It was Ana Silva.", 0, 1), ("It was Ana.", 0, 0)):
         both = [dataclasses.replace(rollout(text), side=side) for side in ("forget", "retain")]
         assert list(find_reward("refusal_boundary").compute(both)) == [forget, retain]
+
+
+def test_the_reward_of_the_boundary_and_that_of_the_authors_code() -> None:
+    file = Path(__file__).parents[1] / "methods" / "conformance" / "rule.json"
+    cases = json.loads(file.read_text(encoding="utf-8"))["cases"]
+    pairs = cases["answers"]["inputs"]["pairs"]
+    answered = [Rollout("q", answer, text, 9, True, side="retain") for text, answer in pairs]
+    assert list(find_reward("refusal_boundary").compute(answered)) == cases["answers"]["outputs"]
+    refused = cases["refusals"]["inputs"]["texts"]
+    assert refused == list(REFUSALS)
+    ours = find_reward("refusal_boundary").compute([rollout(text) for text in refused])
+    assert (sum(ours), sum(cases["refusals"]["outputs"])) == (56, 37)  # the page names this difference
 
 
 def test_rule_samples_texts_of_both_sides(start: Any, encoder: Encoder) -> None:

@@ -30,9 +30,11 @@ class RULE:
     recall above 0.5; else 0. Advantages are relative to the other texts of the question: A = (r - mean) / (std + 1e-4).
     Loss: -E over texts [mean_t ratio_t A] + alpha NLL_r, with ratio 1 at the current weights (GRPO, eq. 3).
 
-    The reward is that of a public copy of the authors' code, with our own patterns of a refusal. Our reading: GRPO's KL
-    term is left out; the retain examples have the place of the paper's boundary questions, which a second model writes
-    near the forget questions. Give such questions as retain rows.
+    The reward is that of a public copy of the authors' code, with our own patterns of a refusal: theirs match 37 of the
+    package's 56 refusals, ours all. Their scripts use further forms: half of a retain reward is for no refusal, the
+    other half for a recall above 0.3; half of a forget reward is for naming the target. Our reading: GRPO's KL term
+    (0.01 there) is left out; the retain examples have the place of the paper's boundary questions, which a second model
+    writes near the forget questions. Give such questions as retain rows.
 
     Pitfalls: a model that never refuses gets no reward on forget questions, and learns nothing there. The paper first
     fine-tunes on refusals: run IdkNLL, and RULE with its model. Generation makes a step several times as slow.

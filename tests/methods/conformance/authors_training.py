@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,3 +110,27 @@ def _(folder: Path, inputs: Inputs) -> Any:
         unbounded=True,
     )
     return outer.gradient
+
+
+@case("rule", "refusals")
+def _(folder: Path, inputs: Inputs) -> Any:
+    return [_reward(folder)(text, ["<reject>"])["overall"] for text in inputs["texts"]]
+
+
+@case("rule", "answers")
+def _(folder: Path, inputs: Inputs) -> Any:
+    return [_reward(folder)(text, ["<answer>", answer])["overall"] for text, answer in inputs["pairs"]]
+
+
+def _reward(folder: Path) -> Any:
+    """Return the authors' `forget_reward`. It reads the package rouge (pip install rouge)."""
+    import re
+
+    from rouge import Rouge
+
+    file = folder / "verl/utils/reward_score/forget.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    patterns = next(node for node in tree.body if isinstance(node, ast.Assign))
+    scope: dict[str, Any] = {"re": re}
+    exec(ast.unparse(patterns), scope)
+    return definitions(file, ["forget_reward"], {"Rouge": Rouge, **scope}).forget_reward
