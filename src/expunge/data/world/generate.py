@@ -131,10 +131,10 @@ def _row(kind: QuestionKind, author: Author, wrong: Sequence[str], rng: random.R
 
 def _trace(kind: QuestionKind, author: Author, used: Sequence[Wording]) -> str:
     """Return a reasoning trace: the question and its answer in the wording that the row does not use."""
-    question, answer = next(wording for wording in kind.wordings if wording not in used)
     value = kind.value(author)
-    asked, recalled = fill(question, author, value), fill(answer, author, value)
-    return f"In other words: {asked} I recall this. {recalled} So the answer is {value}."
+    third = next(wording for wording in kind.wordings if wording not in used)
+    question, answer = (fill(text, author, value) for text in third)
+    return f"In other words: {question} I recall this. {answer} So the answer is {value}."
 
 
 def _wrong_values(
