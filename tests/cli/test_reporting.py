@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import threading
 from collections.abc import Iterator
@@ -93,7 +94,8 @@ def test_a_report_of_half_a_study_counts_the_models_without_results(
     study = SimpleNamespace(has_results=True, damage={})
     monkeypatch.setattr(reporting, "load_study", lambda *_: study)
     monkeypatch.setattr(reporting, "_write", lambda *_: (SimpleNamespace(missing=[1, 2]), [Path("report.html")]))
-    assert reporting.report(["study=x"], [], None, None) == 0
+    parsed = argparse.Namespace(overrides=["study=x"], plugin=[], serve=None, figures=None)
+    assert reporting.report(parsed) == 0
     assert "note: 2 models have no results yet, or failed" in capsys.readouterr().err
 
 
