@@ -9,10 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from expunge.cli.commands.short import _next_of_study
-from expunge.cli.parser import plugin_words
-
-
 from expunge.cli.commands.audit import _next
 
 Run = Callable[..., tuple[int, str, str]]
@@ -68,13 +64,7 @@ def test_a_broken_file_is_told_in_one_line(text: str | None, part: str, here: Pa
     assert part in errors
 
 
-def test_the_next_command_of_a_plan_and_of_a_study_loads_the_file_again(mine: Path, expunge: Run) -> None:
-    words = ("study=quickstart", "methods=[HalfAscent]")
-    code, out, errors = expunge("plan", "--plugin", "mine.py", *words)
-    assert code == 0 and out.splitlines()[-1].endswith("--plugin mine.py"), errors
-    assert _next_of_study([*words, *plugin_words(["mine.py"])]).startswith(
-        "open the page, or `expunge results study=quickstart 'methods=[HalfAscent]' --plugin mine.py`"
-    )
+def test_an_unknown_name_without_a_similar_one_mentions_plugins(expunge: Run) -> None:
     code, _, errors = expunge("plan", "study=quickstart", "methods=[Zq]")
     assert code == 2 and "--plugin FILE.py loads names of your own" in errors
 

@@ -103,11 +103,6 @@ def add_push(sub: argparse.ArgumentParser, result: str) -> None:
     sub.add_argument("--public", action="store_true", help="with --push: a new repository is public")
 
 
-def plugin_words(files: Sequence[object]) -> list[str]:
-    """Return the options that load the same plugin files again."""
-    return [word for file in files for word in ("--plugin", str(file))]
-
-
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Return the parser of each command, by name."""
     actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
