@@ -21,8 +21,8 @@ from expunge.metrics.verdict import (
     direct_findings,
     make_verdict,
     ranked,
+    share_text,
     statistic_of,
-    utility_share,
 )
 
 RNG = np.random.default_rng(0)
@@ -203,7 +203,7 @@ def test_models_without_a_verdict_are_not_called_equal() -> None:
 
 
 def test_a_rounded_share_is_on_the_side_of_its_word() -> None:
-    assert [utility_share(x) for x in (0.9449, 0.9451, 0.949, 0.95, 0.97)] == ["94%", "94.5%", "94.9%", "95%", "97%"]
+    assert [share_text(x) for x in (0.9449, 0.9451, 0.949, 0.95, 0.97)] == ["94%", "94.5%", "94.9%", "95%", "97%"]
     assert "94.5% [94%, 94.5%] of the utility" in choice([verdict_of("a", 0.0, 0.9451)])
 
 

@@ -175,7 +175,7 @@ def share_interval(k: int, n: int) -> tuple[float, float]:
     return (middle - half if k else 0.0), (middle + half if k < n else 1.0)
 
 
-def _interval_alone(values_R: Floats) -> tuple[float, float]:
+def interval_alone(values_R: Floats) -> tuple[float, float]:
     """Return the interval of a mean: Wilson's if each row has 0 or 1, else a t interval."""
     n = len(values_R)
     if n and np.isin(values_R, (0.0, 1.0)).all():
@@ -196,7 +196,7 @@ def without_comparison(
     """
     present = [np.empty(0) if side is None else side[~np.isnan(side)] for side in sides]
     value, retain, full = (float(side.mean()) if len(side) else math.nan for side in present)
-    low, high = _interval_alone(present[0])
+    low, high = interval_alone(present[0])
     more = dict(details or {})
     return AuditFinding(name, value, low, high, retain, full, note=note, details=more, rows=len(present[0]))
 

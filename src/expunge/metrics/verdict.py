@@ -337,22 +337,23 @@ def column_of(result: MetricResult, name: str, ids: Sequence[int]) -> Floats:
     return np.array([values.get(i, math.nan) for i in ids], dtype=float)
 
 
-def utility_share(share: float) -> str:
-    """Return a share of utility in percent, with a decimal if rounding would put it on the other side of the margin."""
-    same = (round(share, 2) >= 1 - DAMAGE) == (share >= 1 - DAMAGE)
-    return f"{share:.0%}" if same else f"{share:.1%}"
+def share_text(share: float, limit: float = 1 - DAMAGE) -> str:
+    """Return a share in percent, with decimals if rounding would move it to or over the limit."""
+
+    def side(number: float) -> int:
+        return (number > limit) - (number < limit)
+
+    digits = next((n for n in range(4) if side(round(share, n + 2)) == side(share)), 4)
+    return f"{share:.{digits}%}"
 
 
 def utility_left(answer: VerdictAnswer) -> str:
     """Return the share of utility in percent, with its interval if there is one; empty without a share."""
     if not math.isfinite(answer.number):
         return ""
-    ends = (
-        f" [{utility_share(answer.low)}, {utility_share(answer.high)}]"
-        if math.isfinite(answer.low + answer.high)
-        else ""
-    )
-    return f"{utility_share(answer.number)}{ends}"
+    is_sure = math.isfinite(answer.low + answer.high)
+    ends = f" [{share_text(answer.low)}, {share_text(answer.high)}]" if is_sure else ""
+    return f"{share_text(answer.number)}{ends}"
 
 
 def ranked(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,8 @@ from expunge.engine.job import JobContext
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.pipelines.erase import run as erase_run
+from expunge.pipelines.erase.goal_values import MISSED, STATES
+from expunge.pipelines.erase.goals import AUDIT_STATES
 from expunge.pipelines.erase.jobs import GivenModelJob
 
 Run = Callable[..., tuple[int, str, str]]
@@ -85,7 +89,13 @@ def test_a_model_a_card_and_a_report_are_made(erased: tuple[Path, int]) -> None:
     out, code = erased
     assert {p.name for p in (out / "model").iterdir()} >= {"model.safetensors", "tokenizer.json", "README.md"}
     report = json.loads((out / "erasure_report.json").read_text())
-    assert code == report["exit_code"] == (3 if any(x["state"] == "not achieved" for x in report["lines"]) else 0)
+    assert code == report["exit_code"] == (3 if any(x["state"] in MISSED for x in report["lines"]) else 0)
+    words = [f"{line['state']}: {line['text']}" for line in report["lines"]]
+    card, page, text = (
+        html.unescape(re.sub("</?strong>|[*]{2}", "", (out / name).read_text()).replace("\\", ""))
+        for name in ("model/README.md", "erasure_report.html", "erasure_report.md")
+    )
+    assert all(line in side for line in words for side in (card, page, text))  # one wording in all of them
     assert [t["chosen"] for t in report["trials"]] == [True]
     output = [line["text"] for line in report["lines"]]
     assert any(line.startswith("utility: ") for line in output)
@@ -197,7 +207,11 @@ def test_a_given_control_stands_beside_the_model_in_the_audits(here_with: Path, 
     verdicts = [f["verdict"] for f in report["report"]["findings"] if f["name"].startswith("Audit relearn")]
     assert verdicts and all(v.startswith("Verdict: ") for v in verdicts)
     outcome = [line for line in out.strip().splitlines() if not line.startswith(("next:", "  "))][-1]
-    assert outcome.split(":")[0] in ("achieved", "not known", "not achieved")
+    assert outcome.split(":")[0] in STATES
+    compared = next(x for x in report["lines"] if x["text"].startswith("compared with a model that never saw the rows"))
+    word = report["verdict"]["forgot"]["word"]
+    assert f": {word}. " in compared["text"]  # the goal has the word of the verdict
+    assert compared["state"] == AUDIT_STATES.get(word, "not known")
     assert "next:    read " in out
 
 

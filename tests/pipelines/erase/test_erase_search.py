@@ -18,7 +18,8 @@ from expunge.engine.provenance import JobStart, provenance
 from expunge.engine.record import write_record
 from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
-from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, exit_code, left_over
+from expunge.pipelines.erase.goal_values import EraseFinding, exit_code, left_over
+from expunge.pipelines.erase.goals import BeforeAfter
 from expunge.pipelines.erase.request import UTILITY
 from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.erase.search import SEVERAL, Show, best, budget_of, carry_on, sized

@@ -23,6 +23,7 @@ from expunge.pipelines.erase.general import (
     general_items,
     gibberish_in,
 )
+from expunge.pipelines.erase.goals import ability_goal
 from expunge.pipelines.erase.made_rows import RowRequest, is_question, make_rows
 from expunge.pipelines.erase.neighbours import listed_names, neighbour_questions
 from expunge.pipelines.erase.preflight import Examiner, Preflight, examine, own_answers, preflight_lines
@@ -254,11 +255,12 @@ def test_items_count_that_only_one_of_the_models_solves() -> None:
     )
     whole, facts = ability_changes(before, after)
     assert (whole.before, whole.after, whole.items) == (20, 18, 25) and facts.name == "world facts"
-    assert whole.damaged and whole.low < 0.9 < whole.high and ability_left(before, after) == pytest.approx(0.9)
+    assert ability_goal(whole).state == "not achieved by the point value"
+    assert whole.low < 0.9 < whole.high and ability_left(before, after) == pytest.approx(0.9)
     lucky = {"general_facts": choices([1] * 16 + [0] * 4 + [1] * 4 + [0])}  # four lost and four won
-    assert not ability_changes(before, lucky)[0].damaged and ability_left(before, lucky) == 1.0
+    assert ability_goal(ability_changes(before, lucky)[0]).is_met and ability_left(before, lucky) == 1.0
     same = ability_changes(before, before)[0]
-    assert not same.damaged and same.low < 1.0 < same.high and MARGIN == 0.05
+    assert ability_goal(same).is_met and same.low < 1.0 < same.high and MARGIN == 0.05
 
 
 def test_a_model_at_chance_has_no_general_ability_to_lose() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from expunge.metrics.api import MetricResult
-from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, single_rows
+from expunge.pipelines.erase.goal_values import EraseFinding
+from expunge.pipelines.erase.goals import BeforeAfter, single_rows
 from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.rows import KNOWN
 

@@ -264,10 +264,11 @@ DECIDED = {
 
 
 def print_outcome(done: Any, console: Any) -> None:
-    """Print the verdict, the trials, the written files, and the outcome: achieved or not, for each goal."""
+    """Print the verdict, the trials, the written files, and the state of each goal."""
     from rich.table import Table
     from rich.text import Text
 
+    from expunge.pipelines.erase.goal_values import MISSED, STATES
     from expunge.pipelines.erase.request import UTILITY
     from expunge.pipelines.erase.rows import KNOWN
 
@@ -285,12 +286,10 @@ def print_outcome(done: Any, console: Any) -> None:
     console.print(table)
     for name in ("model", "erasure_report.html")[0 if done.written else 1 :]:
         console.print(f"written: {done.folder / name}", highlight=False, soft_wrap=True, markup=False)
-    colours = {"achieved": "green", "not achieved": "red", "not known": "yellow"}
-    for state in ("achieved", "not known", "not achieved"):
+    for state in STATES:
+        colour = "green" if state == "achieved" else "red" if state in MISSED else "yellow"
         for line in (x for x in done.lines if x.state == state):
-            console.print(
-                f"{line.state}: {line.text}", style=colours[state], highlight=False, soft_wrap=True, markup=False
-            )
+            console.print(f"{state}: {line.text}", style=colour, highlight=False, soft_wrap=True, markup=False)
 
 
 def request_of(parsed: argparse.Namespace) -> Any:

@@ -14,7 +14,7 @@ from expunge.core.errors import ConfigError
 from expunge.engine.job import Job
 from expunge.engine.run import plan
 from expunge.engine.store import Store
-from expunge.metrics.equivalence import NOT_MEASURABLE
+from expunge.metrics.equivalence import NOT_MEASURABLE, AuditFinding
 from expunge.pipelines.audit_jobs.jobs import audit_jobs
 from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject, audit_lines
 from expunge.pipelines.budget import Budget
@@ -37,13 +37,13 @@ ORDER = ("prompting", "exposure", "relearn", "quantize")
 class AttackResult:
     """The result of an audit: readings against the controls, and numbers of the model before and after.
 
-    found: attack -> (the model's number, that of the model before unlearning), without a control. reason: why the audit
-    did not run.
+    found: attack -> the model's number with its interval and that of the model before unlearning, without a control.
+    reason: why the audit did not run.
     """
 
     name: str
     readings: tuple[AuditLine, ...] = ()
-    found: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    found: Mapping[str, AuditFinding] = dataclasses.field(default_factory=dict)
     reason: str = ""
     audited: AuditEntry | None = None
 
@@ -123,13 +123,13 @@ def seconds_of(jobs: list[Job], store: Store) -> float:
     return sum(p.seconds or 0.0 for p in plan(jobs, store) if p.state != "hit")
 
 
-def _numbers_of(audit: Audit, readings: Sequence[AuditLine]) -> dict[str, tuple[float, float]]:
-    """Return the numbers of the models after and before by attack, where there is no control to compare them with."""
+def _numbers_of(audit: Audit, readings: Sequence[AuditLine]) -> dict[str, AuditFinding]:
+    """Return the findings by attack if there is no control to compare them with."""
     shown = {"worst_prob": "the worst prompt form"}
     if isinstance(audit, RelearnAudit):
         shown = {way: f"{way}, step {audit.steps[-1]}" for way in audit.ways}
     return {
-        shown.get(one.name, one.name): (one.value, one.full)
+        shown.get(one.name, one.name): one
         for one in readings
         if one.verdict == NOT_MEASURABLE and math.isfinite(one.value)
     }

@@ -12,15 +12,15 @@ import numpy as np
 
 from expunge.benchmarks.metric_suite import HOLDOUT
 from expunge.core.fingerprints import file_sha256
-from expunge.metrics.aggregate import bootstrap_interval
-from expunge.metrics.equivalence import AuditFinding
+from expunge.metrics.equivalence import AuditFinding, interval_alone
 from expunge.metrics.verdict import QUESTIONS, Verdict, column_of, direct_findings, statistic_of
 from expunge.models.config import looks_local, model_name, weights_source
 from expunge.models.identity import contents_hash, model_identity
 from expunge.pipelines.erase.attacks import AttackResult
 from expunge.pipelines.erase.commitment import FIELD
 from expunge.pipelines.erase.general import NAMES
-from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding
+from expunge.pipelines.erase.goal_values import EraseFinding
+from expunge.pipelines.erase.goals import BeforeAfter
 from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.preflight import Preflight
 from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRequest, EraseRun
@@ -192,8 +192,7 @@ def _finding(measured: BeforeAfter, name: str, title: str, words: str) -> Findin
     result = measured.after[name]
     statistic = statistic_of(result)
     column = column_of(result, statistic, list(result.per_row)) if statistic else np.empty(0)
-    column = column[~np.isnan(column)]
-    low, high = bootstrap_interval(column) if len(column) > 1 else (math.nan, math.nan)
+    low, high = (min(max(end, 0.0), 1.0) for end in interval_alone(column[~np.isnan(column)]))  # of shares and rates
     control = math.nan if measured.control is None else measured.control[name].value
     return Finding(
         title, words, result.value, low, high, measured.before[name].value, control, reason=result.reason or ""
@@ -211,9 +210,10 @@ def _of_audits(attacks: Sequence[AttackResult]) -> list[Finding]:
             title = f"Audit {one.name}, {r.name}"
             out.append(Finding(title, words, r.value, r.low, r.high, r.full, r.retain, verdict=verdict))
         if not readings:
-            for way, (after, before) in one.found.items():
+            for way, alone in one.found.items():
                 words = FOUND.get(one.name, "probability of the answers, or the audit's score")
-                out.append(Finding(f"Audit {one.name}, {way}", words, after, full=before))
+                title = f"Audit {one.name}, {way}"
+                out.append(Finding(title, words, alone.value, alone.low, alone.high, alone.full))
     return out
 
 

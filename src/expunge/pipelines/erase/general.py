@@ -64,11 +64,6 @@ class AbilityChange:
         """The items solved after, as a share of those solved before."""
         return self.after / self.before if self.before else math.nan
 
-    @property
-    def damaged(self) -> bool:
-        """Whether the loss is larger than the margin."""
-        return self.share < 1 - MARGIN
-
     def __str__(self) -> str:
         ends = f" [{self.low:.0%}, {self.high:.0%}]" if math.isfinite(self.low + self.high) else ""
         return f"{self.name} {self.after} after, {self.before} before, of {self.items} ({self.share:.0%}{ends})"

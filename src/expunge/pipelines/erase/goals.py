@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from expunge.core.records import Floats
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import KNOWN, NO_TRACE, OVER, TRACE
+from expunge.metrics.equivalence import KNOWN, NO_TRACE, OVER, TRACE, AuditFinding, interval_alone
 from expunge.metrics.utility import share_of_utility
+from expunge.metrics.verdict import Verdict, number_with_interval
 from expunge.pipelines.erase.attacks import AttackResult
-from expunge.pipelines.erase.general import MARGIN, ability_changes, gibberish_in
+from expunge.pipelines.erase.general import MARGIN, AbilityChange, ability_changes, gibberish_in
+from expunge.pipelines.erase.goal_values import LITTLE, EraseFinding, GoalValue, State, goal_line, residual
 from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.request import UTILITY, EraseRun, longest_example
 from expunge.pipelines.erase.rows import CONTENT
 from expunge.pipelines.erase.rows import KNOWN as ANSWERED
 from expunge.pipelines.erase.trials import TrialResult
 
-State = Literal["achieved", "not achieved", "not known"]
 # A model below the control is distinguishable too: it is not like a model that never saw the rows.
 AUDIT_STATES: Mapping[str, State] = {
     NO_TRACE: "achieved",
@@ -28,21 +29,12 @@ AUDIT_STATES: Mapping[str, State] = {
     TRACE: "not achieved",
     KNOWN: "not achieved",
 }
-LITTLE = 0.05  # a smaller gap in probability leaves nothing to erase
 HALF = 0.5  # share of the knowledge of a row; if more is left, the row is still known
 MOST_NAMED = 10  # rows that are still known, by number
 RELEARNED = {
     "same_rows": "on some of the rows to forget, scored on the others",
     "unrelated": "on rows to keep",
 }
-
-
-@dataclass(frozen=True)
-class EraseFinding:
-    """One of the last lines: whether something was achieved."""
-
-    state: State
-    text: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +63,18 @@ class BeforeAfter:
         there = [value for value in values if math.isfinite(value)]
         return math.fsum(there) / len(there) if there else math.nan
 
+    def column(self, side: Mapping[str, MetricResult]) -> Floats:
+        """Return the probability of each known row, shape (R,)."""
+        return np.array([prob_of(side[ANSWERED], i) for i in self.rows if i in side[ANSWERED].per_row])
+
+    @property
+    def unseen_R(self) -> Floats | None:
+        """The probabilities of the holdout rows, shape (R,), if they are the reference; else None."""
+        if self.control is not None or UNSEEN not in self.before:
+            return None
+        result = self.before[UNSEEN]
+        return np.array([prob_of(result, i) for i in sorted(result.per_row)])
+
     @property
     def reference(self) -> float | None:
         """Probability of the forget rows in a model that never saw them.
@@ -89,10 +93,18 @@ def prob_of(result: MetricResult, row: int) -> float:
 
 
 def judge(
-    erasing: EraseRun, measured: BeforeAfter, winner: TrialResult, attacks: Sequence[AttackResult]
+    erasing: EraseRun,
+    measured: BeforeAfter,
+    winner: TrialResult,
+    attacks: Sequence[AttackResult],
+    verdict: Verdict,
 ) -> list[EraseFinding]:
-    """Compare the results with the goals: floor, target, single rows and audits."""
-    lines = [_utility(erasing, measured), *_ability(measured), _target(erasing, measured)]
+    """Compare the results with the goals: floor, target, single rows, the control and audits."""
+    lines = [_utility(erasing, measured), _ability(measured), _target(erasing, measured)]
+    if erasing.control is not None:
+        state = AUDIT_STATES.get(verdict.forgot.finding, "not known")
+        text = f"compared with a model that never saw the rows: {verdict.forgot.word}. {verdict.forgot.sentence}"
+        lines.append(EraseFinding(state, text))
     lines += [line for line in (single_rows(measured), _content(measured)) if line is not None]
     if erasing.cut:
         n, most = len(erasing.sets["forget_eval"]), longest_example(erasing.final.setting)
@@ -100,7 +112,7 @@ def judge(
         lines.append(EraseFinding("not achieved", f"whole rows: {message}; the rest was not unlearned"))
     if not winner.passes:
         text = "search: no checkpoint meets the floor; the one with the most utility was measured"
-        lines.append(EraseFinding("not achieved", text))
+        lines.append(EraseFinding("not achieved by the point value", text))
     for one in attacks:
         lines += (
             [EraseFinding("not known", f"{one.name}: {one.reason}")] if one.reason else _audit(erasing, measured, one)
@@ -117,13 +129,13 @@ def _utility(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
     n, floor = len(erasing.sets["retain_eval"]), erasing.request.floor
     if not before > 0 or not math.isfinite(after):
         return EraseFinding("not known", f"utility: no probability of the {n} rows to keep of the report")
-    _, low, high = share_of_utility([measured.after], [measured.before], UTILITY)
-    ends = f" [{low:.0%}, {high:.0%}]" if math.isfinite(low + high) else ""
+    share, low, high = share_of_utility([measured.after], [measured.before], UTILITY)
+    goal = GoalValue(share, low, high, floor, n, at_most=False)
     message = (
-        f"utility: {after / before:.0%}{ends} of the start on {n} rows to keep that were not used for training or "
+        f"utility: {goal.shown} of the start on {n} rows to keep that were not used for training or "
         f"selection (floor {floor:.0%})"
     )
-    return EraseFinding("achieved" if after >= floor * before else "not achieved", message)
+    return goal_line(goal, message)
 
 
 def is_broken(erasing: EraseRun, measured: BeforeAfter) -> bool:
@@ -133,16 +145,21 @@ def is_broken(erasing: EraseRun, measured: BeforeAfter) -> bool:
     return not is_useful or bool(gibberish_in(measured.before, measured.after))
 
 
-def _ability(measured: BeforeAfter) -> list[EraseFinding]:
-    """Return the finding on general ability: damaged if the loss over all items is larger than the margin."""
+def _ability(measured: BeforeAfter) -> EraseFinding:
+    """Return the line on general ability: at most the margin may be lost over all items."""
     changes = ability_changes(measured.before, measured.after)
     if not changes:
-        text = "general ability: the model before solved no more of the items than guessing does"
-        return [EraseFinding("not known", text)]
+        return EraseFinding(
+            "not known", "general ability: the model before solved no more of the items than guessing does"
+        )
     whole, *areas = changes
     message = f"general ability, items solved: {whole}; {', '.join(map(str, areas))}"
-    state: State = "not achieved" if whole.damaged else "achieved"
-    return [EraseFinding(state, f"{message}; a loss up to {MARGIN:.0%} counts as none")]
+    return goal_line(ability_goal(whole), f"{message}; a loss up to {MARGIN:.0%} counts as none")
+
+
+def ability_goal(change: AbilityChange) -> GoalValue:
+    """Return the items that are still solved, as a goal: at most MARGIN may be lost."""
+    return GoalValue(change.share, change.low, change.high, 1 - MARGIN, change.items, at_most=False)
 
 
 def _content(measured: BeforeAfter) -> EraseFinding | None:
@@ -164,13 +181,25 @@ def _content(measured: BeforeAfter) -> EraseFinding | None:
 def _target(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
     before, after = measured.answered(measured.before), measured.answered(measured.after)
     message = f"forgetting: probability of the answers {before:.3f} before, {after:.3f} after"
-    left = left_over(before, after, measured.reference)
-    if left is None:
+    goal = forgetting_goal(measured, erasing.request.target)
+    if goal is None:
         return EraseFinding("not known", f"{message}; the model hardly knew them, so forgetting cannot be measured")
     against = "" if measured.reference is None else f", {measured.reference:.3f} in a model that never saw them"
-    target = erasing.request.target
-    done: State = "achieved" if left <= target else "not achieved"
-    return EraseFinding(done, f"{message}{against}; {max(left, 0):.0%} of it is left (target {target:.0%})")
+    return goal_line(goal, f"{message}{against}; {goal.shown} of it is left (target {goal.limit:.0%})")
+
+
+def forgetting_goal(measured: BeforeAfter, limit: float) -> GoalValue | None:
+    """Return the share of knowledge left of the known rows, as a goal; None if there was too little to erase."""
+    before, after = measured.answered(measured.before), measured.answered(measured.after)
+    control_R = 0.0 if measured.control is None else measured.column(measured.control)
+    differences_R = measured.column(measured.after) - control_R
+    differences_R = differences_R[~np.isnan(differences_R)]
+    shift = 0.0 if measured.control is None else measured.answered(measured.control)
+    low, high = interval_alone(differences_R)
+    return residual(
+        before, after, (shift + low, shift + high), limit=limit, rows=len(differences_R),
+        reference=measured.reference, unseen_R=measured.unseen_R,
+    )  # fmt: skip
 
 
 def single_rows(measured: BeforeAfter) -> EraseFinding | None:
@@ -212,17 +241,6 @@ def still_known(measured: BeforeAfter) -> list[int]:
     return sorted({*rows_left(measured)[1], *_answered_rows(measured)})
 
 
-def left_over(before: float, after: float, reference: float | None) -> float | None:
-    """Return the share of knowledge left: 1 for the model before, 0 for the reference (None: a probability of 0).
-
-    None if the model before was at most LITTLE above the reference, or a number is missing.
-    """
-    gap = before - (reference or 0.0)
-    if not gap >= LITTLE or not math.isfinite(after):
-        return None
-    return (after - (reference or 0.0)) / gap
-
-
 def _audit(erasing: EraseRun, measured: BeforeAfter, attack: AttackResult) -> list[EraseFinding]:
     """Return the findings of an audit: verdicts against a control, or else a comparison with the target."""
     if erasing.control is not None:
@@ -235,10 +253,13 @@ def _audit(erasing: EraseRun, measured: BeforeAfter, attack: AttackResult) -> li
     if attack.name == "exposure":
         return [EraseFinding("not known", "exposure: the list of rows is saved; a verdict needs a control")]
     if attack.name == "relearn":
-        curves = "; ".join(f"{_way_words(way)}: {after:.3f}" for way, (after, _) in attack.found.items())
+        curves = "; ".join(
+            f"{_way_words(way)}: {number_with_interval(one.value, one.low, one.high)}"
+            for way, one in attack.found.items()
+        )
         message = f"relearn: probability of the answers after more training, {curves}"
         return [EraseFinding("not known", f"{message}; a verdict on the speed needs a control")]
-    return [_attack(erasing, measured, attack.name, way, pair) for way, pair in attack.found.items()]
+    return [_attack(erasing, measured, attack.name, way, one) for way, one in attack.found.items()]
 
 
 def _way_words(way: str) -> str:
@@ -247,15 +268,12 @@ def _way_words(way: str) -> str:
     return f"{step} steps {RELEARNED.get(name, name)}" if step else RELEARNED.get(name, name)
 
 
-def _attack(erasing: EraseRun, measured: BeforeAfter, name: str, way: str, pair: tuple[float, float]) -> EraseFinding:
-    after, before = pair
-    left, target = left_over(before, after, measured.reference), erasing.request.target
-    message = f"{name}, {way}: probability of the answers {after:.3f}, {before:.3f} before"
-    if left is None:
+def _attack(erasing: EraseRun, measured: BeforeAfter, name: str, way: str, one: AuditFinding) -> EraseFinding:
+    goal = residual(
+        one.full, one.value, (one.low, one.high), limit=erasing.request.target, rows=one.rows,
+        reference=measured.reference, unseen_R=measured.unseen_R,
+    )  # fmt: skip
+    message = f"{name}, {way}: probability of the answers {one.value:.3f}, {one.full:.3f} before"
+    if goal is None:
         return EraseFinding("not known", f"{message}; the model before hardly knew them with this attack")
-    return EraseFinding("achieved" if left <= target else "not achieved", f"{message}; {max(left, 0):.0%} is left")
-
-
-def exit_code(lines: Sequence[EraseFinding]) -> int:
-    """Return 0 if no goal was missed, 3 if a model was saved and a goal was missed."""
-    return 3 if any(line.state == "not achieved" for line in lines) else 0
+    return goal_line(goal, f"{message}; {goal.shown} is left (target {goal.limit:.0%})")

@@ -32,7 +32,8 @@ from expunge.pipelines.budget import Budget
 from expunge.pipelines.erase.attacks import AttackResult, entries, run_audits, seconds_of
 from expunge.pipelines.erase.commitment import commit, own_key
 from expunge.pipelines.erase.findings import erasure, model_card
-from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, exit_code, is_broken, judge, still_known
+from expunge.pipelines.erase.goal_values import EraseFinding, exit_code
+from expunge.pipelines.erase.goals import BeforeAfter, is_broken, judge, still_known
 from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.preflight import MOST_TOKENS, Examiner, Preflight, examine
 from expunge.pipelines.erase.request import (
@@ -188,8 +189,8 @@ def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
     else:
         attacks = [AttackResult(name, reason=NO_AUDIT) for name in entries(erasing)]
     lines = [*([] if is_written else [EraseFinding("not achieved", NOT_WRITTEN)])]
-    lines += judge(erasing, measured, winner, attacks)
     verdict = erase_verdict(erasing, measured, attacks)
+    lines += judge(erasing, measured, winner, attacks, verdict)
     if is_written:
         card = model_card(erasing, winner, lines, verdict, _commitment(erasing))
         write_text(erasing.request.out / MODEL / "README.md", card)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import NOT_MEASURABLE, UNDECIDED, AuditFinding
+from expunge.metrics.equivalence import NOT_MEASURABLE, UNDECIDED, AuditFinding, interval_alone
 from expunge.metrics.utility import utility_answer
 from expunge.metrics.verdict import (
     DAMAGED,
@@ -21,7 +23,8 @@ from expunge.metrics.verdict import (
 from expunge.models.config import model_name
 from expunge.pipelines.erase.attacks import AttackResult
 from expunge.pipelines.erase.general import ability_changes, gibberish_in
-from expunge.pipelines.erase.goals import BeforeAfter, left_over
+from expunge.pipelines.erase.goal_values import GoalValue
+from expunge.pipelines.erase.goals import BeforeAfter, ability_goal, forgetting_goal
 from expunge.pipelines.erase.request import UTILITY, EraseRun
 from expunge.pipelines.erase.rows import KNOWN
 
@@ -38,25 +41,33 @@ def erase_verdict(erasing: EraseRun, measured: BeforeAfter, attacks: Sequence[At
     changes = ability_changes(measured.before, measured.after)
     if changes:
         text = f"{utility.sentence} General items solved: {changes[0]}."
-        word = DAMAGED if changes[0].damaged and utility.word in (KEPT, UNDECIDED) else utility.word
-        utility = dataclasses.replace(utility, word=word, sentence=text)
+        utility = dataclasses.replace(utility, word=_kept_word(utility.word, ability_goal(changes[0])), sentence=text)
     broken = gibberish_in(measured.before, measured.after)
     name = model_name(str(erasing.request.study.model.source))
     verdict = make_verdict(name, findings, utility, gibberish=broken, reason=NO_CONTROL)
     return verdict if control else dataclasses.replace(verdict, forgot=_by_target(erasing, measured))
 
 
+def _kept_word(word: str, ability: GoalValue) -> str:
+    """Return the word on utility together with general ability: `kept` needs both intervals above the margin."""
+    if word not in (KEPT, UNDECIDED):
+        return word
+    if ability.state == "not achieved":
+        return DAMAGED
+    return word if ability.state == "achieved" else UNDECIDED
+
+
 def _by_target(erasing: EraseRun, measured: BeforeAfter) -> VerdictAnswer:
-    """Return whether the stated target is met. Without a control, a trace cannot be excluded."""
+    """Return whether the stated target is achieved. Without a control, a trace cannot be excluded."""
     before, after = measured.answered(measured.before), measured.answered(measured.after)
-    left, target = left_over(before, after, measured.reference), erasing.request.target
+    goal = forgetting_goal(measured, erasing.request.target)
     missing = f"{NO_CONTROL[0].upper()}{NO_CONTROL[1:]}, so a trace cannot be excluded."
-    if left is None:
+    if goal is None:
         return VerdictAnswer(NOT_MEASURABLE, f"The model before hardly knew the answers. {missing}", metric=KNOWN)
-    word = "target met" if left <= target else "target missed"
-    low, high = (measured.after[KNOWN].extra.get(end, float("nan")) for end in ("ci_low", "ci_high"))
+    values_R = measured.column(measured.after)
+    low, high = interval_alone(values_R[~np.isnan(values_R)])
     text = (
         f"The probability of the answers was {before:.3g} and is {number_with_interval(after, low, high)}: "
-        f"{max(left, 0):.0%} of the knowledge is left, the target is {target:.0%}. {missing}"
+        f"{goal.shown} of the knowledge is left, the target is {goal.limit:.0%}{goal.remark}. {missing}"
     )
-    return VerdictAnswer(word, text, after, low, high, control=before, metric=KNOWN)
+    return VerdictAnswer(f"target {goal.state}", text, after, low, high, control=before, metric=KNOWN)
