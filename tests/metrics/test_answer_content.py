@@ -22,6 +22,12 @@ from expunge.metrics.api import Metric, MetricInputs
         ("About 1000 people live there.", "1,000 people"),
         ("Berlin is the capital of Germany, on the Spree.", "It is Berlin."),
         ("法国的首都是巴黎。", "巴黎"),
+        ("ເມືອງຫຼວງແມ່ນວຽງຈັນ", "ວຽງຈັນ"),  # Lao puts no blanks between words
+        ("수도는 서울입니다.", "서울"),  # Korean writes particles at the end of a word
+        ("عاصمة فرنسا بَارِيس", "باريس"),  # vowel marks
+        ("האיש הוא דָּוִד", "דוד"),  # vowel points
+        ("I feel 🎉 🎊 today", "🎉🎊"),
+        ("an ❤️", "❤"),  # with the selector of colour
         ("She studied in Rome and taught mathematics and physics at a school", "She taught mathematics at a school"),
     ],
 )  # fmt: skip
@@ -40,6 +46,10 @@ def test_the_content_is_found_in_other_words(text: str, answer: str) -> None:
         ("Gabriel Marquez", "Gabriel García Márquez"),
         ("法国的首都是里昂。", "巴黎"),
         ("It has eight days.", "seven"),
+        ("I feel 🎉 today", "🎉🎊"),
+        ("수도는 부산입니다.", "서울"),
+        ("남쪽", "나"),  # the beginning of a syllable is none of a word
+        ("Paris", "   "),
     ],
 )
 def test_other_content_is_none(text: str, answer: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import mean_over_rows
 from expunge.metrics.api import MetricInputs, MetricResult, family
-from expunge.metrics.words import unicode_words
+from expunge.metrics.words import UNSPACED, unicode_words
 
 MOST_WORDS = 5  # an answer of up to so many content words must occur whole
 SHARE = 0.8  # of a longer answer, this share of its content words
@@ -30,12 +30,15 @@ EMPTY = frozenset(
     )
 )
 _GROUPED = re.compile(r"(?<=\d)[,\u00a0\u202f\u2009'](?=\d{3}(?!\d))")  # 1,000 or 1'000
-_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]")
+_HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7af]")  # particles are written at the end of a Korean word
+# Marks of Latin, Greek and Cyrillic letters; vowel points of Hebrew; vowel marks of Arabic and its long dash.
+_ACCENT = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u065f\u0670]")
+_BLANK = re.compile("[\\s\ufe0f]+")  # with the selector of coloured emoji
 
 
 @family(
     "answer_in_text",
-    revision=1,
+    revision=2,
     higher_is="more answers are still given, in any wording",
     range="[0, 1]",
     paper="answer containment, as in open-domain question answering (arXiv:1704.00051)",
@@ -46,7 +49,8 @@ def answer_in_text(inputs: MetricInputs) -> MetricResult:
 
     Formula: 1 if all numbers and all content words of the answer occur in the generation, in any order (of an answer of
     more than 5 content words, 80 % of them), else 0. Case, diacritics, punctuation, articles, separators of thousands
-    and the spelling of small numbers do not count. In scripts without blanks the answer must occur as it is.
+    and the spelling of small numbers do not count. In scripts without blanks, and if the answer has no words (as of
+    emoji), the answer must occur as it is. A Korean word may have further syllables.
 
     Reads: generations, compared with the answer that the metric's `texts` names. Per row: `score`, the mean over
     samples if there are several.
@@ -64,14 +68,16 @@ def answer_in_text(inputs: MetricInputs) -> MetricResult:
 
 
 def contains(text: str, answer: str) -> bool:
-    """Return whether a text contains the content of an answer; False for an answer without words."""
+    """Return whether a text contains the content of an answer; False for an empty answer."""
     needed = _normal_words(answer)
     if not needed:
-        return False
-    if _UNSPACED.search(answer):
+        sign = _BLANK.sub("", unicodedata.normalize("NFKC", answer))
+        return bool(sign) and sign in _BLANK.sub("", unicodedata.normalize("NFKC", text))
+    if UNSPACED.search(answer):
         return "".join(needed) in "".join(_normal_words(text))
     content = {w for w in needed if w not in EMPTY} or set(needed)
-    there = content & set(_normal_words(text))
+    words = set(_normal_words(text))
+    there = {w for w in content if w in words or (_HANGUL.search(w) and any(word.startswith(w) for word in words))}
     numbers = {w for w in content if w[0].isdigit()}
     least = len(content) if len(content) <= MOST_WORDS else SHARE * len(content)
     return numbers <= there and len(there) >= least
@@ -80,10 +86,5 @@ def contains(text: str, answer: str) -> bool:
 @lru_cache(maxsize=4096)
 def _normal_words(text: str) -> tuple[str, ...]:
     """Return the words of a text without case and diacritics, and with small numbers as digits."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", _GROUPED.sub("", text)) if not _is_accent(c))
+    plain = _ACCENT.sub("", unicodedata.normalize("NFKD", _GROUPED.sub("", text)))
     return tuple(NUMBERS.get(w, w) for w in unicode_words(plain))
-
-
-def _is_accent(char: str) -> bool:
-    """Return whether a character is a diacritic of a Latin, Greek or Cyrillic letter. Other marks are spelling."""
-    return "\u0300" <= char <= "\u036f"

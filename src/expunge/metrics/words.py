@@ -32,7 +32,7 @@ _BY_CHARACTER = "".join(
 )
 _CHARACTER = rf"[[{_BY_CHARACTER}\u30fc]&&[\p{{L}}\p{{N}}]]\p{{M}}*"
 _WORD = regex.compile(rf"(?V1){_CHARACTER}|[[\p{{L}}\p{{N}}\p{{M}}]--[{_BY_CHARACTER}\u30fc]]+")
-_UNSPACED = regex.compile(rf"(?V1){_CHARACTER}")
+UNSPACED = regex.compile(rf"(?V1){_CHARACTER}")
 _FORMAT = regex.compile(r"\p{Cf}|\u0640")  # joiners, soft hyphens, direction marks; the Arabic lengthening stroke
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 
@@ -83,11 +83,11 @@ def blank_separated(text: str) -> list[str]:
         return pieces
     out: list[str] = []
     for piece in pieces:
-        if _UNSPACED.search(piece) is None:
+        if UNSPACED.search(piece) is None:
             out.append(piece)
             continue
         at = 0
-        for match in _UNSPACED.finditer(piece):
+        for match in UNSPACED.finditer(piece):
             out += [piece[at : match.start()]] if match.start() > at else []
             out.append(match[0])
             at = match.end()
@@ -103,8 +103,8 @@ def whole_words_pattern(text: str) -> str:
     """
     parts = [regex.escape(w, literal_spaces=True) for w in text.split()]
     inside = rf"[[\w\p{{M}}]--[{_BY_CHARACTER}\u30fc]]"
-    before = rf"(?<!{inside})" if parts and _UNSPACED.match(text.strip()[0]) is None else ""
-    after = rf"(?!{inside})" if parts and _UNSPACED.search(text.strip()[-1]) is None else ""
+    before = rf"(?<!{inside})" if parts and UNSPACED.match(text.strip()[0]) is None else ""
+    after = rf"(?!{inside})" if parts and UNSPACED.search(text.strip()[-1]) is None else ""
     return "(?V1)" + before + r"\s+".join(parts) + after
 
 

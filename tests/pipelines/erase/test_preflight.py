@@ -26,7 +26,14 @@ from expunge.pipelines.erase.general import (
 from expunge.pipelines.erase.goals import ability_goal
 from expunge.pipelines.erase.made_rows import RowRequest, is_question, make_rows
 from expunge.pipelines.erase.neighbours import listed_names, neighbour_questions
-from expunge.pipelines.erase.preflight import Examiner, Preflight, examine, own_answers, preflight_lines
+from expunge.pipelines.erase.preflight import (
+    Examiner,
+    Preflight,
+    RowKnowledge,
+    examine,
+    own_answers,
+    preflight_lines,
+)
 from expunge.pipelines.erase.rows import (
     LISTED,
     asked_rows,
@@ -291,3 +298,10 @@ def test_gibberish_is_named() -> None:
 
     assert gibberish_in(fluency(0.0), fluency(0.9)).startswith("gibberish: 100%")
     assert gibberish_in(fluency(0.9), fluency(0.9)) == "" and gibberish_in({}, {}) == ""
+
+
+def test_a_row_without_a_rouge_shows_no_nan() -> None:
+    row = RowKnowledge(row=0, says="باريس", probability=0.4, rouge=math.nan, in_text=True, known=True)
+    rows = ExampleSet("forget", (Example(0, "ما هي عاصمة فرنسا؟", {"answer": "باريس"}),))
+    lines = preflight_lines(Preflight(rows=(row,)), rows)
+    assert "no ROUGE without Latin letters or digits" in lines[1] and "nan" not in "".join(lines)

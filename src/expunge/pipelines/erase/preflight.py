@@ -304,7 +304,8 @@ def preflight_lines(preflight: Preflight, forget: ExampleSet) -> list[str]:
     lines = [f"the model knows {len(preflight.known)} of the {len(rows)} rows to forget"]
     for row in rows[:MOST_SHOWN]:
         answer = forget[row.row].answer
-        numbers = f"probability {row.probability:.3f}, ROUGE {row.rouge:.2f}"
+        rouge = f"ROUGE {row.rouge:.2f}" if math.isfinite(row.rouge) else "no ROUGE without Latin letters or digits"
+        numbers = f"probability {row.probability:.3f}, {rouge}"
         if row.own is not None:
             numbers += f", {row.own_probability:.3f} in its own words"
         word = "known" if row.known else "not known"
