@@ -18,6 +18,7 @@ from expunge.metrics.verdict import (
     DIRECT,
     Verdict,
     choice,
+    describe,
     direct_findings,
     make_verdict,
     ranked,
@@ -205,6 +206,13 @@ def test_models_without_a_verdict_are_not_called_equal() -> None:
 def test_a_rounded_share_is_on_the_side_of_its_word() -> None:
     assert [share_text(x) for x in (0.9449, 0.9451, 0.949, 0.95, 0.97)] == ["94%", "94.5%", "94.9%", "95%", "97%"]
     assert "94.5% [94%, 94.5%] of the utility" in choice([verdict_of("a", 0.0, 0.9451)])
+
+
+def test_a_sentence_shows_the_retain_model_on_the_side_of_its_word() -> None:
+    over = AuditFinding("x", 0.1011, 0.0936, 0.10891, 0.10894, 0.306, verdict="over-forgotten", margin=0.02)
+    assert describe(over, "x").startswith("X is 0.1011 [0.0936, 0.10891], 0.10894 in the retain model")
+    plain = AuditFinding("x", 0.1011, 0.0936, 0.11, 0.109, 0.306, verdict="undecided", margin=0.02)
+    assert describe(plain, "x").startswith("X is 0.101 [0.0936, 0.11], 0.109 in the retain model and 0.306")
 
 
 def test_the_statistic_is_the_one_whose_mean_is_the_value() -> None:

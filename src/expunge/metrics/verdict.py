@@ -247,9 +247,10 @@ def describe(finding: AuditFinding, source: str) -> str:
     """Return a finding in a sentence: number, interval, control, position, and why it is not more certain."""
     if not math.isfinite(finding.value):
         return as_sentence(f"{source}: {finding.note or 'there is no number'}")
-    text = f"{source} is {number_with_interval(finding.value, finding.low, finding.high)}"
+    digits = _digits(finding)
+    text = f"{source} is {number_with_interval(finding.value, finding.low, finding.high, digits)}"
     if math.isfinite(finding.retain):
-        text += f", {finding.retain:.3g} in the retain model"
+        text += f", {finding.retain:.{digits}g} in the retain model"
     if math.isfinite(finding.full):
         text += f" and {finding.full:.3g} in the target model"
     if math.isfinite(finding.margin):
@@ -257,10 +258,21 @@ def describe(finding: AuditFinding, source: str) -> str:
     return as_sentence(f"{text}; {finding.note}" if finding.note else text)
 
 
-def number_with_interval(value: float, low: float, high: float) -> str:
+def _digits(finding: AuditFinding) -> int:
+    """Return the digits, 3 to 6, with which the interval shows on which side of it the retain model lies."""
+
+    def sides(digits: int) -> list[bool]:
+        low, retain, high = (float(f"{x:.{digits}g}") for x in (finding.low, finding.retain, finding.high))
+        return [low > retain, high < retain]
+
+    exact = [finding.low > finding.retain, finding.high < finding.retain]
+    return next((digits for digits in range(3, 6) if sides(digits) == exact), 6)
+
+
+def number_with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
     """Return "0.12 [0.1, 0.14]", without the interval if it is not finite."""
-    ends = f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) and math.isfinite(high) else ""
-    return f"{value:.3g}{ends}"
+    ends = f" [{low:.{digits}g}, {high:.{digits}g}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{value:.{digits}g}{ends}"
 
 
 def as_sentence(text: str) -> str:
