@@ -124,3 +124,4 @@ def test_kept_needs_the_interval_of_general_ability_too() -> None:
 def test_a_share_near_a_limit_is_shown_on_its_side() -> None:
     assert [share_text(x, 0.2) for x in (0.196, 0.2, 0.2001, 0.25)] == ["19.6%", "20%", "20.01%", "25%"]
     assert share_text(0.899, 0.9) == "89.9%"
+    assert "(97% [94.7%, 100%])" in str(AbilityChange("all items", 123, 100, 97, 0.947, 1.0))

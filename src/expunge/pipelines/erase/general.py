@@ -16,6 +16,7 @@ from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import share_interval
 from expunge.metrics.fluency import MOST, REPEATED
 from expunge.metrics.utility import above_chance
+from expunge.metrics.verdict import share_text
 from expunge.pipelines.erase.wordings import picked
 
 MARGIN = 0.05  # largest loss that counts as none, as a share of the items that the model solved before
@@ -65,8 +66,9 @@ class AbilityChange:
         return self.after / self.before if self.before else math.nan
 
     def __str__(self) -> str:
-        ends = f" [{self.low:.0%}, {self.high:.0%}]" if math.isfinite(self.low + self.high) else ""
-        return f"{self.name} {self.after} after, {self.before} before, of {self.items} ({self.share:.0%}{ends})"
+        low, share, high = (share_text(x, 1 - MARGIN) for x in (self.low, self.share, self.high))
+        ends = f" [{low}, {high}]" if math.isfinite(self.low + self.high) else ""
+        return f"{self.name} {self.after} after, {self.before} before, of {self.items} ({share}{ends})"
 
 
 def ability_changes(before: Mapping[str, MetricResult], after: Mapping[str, MetricResult]) -> list[AbilityChange]:
