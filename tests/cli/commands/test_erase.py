@@ -433,14 +433,15 @@ def test_general_ability_is_in_the_lines_and_in_the_report(erased: tuple[Path, i
 def test_a_model_under_the_floor_is_not_written_unless_it_is_asked_for(
     here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erase_run, "is_broken", lambda *args: True)
+    monkeypatch.setattr(erase_run, "why_broken", lambda *args: "gibberish: all of it")
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     words = [*words_of(), *ONE, *SHORT]
     code, out, errors = expunge(*words)
     assert code == 3, errors
     assert "no model was written" in out and not (here_with / "out" / "model").exists()
     report = json.loads((here_with / "out" / "erasure_report.json").read_text())
-    assert report["lines"][0]["text"].startswith("no model was written") and report["written"] is False
+    assert report["lines"][0]["text"] == "no model was written: gibberish: all of it (see --write-anyway)"
+    assert report["written"] is False
     assert "the weights after" not in dict(report["report"]["models"])
     assert expunge(*words)[0] == 3 and not (here_with / "out" / "model").exists()
     code, out, errors = expunge(*words, "--write-anyway")

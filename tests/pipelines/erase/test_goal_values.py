@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from expunge.metrics.equivalence import UNDECIDED, interval_alone
 from expunge.metrics.verdict import KEPT, share_text
 from expunge.pipelines.erase.general import AbilityChange
 from expunge.pipelines.erase.goal_values import STATES, GoalValue, exit_code, goal_line, residual
-from expunge.pipelines.erase.goals import BeforeAfter, ability_goal, forgetting_goal
+from expunge.pipelines.erase.goals import BeforeAfter, ability_goal, forgetting_goal, why_broken
 from expunge.pipelines.erase.jobs import UNSEEN
+from expunge.pipelines.erase.request import UTILITY
 from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.erase.verdict import _kept_word
 
@@ -125,3 +127,23 @@ def test_a_share_near_a_limit_is_shown_on_its_side() -> None:
     assert [share_text(x, 0.2) for x in (0.196, 0.2, 0.2001, 0.25)] == ["19.6%", "20%", "20.01%", "25%"]
     assert share_text(0.899, 0.9) == "89.9%"
     assert "(97% [94.7%, 100%])" in str(AbilityChange("all items", 123, 100, 97, 0.947, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("utility", "passes", "repeated", "reason"),
+    [
+        (0.95, True, 0, ""),
+        (0.89, True, 0, "its utility is under the minimum of 90%"),
+        (NAN, True, 0, "its utility is no number"),
+        (0.95, False, 0, "no checkpoint of the search meets the minimum utility"),
+        (0.95, True, 9, "gibberish: 90% of its texts are empty or repeat themselves (0% before)"),
+    ],
+)
+def test_the_reason_of_a_model_that_is_not_written(utility: float, passes: bool, repeated: int, reason: str) -> None:
+    def side(value: float, bad: int) -> dict[str, MetricResult]:
+        texts = {i: {"empty": 0.0, "repetition_4": float(i < bad)} for i in range(10)}
+        return {UTILITY: MetricResult(value), "general_fluency": MetricResult(0.0, per_row=texts)}
+
+    erasing, winner = Mock(), Mock(passes=passes)
+    erasing.request.floor = 0.9
+    assert why_broken(erasing, BeforeAfter(side(1.0, 0), side(utility, repeated), None), winner) == reason

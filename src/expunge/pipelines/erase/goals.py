@@ -132,17 +132,22 @@ def _utility(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
     share, low, high = share_of_utility([measured.after], [measured.before], UTILITY)
     goal = GoalValue(share, low, high, floor, n, at_most=False)
     message = (
-        f"utility: {goal.shown} of the start on {n} rows to keep that were not used for training or "
+        f"utility: {goal.shown} of the start on {n} {'row' if n == 1 else 'rows'} to keep, not used for training or "
         f"selection (floor {floor:.0%})"
     )
     return goal_line(goal, message)
 
 
-def is_broken(erasing: EraseRun, measured: BeforeAfter) -> bool:
-    """Return whether a model is under the utility floor, gives no finite numbers, or writes gibberish."""
+def why_broken(erasing: EraseRun, measured: BeforeAfter, winner: TrialResult) -> str:
+    """Return why a model is not written: its utility by the point value, or gibberish. Empty: it is not broken."""
     before, after = measured.before[UTILITY].value, measured.after[UTILITY].value
-    is_useful = math.isfinite(after) and after >= erasing.request.floor * before
-    return not is_useful or bool(gibberish_in(measured.before, measured.after))
+    if not math.isfinite(after):
+        return "its utility is no number"
+    if not after >= erasing.request.floor * before:
+        return f"its utility is under the minimum of {erasing.request.floor:.0%}"
+    if not winner.passes:
+        return "no checkpoint of the search meets the minimum utility"
+    return gibberish_in(measured.before, measured.after)
 
 
 def _ability(measured: BeforeAfter) -> EraseFinding:

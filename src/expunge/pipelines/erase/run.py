@@ -33,7 +33,7 @@ from expunge.pipelines.erase.attacks import AttackResult, entries, run_audits, s
 from expunge.pipelines.erase.commitment import commit, own_key
 from expunge.pipelines.erase.findings import erasure, model_card
 from expunge.pipelines.erase.goal_values import EraseFinding, exit_code
-from expunge.pipelines.erase.goals import BeforeAfter, is_broken, judge, still_known
+from expunge.pipelines.erase.goals import BeforeAfter, judge, still_known, why_broken
 from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.preflight import MOST_TOKENS, Examiner, Preflight, examine
 from expunge.pipelines.erase.request import (
@@ -82,7 +82,7 @@ MODEL, REPORT = "model", "erasure_report"
 OWN = ("job.json", "log.jsonl", "speed.jsonl", "trajectory.jsonl", "expunge.json")  # files of the store, not of a model
 NO_CONTROL = "no_control.json"
 NOTHING_KNOWN = "the model knows none of the rows to forget, so there is nothing to erase; nothing was written"
-NOT_WRITTEN = "no model was written: its utility is under the minimum, or its texts are gibberish (see --write-anyway)"
+NOT_WRITTEN = "no model was written: {} (see --write-anyway)"
 NO_AUDIT = "not run: the model was not written"
 CONTROL_SHARE = 0.4  # maximum share of the budget to train a control
 
@@ -181,14 +181,14 @@ def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
         if refined is None or best([winner, refined], goal.nearest()) is winner:
             break
         winner = refined
-    broken = not winner.passes or is_broken(erasing, measured)
+    broken = why_broken(erasing, measured, winner)
     is_written = not broken or erasing.request.write_anyway
     if is_written:
         _save(erasing, winner, store)
         attacks = run_audits(erasing, winner, store, show, budget)
     else:
         attacks = [AttackResult(name, reason=NO_AUDIT) for name in entries(erasing)]
-    lines = [*([] if is_written else [EraseFinding("not achieved", NOT_WRITTEN)])]
+    lines = [*([] if is_written else [EraseFinding("not achieved", NOT_WRITTEN.format(broken))])]
     verdict = erase_verdict(erasing, measured, attacks)
     lines += judge(erasing, measured, winner, attacks, verdict)
     if is_written:
