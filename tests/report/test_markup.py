@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.report.markup import cell_text, markdown_table, markdown_text
+from expunge.report.markup import cell_text, markdown_table, markdown_text, plain_text
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from expunge.report.markup import cell_text, markdown_table, markdown_text
 )
 def test_a_text_stays_text_in_markdown(text: str, expected: str) -> None:
     assert markdown_text(text) == expected
+    assert plain_text(expected) == " ".join(text.split())
 
 
 def test_a_table_in_markdown() -> None:

@@ -32,7 +32,7 @@ def test_it_finds_studies_models_pages_and_stores(saves: Path) -> None:
     first = by_name(result)["first"]
     assert set(by_name(result)) == {"first", f"second{HOSTILE.replace('/', '')}", "grid"}  # no link to a folder
     assert (first.state, first.n_models, first.methods) == ("done", 2, ("NPO", "GradDiff"))
-    assert first.choice == "NPO is the choice."
+    assert first.choice == "NPO is the choice: 94% [91%, 97%]."
     assert [model.name for model in first.models] == ["NPO, seed 0", "GradDiff, seed 0"]
     assert sorted((page.kind, page.title) for page in result.pages) == [
         ("audit", "given"), ("comparison", "a-b"), ("erasure", "erased"), ("inspect", "layers")

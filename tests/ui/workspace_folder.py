@@ -81,6 +81,6 @@ def study(folder: Path, methods: tuple[str, ...]) -> None:
     """Write the files of a study's report that the workspace reads."""
     folder.mkdir(parents=True)
     (folder / "report.html").write_text(f"<h1>{folder.name}</h1>")
-    (folder / "results.md").write_text("# T\n\n## Verdict\n\n**NPO is the choice.**\n")
+    (folder / "results.md").write_text("# T\n\n## Verdict\n\n**NPO is the choice: 94% \\[91%, 97%\\].**\n")
     runs = tuple(ReportRun(name, "unlearn", name, "", 0, results(0.2)) for name in methods)
     write_table(ReportModel("t", folder.name, "c", "now", {"forget": 8}, runs), folder)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 FORMULA = ("=", "+", "-", "@")
 _MARKS = re.compile(r"[\\`*\[\]|]|(?<!\w)_|_(?!\w)")  # an underscore inside a word is plain text
+_ESCAPED = re.compile(r"\\([\\`*\[\]|_])")
 
 
 def cell_text(text: str) -> str:
@@ -18,6 +19,11 @@ def cell_text(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Escape text for one line of markdown, also within a table."""
     return _MARKS.sub(r"\\\g<0>", html.escape(" ".join(text.split()), quote=False))
+
+
+def plain_text(line: str) -> str:
+    """Return the text of a line that `markdown_text` has escaped."""
+    return html.unescape(_ESCAPED.sub(r"\1", line))
 
 
 def markdown_section(title: str, items: Sequence[str]) -> list[str]:

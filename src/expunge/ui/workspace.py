@@ -20,6 +20,7 @@ from expunge.engine.record import RECORD, read_record
 from expunge.engine.verify import artifacts
 from expunge.pipelines.study.run_note import RunNote, read_notes
 from expunge.report import query
+from expunge.report.markup import plain_text
 
 DEPTH = 5  # folders below a given one that are searched
 MOST_FOLDERS = 20_000
@@ -275,7 +276,7 @@ def _choice(file: Path) -> str:
     except (OSError, ValueError):
         return ""
     match = re.search(r"^## Verdict\n+(?P<text>[^\n#|]+)", text, re.MULTILINE)
-    return match["text"].strip().strip("*") if match else ""
+    return plain_text(match["text"].strip().strip("*")) if match else ""
 
 
 def _store(root: Path, damaged_notes: Sequence[str]) -> StoreView:
