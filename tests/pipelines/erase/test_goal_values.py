@@ -13,6 +13,7 @@ from expunge.core.records import Floats
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import UNDECIDED, interval_alone
 from expunge.metrics.verdict import KEPT, share_text
+from expunge.pipelines.erase.attacks import _bounded
 from expunge.pipelines.erase.general import AbilityChange
 from expunge.pipelines.erase.goal_values import STATES, GoalValue, exit_code, goal_line, residual
 from expunge.pipelines.erase.goals import BeforeAfter, ability_goal, forgetting_goal, why_broken
@@ -20,6 +21,7 @@ from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.request import UTILITY
 from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.erase.verdict import _kept_word
+from expunge.report.model import AuditLine
 
 NAN = math.nan
 
@@ -147,3 +149,9 @@ def test_the_reason_of_a_model_that_is_not_written(utility: float, passes: bool,
     erasing, winner = Mock(), Mock(passes=passes)
     erasing.request.floor = 0.9
     assert why_broken(erasing, BeforeAfter(side(1.0, 0), side(utility, repeated), None), winner) == reason
+
+
+def test_the_interval_of_a_probability_ends_at_0_and_1() -> None:
+    line = AuditLine("same_rows", 0.653, -0.019, 1.29, audit="relearn", label="after", seed=0)
+    assert (_bounded(line).low, _bounded(line).value, _bounded(line).high) == (0.0, 0.653, 1.0)
+    assert math.isnan(_bounded(AuditLine("same_rows", 0.6, audit="relearn", label="after", seed=0)).low)

@@ -114,6 +114,8 @@ def _run_audit(
         first = next(iter(outcome.failures.values()))
         return AttackResult(name, reason=first)
     readings = tuple(audit_lines(audited, store, audited.subject.seed))
+    if erasing.control is None:
+        readings = tuple(map(_bounded, readings))
     numbers = {} if erasing.control is not None else _numbers_of(audit, readings)
     return AttackResult(name, readings, numbers, audited=audited)
 
@@ -121,6 +123,11 @@ def _run_audit(
 def seconds_of(jobs: list[Job], store: Store) -> float:
     """Return the estimated seconds of the unfinished jobs, by the speed of finished ones."""
     return sum(p.seconds or 0.0 for p in plan(jobs, store) if p.state != "hit")
+
+
+def _bounded(line: AuditLine) -> AuditLine:
+    """Return a reading without a control with its interval cut at 0 and 1: it is a mean of probabilities or shares."""
+    return dataclasses.replace(line, low=min(max(line.low, 0.0), 1.0), high=min(max(line.high, 0.0), 1.0))
 
 
 def _numbers_of(audit: Audit, readings: Sequence[AuditLine]) -> dict[str, AuditFinding]:
