@@ -31,8 +31,8 @@ def results(right: float, seed: int = 0) -> dict[str, MetricResult]:
     return {**parts, ABILITY: whole, "retain_Q_A_Prob": retain}
 
 
-@pytest.mark.parametrize(("right", "word"), [(0.79, "kept"), (0.6, "damaged")])
-def test_a_clear_loss_of_items_is_damage_although_the_rows_to_keep_are_kept(right: float, word: str) -> None:
+@pytest.mark.parametrize(("right", "word"), [(0.79, "kept"), (0.73, "undecided"), (0.6, "damaged")])
+def test_kept_needs_the_interval_of_the_items_although_the_rows_to_keep_are_kept(right: float, word: str) -> None:
     answer = utility_answer([results(right, 1)], [results(0.8)], "retain_Q_A_Prob", 0.5)
     assert answer.word == word and answer.number == 1.0
     assert "general ability: items solved 0." in answer.sentence and "] of the target model's" in answer.sentence

@@ -25,7 +25,8 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
     """Return whether utility is left: means over seeds of the model, as a share of the target model's.
 
     The word is the result of an equivalence test: `kept` if the whole interval of the share, and each seed, lies above
-    the margin, `damaged` if all of them lie below it, else undecided.
+    the margin, `damaged` if all of them lie below it, else undecided. If general ability was measured, `kept` needs its
+    interval above the margin as well, and its interval below the margin is damage.
 
     Args:
         models: The results of the model's seeds.
@@ -49,8 +50,11 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
     text += "" if ends else ", without an interval"
     text += f", single seeds {min(seeds):.3g} to {max(seeds):.3g}" if len(seeds) > 1 else ""
     text += f", below the floor of {floor:g}" if word == BROKEN else f"; a loss up to {DAMAGE:.0%} counts as kept"
-    ability, damaged = _ability(models, full)
-    word = DAMAGED if damaged and word in (KEPT, UNDECIDED) else word
+    ability, of_ability = _ability(models, full)
+    if of_ability == DAMAGED and word != BROKEN:
+        word = DAMAGED
+    elif of_ability == UNDECIDED and word == KEPT:
+        word = UNDECIDED
     general = [
         n for n in dict.fromkeys(n for r in models for n in r) if n.startswith(GENERAL) and n not in (metric, ABILITY)
     ]
@@ -60,16 +64,20 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
     return VerdictAnswer(word, f"{text}.", share, low, high, control=1.0, metric=metric)
 
 
-def _ability(models: Sequence[Results], full: Sequence[Results]) -> tuple[list[str], bool]:
-    """Return the share of general ability that is left, in words, and whether the loss is beyond the margin."""
+def _ability(models: Sequence[Results], full: Sequence[Results]) -> tuple[list[str], str]:
+    """Return the share of general ability that is left, in words, and the word of its equivalence test.
+
+    The word is empty if general ability was not measured, or if the target model has none.
+    """
     sides = [*models, *full]
     if not (models and full) or any(ABILITY not in r or not math.isfinite(r[ABILITY].value) for r in sides):
-        return [], False
+        return [], ""
     paired, theirs = paired_rows(sides, ABILITY), _mean(full, ABILITY)
     if paired is not None and not above_chance(theirs * paired.rows, paired.rows):
-        return ["the target model solves no more items than guessing does"], False
+        return ["the target model solves no more items than guessing does"], ""
     share, low, high = share_of_utility(models, full, ABILITY)
-    return [f"items solved {number_with_interval(share, low, high)} of the target model's"], high < 1 - DAMAGE
+    word = KEPT if low >= 1 - DAMAGE else DAMAGED if high < 1 - DAMAGE else UNDECIDED
+    return [f"items solved {number_with_interval(share, low, high)} of the target model's"], word
 
 
 def above_chance(solved: float, items: int) -> bool:
