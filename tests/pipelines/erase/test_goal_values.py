@@ -123,6 +123,7 @@ def test_kept_needs_the_interval_of_general_ability_too() -> None:
     assert _kept_word(KEPT, ability(90, 0.84, 0.96)) == UNDECIDED
     assert _kept_word(UNDECIDED, ability(80, 0.75, 0.85)) == "damaged"
     assert _kept_word("broken", ability(99, 0.96, 1.01)) == "broken"
+    assert ability(97, 0.93, 1.00).remark == "; the 95 % interval of 123 items includes the limit"
 
 
 def test_a_share_near_a_limit_is_shown_on_its_side() -> None:

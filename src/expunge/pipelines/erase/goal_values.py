@@ -38,6 +38,8 @@ class GoalValue:
     rows: int
     at_most: bool
     """Whether the limit is a maximum; else it is a minimum."""
+    unit: str = "row"
+    """The name of one row."""
 
     @property
     def is_met(self) -> bool:
@@ -69,9 +71,10 @@ class GoalValue:
         """The reason why only the point value decides, or an empty text."""
         if self.is_decided:
             return ""
+        counted = f"{self.rows} {self.unit}{'s' if self.rows != 1 else ''}"
         if not math.isfinite(self.low + self.high):
-            return f"; {self.rows} row{'s have' if self.rows != 1 else ' has'} no interval"
-        return f"; the 95 % interval of {self.rows} rows includes the limit"
+            return f"; {counted} {'have' if self.rows != 1 else 'has'} no interval"
+        return f"; the 95 % interval of {counted} includes the limit"
 
 
 @dataclass(frozen=True)

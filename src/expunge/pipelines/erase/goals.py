@@ -164,7 +164,7 @@ def _ability(measured: BeforeAfter) -> EraseFinding:
 
 def ability_goal(change: AbilityChange) -> GoalValue:
     """Return the items that are still solved, as a goal: at most MARGIN may be lost."""
-    return GoalValue(change.share, change.low, change.high, 1 - MARGIN, change.items, at_most=False)
+    return GoalValue(change.share, change.low, change.high, 1 - MARGIN, change.items, at_most=False, unit="item")
 
 
 def _content(measured: BeforeAfter) -> EraseFinding | None:
