@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from expunge.cli.compose import check, single_tree
+from expunge.cli.schema import hint_of
 from expunge.core.errors import ConfigError
-from expunge.interop.open_unlearning.words import translate
+from expunge.interop.open_unlearning.words import REFUSED as REFUSED_WORDS
+from expunge.interop.open_unlearning.words import RENAMED, RULES, WITHOUT_EFFECT, translate
 
 A = "trainer.args."
 EVERY, STEPS = f"{A}evaluate.every", f"{A}evaluate.steps"
 TOFU, MUSE, WMDP = (f"experiment=unlearn/{name}/default" for name in ("tofu", "muse", "wmdp"))
 FINETUNE = "experiment=finetune/tofu/default"
 ALT = "data.forget.TOFU_QA_forget."
+CORPUS = "data.forget.WMDP_forget.args.hf_args."
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,20 @@ ALT = "data.forget.TOFU_QA_forget."
         ([MUSE, "data.forget.MUSE_forget.args.hf_args.split=forget"], [MUSE, "forget_split=forget"]),
         ([MUSE, "data/datasets@data.forget=MUSE_forget_sust"], [MUSE, "data.args.series=sust"]),
         ([MUSE, "data.forget=MUSE_forget"], [MUSE]),
+        ([WMDP, f"{CORPUS}data_files=data/wmdp/bio-forget-corpus.jsonl"], [WMDP, "data_split=bio"]),
+        ([WMDP, f"{CORPUS}path=json", f"{CORPUS}data_files=mine.jsonl"], [WMDP, "forget_split=mine.jsonl"]),
+        ([f"{A}torch_compile=true"], [f"{A}compile=true"]),
+        ([f"{A}gradient_checkpointing_kwargs.use_reentrant=false"], []),
+        ([f"~{A}eval_strategy"], [f"{EVERY}=null", f"{STEPS}=null"]),
+        ([f"~{A}gradient_checkpointing"], [f"~{A}activation_checkpointing"]),
+        ([f"~{A}deepspeed"], []),
+        (["~eval"], [f"{EVERY}=null", f"{STEPS}=null"]),
+        (["eval=null"], [f"{EVERY}=null", f"{STEPS}=null"]),
+        (["mode=unlearn"], []),
+        (
+            ["eval.tofu.metrics.privleak.reference_logs.retain_model_logs.path=r.json"],
+            ["retain_logs_path=r.json"],
+        ),
     ],
 )  # fmt: skip
 def test_words_that_act(words: list[str], result: list[str]) -> None:
@@ -93,6 +112,17 @@ REFUSED = [
     ("unlearn", [TOFU, f"{ALT}handler=PretrainingDataset"], "benchmark=custom"),
     ("unlearn", ["eval.tofu.metrics.forget_Q_A_ROUGE.batch_size=1"], "eval.metrics=[NAME,...]"),
     ("eval", ["eval.tofu.metrics.mia_reference.reference_model_path=x"], "retain_logs_path="),
+    ("unlearn", [TOFU, f"{ALT}args.hf_args.data_files=my.json"], "benchmark=custom forget=my.json"),
+    ("unlearn", [TOFU, f"{ALT}args.hf_args.path=json"], "benchmark=custom forget=FILE"),
+    ("unlearn", [MUSE, "data.retain.MUSE_retain.args.hf_args.data_files=a.json"], "benchmark=custom retain=a.json"),
+    ("unlearn", [WMDP, f"{CORPUS}data_files=/own.jsonl"], "without a leading /"),
+    ("unlearn", [f"{A}lr_scheduler_kwargs.num_cycles=2"], "leave it out"),
+    ("unlearn", [f"{A}label_smoothing_factor=0.1"], "leave it out"),
+    ("unlearn", [f"{A}auto_find_batch_size=true"], "per_device_train_batch_size"),
+    ("unlearn", ["mode=eval"], "write expunge eval"),
+    ("unlearn", ["~eval.tofu.metrics.privleak"], "eval.metrics=[NAME,...]"),
+    ("unlearn", ["generation=default"], "eval.generation.max_new_tokens=N"),
+    ("eval", ["eval=null"], "leave it out"),
     ("eval", ["seed=1"], "eval.sampling.seed=1"),
     ("train", [FINETUNE, "data/datasets@data.train=TOFU_QA_ra"], "no data set named 'TOFU_QA_ra'"),
 ]
@@ -152,3 +182,36 @@ def test_the_second_step_of_altpo(tmp_path: Path) -> None:
 def test_a_comma_at_the_end_of_a_number() -> None:
     with pytest.raises(ConfigError, match=r"ends with a comma; write trainer\.method_args\.alpha=0\.1"):
         check("unlearn", [TOFU, "task_name=t", "trainer.method_args.alpha=0.1,"])
+
+
+def test_each_argument_of_transformers_acts_or_is_answered() -> None:
+    from transformers import TrainingArguments
+
+    answered = {*RENAMED, *WITHOUT_EFFECT, *REFUSED_WORDS, *RULES}
+    names = [f"{A}{field.name}" for field in dataclasses.fields(TrainingArguments)]
+    assert [name for name in names if name not in answered and hint_of("unlearn", name) is None] == []
+
+
+@pytest.mark.parametrize("key", [key for key in RENAMED if key.startswith("trainer.")])
+def test_a_renamed_argument_has_a_setting_here(key: str) -> None:
+    assert hint_of("unlearn", RENAMED[key]) is not None
+
+
+def test_a_folder_without_the_template_of_the_experiments_model_is_named() -> None:
+    words = ["experiment=eval/tofu/default", "task_name=t", "model.model_args.pretrained_model_name_or_path=./x"]
+    with mock.patch("expunge.cli.compose._check_files"):
+        notes = check("eval", words).notes
+        named = check("eval", [*words, "model=Llama-3.2-1B-Instruct"]).notes
+    assert any("add model=Llama-3.2-1B-Instruct" in note for note in notes)
+    assert not any("own chat template" in note for note in named)
+
+
+def test_a_method_of_an_evaluation_has_no_effect() -> None:
+    notes = check("eval", ["experiment=eval/tofu/default", "task_name=t", "trainer=NPO"]).notes
+    assert "trainer has no effect: `expunge eval` trains nothing" in notes
+
+
+@pytest.mark.parametrize(("name", "word"), [("GA", "GradAscent"), ("grad_diff", "GradDiff")])
+def test_short_names_of_methods(name: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=f"write trainer={word}"):
+        check("unlearn", [TOFU, "task_name=t", f"trainer={name}"])

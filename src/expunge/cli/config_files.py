@@ -46,8 +46,20 @@ def options(group: str) -> list[str]:
     return [*whole_files(group), *(method_settings() if group == "trainer" else ())]
 
 
+# Names of methods in papers and in TOFU's own code, and the words to type.
+SHORT_NAMES: Mapping[str, str] = {
+    "ga": "GradAscent",
+    "grad_ascent": "GradAscent",
+    "gd": "GradDiff",
+    "grad_diff": "GradDiff",
+    "idk": "IdkNLL",
+}
+
+
 def other_shape(name: str) -> str:
-    """Return the way to run a weight edit or a wrapper, which no single job trains; "" for any other name."""
+    """Return the words for a method's short name, a weight edit or a wrapper; "" for any other name."""
+    if words := SHORT_NAMES.get(name.lower()):
+        return f"; write trainer={words}"
     from expunge.methods.weight_edits import weight_edit_registry
     from expunge.models.wrapper_api import wrapper_registry
 

@@ -76,6 +76,7 @@ RULES: tuple[Rule, ...] = (
     (("unlearn", "eval"), "train_split", lambda tree: True, "it is for `expunge train`"),
     (("train", "eval"), "data.alternates", lambda tree: True, "only methods of `expunge unlearn` read other answers"),
     (("train",), "retain_logs_path", lambda tree: True, "`expunge train` measures nothing"),
+    (("eval",), "trainer", lambda tree: True, "`expunge eval` trains nothing"),
     (("eval",), "trainer.", lambda tree: True, "`expunge eval` trains nothing"),
     (
         ("train", "unlearn"),

@@ -105,10 +105,12 @@ def difference_of(fact: str, values: tuple[Any, Any], experiment: str, method: s
     return next((d for d in DIFFERENCES if d.covers(fact, values, experiment, method)), None)
 
 
-def notes_on_differences(mode: str, experiment: str, tree: Mapping[str, Any], *, start_is_set: bool) -> list[str]:
+def notes_on_differences(
+    mode: str, experiment: str, tree: Mapping[str, Any], start_is_set: bool, replaced: str | None
+) -> list[str]:
     """Return the lines that name the differences in this job, and the word that gives OpenUnlearning's forms.
 
-    start_is_set: the user named the start model.
+    start_is_set: the user named the start model. replaced: the experiment's model, if a folder replaced its template.
     """
     if not is_theirs(experiment):
         return []
@@ -118,6 +120,11 @@ def notes_on_differences(mode: str, experiment: str, tree: Mapping[str, Any], *,
         notes.append(
             f"{source} is not fine-tuned on TOFU, so it has nothing to forget; name a model that is by "
             "model.model_args.pretrained_model_name_or_path="
+        )
+    if replaced:
+        notes.append(
+            f"{source} is read with its own chat template; add model={replaced} for that model's template, system "
+            "prompt and date, as in OpenUnlearning"
         )
     return [*notes, *([] if tree.get("profile") else _forms(mode, tree))]
 

@@ -1,0 +1,139 @@
+"""OpenUnlearning's words that name data sets and their keys."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.interop.open_unlearning.datasets import DATASETS
+from expunge.interop.open_unlearning.translation import Translation
+
+DATA = re.compile(r"data\.(forget|retain|train)(?:\.(\w+)\.(.+))?|data/datasets@data\.(forget|retain|train)")
+
+
+def alternates_of(job: Translation) -> str | None:
+    """Return the file of other answers to the forget questions, if the command names one.
+
+    A file is one of other answers only with its handler. Without it, the file has the examples themselves.
+    """
+    handlers = [value for key, value in job.values.items() if key.endswith(".handler") and ".forget." in key]
+    if "QAwithAlternateDataset" not in handlers:
+        return None
+    files = [value for key, value in job.values.items() if key.endswith("hf_args.data_files") and ".forget." in key]
+    return files[0] if files else None
+
+
+def data_word(job: Translation, match: re.Match[str], name: str, value: str) -> None:
+    """Translate a word that names a data set, or a key of one. Raises ConfigError."""
+    side, dataset, key, set_name = match.groups()
+    if dataset is None:
+        _chosen_dataset(job, set_name or side, name, value)
+        return
+    known = DATASETS.get(dataset)
+    if known is None and side != "train" and Path(value).expanduser().is_file():
+        raise ConfigError(f"{name}={value}: for a file of your own, write benchmark=custom {side}={value}")
+    if known is None:
+        raise ConfigError(f"{name}={value}: no data set named {dataset!r}{nearest(dataset, DATASETS)}")
+    alternates = alternates_of(job) if side == "forget" else None
+    if key == "handler":
+        if value == "QAwithAlternateDataset" and alternates:
+            _with_alternates(job, name, value, alternates)
+        elif value not in known.handlers:
+            raise ConfigError(f"{name}={value}: {dataset} is read as {known.handlers[0]}; for own data, write "
+                              "benchmark=custom forget=FILE retain=FILE")  # fmt: skip
+    elif alternates and key.removeprefix("args.") in ALTERNATES_KEYS:
+        return  # parts of the file of other answers
+    elif key in ("args.hf_args.name", "args.hf_args.split") and key == known.split_key:
+        _split(job, side, name, value)
+    elif key in known.fixed and value.lower() == known.fixed[key].lower():
+        return
+    elif key in OWN_FILES and known.benchmark != "wmdp" and (key != "args.hf_args.path" or value in FORMATS):
+        file = job.values.get(f"data.{side}.{dataset}.args.hf_args.data_files", "FILE")
+        raise ConfigError(f"{name}={value}: for a file of your own, write benchmark=custom "
+                          f"{'retain' if side == 'retain' else 'forget'}={file}")  # fmt: skip
+    elif key == "args.hf_args.path":
+        if value not in FORMATS:  # the format of a corpus's file
+            job.add("data.root", value, name)
+    elif known.benchmark == "wmdp" and key in ("args.hf_args.data_files", "args.hf_args.name"):
+        _corpus(job, side, name, value)
+    elif key == "args.max_length":
+        job.add("model.template_args.max_length" if known.benchmark == "tofu" else "data.args.max_length", value, name)
+    else:
+        raise ConfigError(f"{name}={value}: not a setting here; for own data, write benchmark=custom forget=FILE")
+
+
+OWN_FILES = ("args.hf_args.path", "args.hf_args.data_files", "args.hf_args.data_dir")
+FORMATS = ("json", "csv", "text", "parquet", "arrow", "pandas")  # loaders of `datasets.load_dataset`
+
+
+def _corpus(job: Translation, side: str, name: str, value: str) -> None:
+    """Select a corpus of WMDP by its published name or by a file. Raises ConfigError."""
+    published = re.fullmatch(rf"(bio|cyber)-{side}-corpus", Path(value).stem)
+    if "${data_split}" in value:
+        return
+    if published and not Path(value).is_file():
+        job.add("data_split", published[1], f"{name}={value}")
+    elif value.startswith(("/", "~")):
+        raise ConfigError(f"{name}={value}: give the path from the current folder, without a leading / or ~")
+    else:
+        job.add(f"{side}_split", value, name)
+
+
+ALTERNATES_KEYS = (
+    "hf_args.path", "hf_args.split", "hf_args.name", "hf_args.data_files", "alternate_key", "return_original",
+)  # fmt: skip
+
+
+def _with_alternates(job: Translation, name: str, value: str, file: str) -> None:
+    """Read other answers from the file; without the file, `trainer=AltPO` samples them in the same command."""
+    if Path(file).is_file():
+        job.add("data.alternates", file, f"{name}={value}")
+        if key := next((v for k, v in job.values.items() if k.endswith(".alternate_key")), None):
+            job.add("data.alternate_key", key)
+    elif job.values.get("trainer") in ("DPO", "AltPO"):
+        if "trainer=DPO" in job.out:
+            job.out.remove("trainer=DPO")
+        job.values = {**job.values, "trainer": "AltPO"}
+        job.add("trainer", "AltPO")
+        job.notes.append(f"no file {file}: trainer=AltPO samples the other answers itself, in this command")
+    else:
+        raise ConfigError(f"{name}: no file {file}; write trainer=AltPO, which samples other answers itself")
+
+
+def _chosen_dataset(job: Translation, side: str, name: str, value: str) -> None:
+    known = DATASETS.get(value)
+    if known is None and Path(value).expanduser().is_file():
+        raise ConfigError(f"{name}={value}: for a file of your own, write benchmark=custom {side}={value}")
+    if known is None:
+        raise ConfigError(f"{name}={value}: no data set named {value!r}{nearest(value, DATASETS)}")
+    if job.benchmark and known.benchmark != job.benchmark:
+        command = {"unlearn": "unlearn", "train": "finetune", "eval": "eval"}[job.mode]
+        raise ConfigError(f"{name}={value}: a data set of {known.benchmark}; write "
+                          f"experiment={command}/{known.benchmark}/default")  # fmt: skip
+    if side == "train":
+        if not known.train_split:
+            raise ConfigError(f"{name}={value}: no model is trained on it; write train_split=full, retain or forget")
+        if not any(key.startswith(f"data.train.{value}.args.hf_args.") for key in job.values):
+            job.add("train_split", known.train_split, f"{name}={value}")
+    elif known.side != side:
+        raise ConfigError(f"{name}={value}: no {side} set; write {side}_split=NAME")
+    elif known.word:
+        if known.word.startswith("trainer=") and job.values.get("trainer", "DPO") not in known.trainers:
+            raise ConfigError(f"{name}={value}: only {' and '.join(known.trainers)} read refusals; add {known.word}")
+        if not known.word.startswith("trainer="):
+            new, _, text = known.word.partition("=")
+            job.add(new, text, f"{name}={value}")
+
+
+def _split(job: Translation, side: str, name: str, value: str) -> None:
+    if side != "train":
+        job.add(f"{side}_split", value, name)
+        return
+    job.add("train_split", value, name)
+    from expunge.data.loaders.tofu import SPLIT_SHARES
+
+    share = SPLIT_SHARES.get(value)
+    if share and "forget_split" not in job.values:
+        job.add("forget_split", f"forget{share}")
+        job.notes.append(f"{value} belongs to forget_split=forget{share}")

@@ -1,0 +1,138 @@
+"""Arguments of transformers' Trainer that OpenUnlearning's commands can set, without the prefix `trainer.args.`.
+
+An argument has another name here, or changes no result, or is refused with the word to type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+RENAMED: Mapping[str, str] = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "warmup_ratio": "warmup_steps",
+    "metric_for_best_model": "evaluate.rule.forget",
+    "eval_on_start": "evaluate.at_start",
+    "torch_compile": "compile",
+}
+
+_SPEED = "it changes the speed only"
+_MEMORY = "it changes speed and memory only"
+_BUDGET = "scoring fills its batches by a token budget"
+_LOG = "the log is next to the model"
+_EVALUATION = "evaluations have their own form (see docs/how-to/measure.md)"
+_COLUMNS = "batches contain the columns that the method needs"
+_RESUME = "an unfinished job resumes by itself"
+_DEVICE = "model.device sets the device"
+_PROCESSES = "the processes of a launcher exchange their gradients in one way"
+_UNUSED = "no reporter here reads it"
+_DTYPE = "trainer.args.bf16 and model.model_args.dtype decide the precision"
+# Arguments that change no result here, with the reason.
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "per_device_eval_batch_size": _BUDGET,
+    "per_gpu_eval_batch_size": _BUDGET,
+    "save_total_limit": "every model that trainer.args.save_strategy keeps stays",
+    "save_only_model": "a saved model has no optimizer state",
+    "save_safetensors": "models are always safetensors",
+    "save_on_each_node": "the first process saves the model",
+    "bf16_full_eval": "scoring follows model.model_args.dtype",
+    "fp16_full_eval": "scoring follows model.model_args.dtype",
+    "fp16_backend": _DTYPE,
+    "fp16_opt_level": _DTYPE,
+    "half_precision_backend": _DTYPE,
+    "logging_dir": _LOG,
+    "logging_strategy": _LOG,
+    "logging_first_step": _LOG,
+    "logging_nan_inf_filter": _LOG,
+    "log_level": _LOG,
+    "log_level_replica": _LOG,
+    "log_on_each_node": "the first process writes the log",
+    "include_num_input_tokens_seen": _LOG,
+    "include_tokens_per_second": _LOG,
+    "output_dir": "paths.output_dir sets the place of the result",
+    "overwrite_output_dir": "nothing is overwritten",
+    "do_eval": "`expunge unlearn` measures its model once, at the end",
+    "prediction_loss_only": _EVALUATION,
+    "eval_accumulation_steps": _EVALUATION,
+    "eval_do_concat_batches": _EVALUATION,
+    "eval_use_gather_object": _EVALUATION,
+    "batch_eval_metrics": _EVALUATION,
+    "include_for_metrics": _EVALUATION,
+    "include_inputs_for_metrics": _EVALUATION,
+    "past_index": _EVALUATION,
+    "remove_unused_columns": _COLUMNS,
+    "label_names": _COLUMNS,
+    "length_column_name": "the lengths are those of the tokens",
+    "ddp_find_unused_parameters": "no parameter of a loss is unused",
+    "ddp_backend": _PROCESSES,
+    "ddp_broadcast_buffers": _PROCESSES,
+    "ddp_bucket_cap_mb": _PROCESSES,
+    "ddp_static_graph": _PROCESSES,
+    "ddp_timeout": _PROCESSES,
+    "local_rank": "the launcher numbers the processes",
+    "average_tokens_across_devices": "trainer.args.accumulation decides the mean of a step, over all processes",
+    "no_cuda": _DEVICE,
+    "use_cpu": _DEVICE,
+    "use_mps_device": _DEVICE,
+    "dataloader_num_workers": _SPEED,
+    "dataloader_pin_memory": _SPEED,
+    "dataloader_persistent_workers": _SPEED,
+    "dataloader_prefetch_factor": _SPEED,
+    "dataloader_multiprocessing_context": _SPEED,
+    "dataloader_in_order": _SPEED,
+    "torch_compile_backend": _SPEED,
+    "torch_compile_mode": _SPEED,
+    "torch_empty_cache_steps": _MEMORY,
+    "gradient_checkpointing_kwargs": _MEMORY,
+    "activation_checkpointing_kwargs": _MEMORY,
+    "use_liger_kernel": _MEMORY,
+    "liger_kernel_config": _MEMORY,
+    "use_cache": "training reads whole rows",
+    "skip_memory_metrics": _LOG,
+    "debug": _LOG,
+    "disable_tqdm": "-q turns progress off",
+    "enable_jit_checkpoint": _RESUME,
+    "restore_callback_states_from_checkpoint": _RESUME,
+    "run_name": "task_name names the run",
+    "project": _UNUSED,
+    "trackio_space_id": _UNUSED,
+    "trackio_bucket_id": _UNUSED,
+    "trackio_static_space_id": _UNUSED,
+}
+
+PUSH = "write the option --push OWNER/NAME, or use UnlearnTrainer.push_to_hub()"
+LAUNCH = "start several processes by `accelerate launch --config_file FILE -m expunge ...` (see docs/training.md)"
+_BATCH = "write trainer.args.per_device_train_batch_size=N, with gradient_accumulation_steps for an equal step"
+# Arguments that cannot act here, with the words to type instead.
+REFUSED: Mapping[str, str] = {
+    "deepspeed": LAUNCH,
+    "fsdp": LAUNCH,
+    "fsdp_config": LAUNCH,
+    "accelerator_config": LAUNCH,
+    "parallelism_config": LAUNCH,
+    "hub_model_id": PUSH,
+    "hub_private_repo": PUSH,
+    "hub_strategy": PUSH,
+    "hub_token": PUSH,
+    "hub_always_push": PUSH,
+    "hub_revision": PUSH,
+    "push_to_hub_model_id": PUSH,
+    "auto_find_batch_size": _BATCH,
+    "per_gpu_train_batch_size": _BATCH,
+    "dataloader_drop_last": "write trainer.args.whole_steps=true, which leaves out the unfinished step of a pass",
+    "do_predict": "to measure a model, write expunge eval",
+    "eval_delay": "write trainer.args.evaluate.every=EPOCHS or trainer.args.evaluate.steps=N",
+    "full_determinism": "leave it out; trainer.args.seed decides all random numbers",
+    "ignore_data_skip": "leave it out; a job that resumes continues with its next rows",
+    "label_smoothing_factor": "leave it out; the losses are not smoothed",
+    "lr_scheduler_kwargs": "leave it out; the schedules have transformers' own constants",
+    "neftune_noise_alpha": "leave it out; the embeddings have no noise",
+    "optim_target_modules": "leave it out; every weight has the same optimizer",
+    "resume_from_checkpoint": "run the same command again: an unfinished job resumes by itself",
+    "tf32": f"leave it out; {_DTYPE}",
+    "train_sampling_strategy": "write trainer.args.group_by_length=true or false",
+}
+
+
+def prefixed(table: Mapping[str, str], *, values: bool = False) -> dict[str, str]:
+    """Return a table by the words of a command line. values: its values are arguments, too."""
+    return {f"trainer.args.{key}": f"trainer.args.{value}" if values else value for key, value in table.items()}

@@ -1,0 +1,32 @@
+"""The words of one command while they are translated from OpenUnlearning's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from expunge.interop.open_unlearning.datasets import BENCHMARKS
+
+
+@dataclass
+class Translation:
+    """The words of one command while they are translated."""
+
+    mode: str
+    values: Mapping[str, str]
+    out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark that the experiment names, such as tofu; empty if it names none."""
+        parts = self.values.get("experiment", "").split("/")
+        return parts[1] if len(parts) == 3 and parts[1] in BENCHMARKS else ""
+
+    def add(self, key: str, value: str, old: str = "") -> None:
+        """Add a word, with a note if it has another name than the user's."""
+        word = f"{key}={value}"
+        if old and old.partition("=")[0] != key:
+            self.notes.append(f"{old} is now {word if '=' in old else key}")
+        if word not in self.out:
+            self.out.append(word)
