@@ -52,7 +52,6 @@ SHORT_NAMES: Mapping[str, str] = {
     "grad_ascent": "GradAscent",
     "gd": "GradDiff",
     "grad_diff": "GradDiff",
-    "idk": "IdkNLL",
 }
 
 
