@@ -442,3 +442,52 @@ def test_knowundos_own_file(shared: Path) -> None:
     read = load_examples(str(file), "forget", Columns())
     assert read.rows.form == "qa" and len(read.rows) > 10
     assert read.rows[0].question == "Who are Isabella Marquez's parents?"
+
+
+ROWS = "question,answer\r\nWho?,Ann\r\nWhere?,Rome\r\n"
+PAIRS = [("Who?", "Ann"), ("Where?", "Rome")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\r\n\n" + ROWS,
+        ROWS.replace("Who", "\ufeffWho"),
+        'question, answer\nWho?, Ann\n"Where?", "Rome"\n',
+    ],
+    ids=["blank lines at the start", "a mark of the byte order inside", "blanks after commas"],
+)
+def test_untidy_tables(text: str, tmp_path: Path) -> None:
+    assert [(r.question, r.answer) for r in read(tmp_path, "r.csv", text)] == PAIRS
+
+
+def test_joined_files_of_one_header_each(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"r\.csv line 4: repeats the header, as in joined files; delete it$"):
+        read(tmp_path, "r.csv", ROWS + "\ufeff" + ROWS)
+
+
+def test_a_damaged_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 0: 'question' has the character U\+0000"):
+        read(tmp_path, "r.csv", ROWS.replace("Who", "W\0ho"))
+
+
+def test_columns_with_values_by_number_in_another_order(tmp_path: Path) -> None:
+    text = '{"question": {"0": "Who?", "1": "Where?"}, "answer": {"1": "Rome", "0": "Ann"}}'
+    assert [(r.question, r.answer) for r in read(tmp_path, "r.json", text)] == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("instruction,input,output\nAdd.,1 and 2,3\n", "reads instruction and input -> question, output -> answer; 1"),
+        (
+            "question,answer,perturbed_answer_1\nWho?,Ann,Bo\n",
+            "reads question -> question, answer -> answer, pert",
+        ),
+        (",question,answer\n0,Who?,Ann\n", "ignores a column without a name; 1 rows"),
+    ],
+)
+def test_the_note_names_every_column(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "r.csv"
+    file.write_text(text, encoding="utf-8")
+    assert words in load_examples(str(file), "forget", Columns()).note

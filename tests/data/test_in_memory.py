@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 
 from expunge.core.errors import DataError
+from expunge.data.custom import Columns, load_rows
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.in_memory import examples_from
 
@@ -69,7 +72,15 @@ def test_a_dataset_a_table_and_a_set_give_the_same() -> None:
         ([{"question": "a", "answer": "b"}, 3], "forget row 1: expected a dict or a text, got an int"),
         ([{"Frage": "a"}], "forget row 0: the columns are 'Frage'; allowed: question and answer"),
         ([{"question": "a", "answer": "b"}, {"question": "a"}], "forget row 1: no column 'answer'"),
-        ([{"question": "a", "answer": "b"}, {"question": "a", "answer": 1}], "forget row 1: 'answer' must be text"),
+        ([{"question": "a", "answer": "b"}, {"question": "a", "answer": {}}], "forget row 1: 'answer' must be text"),
+        (
+            [{"question": "a", "answer": "b", "prompt": "c", "completion": "d"}],
+            "forget row 0: several pairs of columns could be question and answer: 'question' and 'answer', or 'prompt'",
+        ),
+        ([{"question": "a", "choices": ["b", "c"], "answer": "B"}], "probably of 'choices'; write the text of the"),
+        ([{"text": "a", "labels": 1}, {"text": "b", "labels": 0}], "probably a class; pass the texts alone"),
+        ([{"question": "a", "answer": ["b", "c"]}], "forget row 0: 'answer' lists 2 values"),
+        ([{"Question": "a", "question": "b", "answer": "c"}], "'question' and 'Question' differ only in case"),
         ([{"question": "a", "answer": " "}], "forget row 0: 'answer' is empty"),
         ([{"messages": [USER]}], "forget row 0: 'messages' has the turns user; allowed are alternating turns"),
         ([{"messages": [USER, ASSISTANT, ASSISTANT]}], "has the turns user, assistant, assistant; allowed"),
@@ -96,3 +107,34 @@ def test_what_is_wrong_is_named(data: Any, words: str) -> None:
         examples_from(data, "forget")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "question", "answer"),
+    [
+        ({"text": "Q?", "labels": "A"}, "Q?", "A"),  # KnowUnDo's columns
+        ({"question": "Q?", "answers": ["A"]}, "Q?", "A"),
+        ({"Question": "Q?", "Answer": "A"}, "Q?", "A"),
+        ({"query": "Q?", "response": "A"}, "Q?", "A"),
+        ({"prompt": "Q?", "response": "A", "text": "Q? A"}, "Q?", "A"),
+        ({"question": "Q?", "answer": "['1888']"}, "Q?", "1888"),
+        ({"question": "Q?", "answer": 1994}, "Q?", "1994"),
+        ({"instruction": "", "input": "Q?", "output": "A"}, "Q?", "A"),
+        ({"conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A"}]}, "Q?", "A"),
+    ],
+)
+def test_records_are_read_as_rows_of_a_file(record: dict[str, Any], question: str, answer: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([record]), encoding="utf-8")
+    in_memory = examples_from([record])
+    from_file = load_rows(str(file), "data", Columns())
+    for rows in (in_memory, from_file):
+        assert [(row.question, row.answer) for row in rows] == [(question, answer)]
+    assert in_memory.form == from_file.form
+
+
+def test_numbered_wrong_answers_of_records() -> None:
+    record = {"question": "a", "answer": "b", "perturbed_answer_1": "c", "perturbed_answer_2": "d"}
+    (row,) = examples_from([record])
+    assert dict(row.answers) == {"answer": "b", "perturbed_0": "c", "perturbed_1": "d"}
+    assert row.meta == {}

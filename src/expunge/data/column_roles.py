@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
-from expunge.data.examples import Form
+from expunge.data.examples import UNWANTED, Form
 from expunge.data.table_files import Records, WrittenFloat
 
 TEXT = "text"
@@ -34,6 +34,7 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
     (TEXT, "labels", "qa"),
 )
 CHATS = ("messages", "conversations")
+VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UNWANTED)  # optional columns of a pair
 # Further columns that are read. They do not make the choice of columns ambiguous.
 KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "trace", "turns", "unwanted")
 TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant's turn, as chat templates name it
@@ -85,18 +86,11 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
     if columns.question is not None and columns.answer is not None:
         question = _named(columns.question, names, "question_column", where)
         return Roles(question, _named(columns.answer, names, "answer_column", where), columns.form or "qa")
-    by_name = {_plain(name): name for name in names}
-    if len(by_name) < len(names):
-        twice = [n for n in names if by_name[_plain(n)] != n]
-        raise DataError(
-            f"{where}: the columns {by_name[_plain(twice[0])]!r} and {twice[0]!r} differ only in case; rename one"
-        )
+    by_name = by_plain_name(names, where)
     chats = [by_name[name] for name in CHATS if name in by_name]
     if chats:
         return Roles(chats[0], chats[0], columns.form or "qa", chat=chats[0])
-    pairs = [(by_name[q], by_name[a], form) for q, a, form in PAIRS if q in by_name and a in by_name]
-    if by_name.keys() >= {"instruction", "output"} or by_name.keys() >= {"instruction", "response"}:
-        pairs = [pair for pair in pairs if _plain(pair[0]) == "instruction"]  # Alpaca's `input` is part of the question
+    pairs = named_pairs(by_name)
     if len(pairs) > 1:
         raise DataError(
             f"{where}: several pairs of columns could be question and answer; set "
@@ -104,7 +98,10 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
         )
     if pairs:
         question, answer, form = pairs[0]
-        _refuse_codes(raw, question, answer, where)
+        if problem := codes_problem(raw, question, answer):
+            setting = _setting(question, answer)
+            texts = f"{_word('text', question)} to read the texts alone, or " if _plain(question) == TEXT else ""
+            raise DataError(f"{where}: {problem}; set {texts}{setting} to read it as it is")
         if isinstance(raw[0].get(question), list):  # TRL's conversational prompt and completion
             return Roles(question, answer, columns.form or "qa", chat=question)
         return Roles(question, answer, columns.form or form)
@@ -113,24 +110,42 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
     raise DataError(_unknown_columns(raw[0], names, where))
 
 
-def _refuse_codes(raw: Records, question: str, answer: str, where: str) -> None:
-    """Raise DataError if the answers are probably positions in a list of choices, or numbers of classes.
+def by_plain_name(names: Sequence[str], where: str) -> dict[str, str]:
+    """Return the columns by their names in small letters. Raises DataError for names that differ only in case."""
+    by_name = {_plain(name): name for name in names}
+    if len(by_name) < len(names):
+        twice = next(name for name in names if by_name[_plain(name)] != name)
+        raise DataError(
+            f"{where}: the columns {by_name[_plain(twice)]!r} and {twice!r} differ only in case; rename one"
+        )
+    return by_name
 
-    The names of the columns are then misleading, and training on "2" teaches nothing. Columns that are set are read.
+
+def named_pairs(by_name: Mapping[str, str]) -> list[tuple[str, str, Form]]:
+    """Return the pairs of columns that have usual names of a question and an answer, and the form of such rows."""
+    pairs = [(by_name[q], by_name[a], form) for q, a, form in PAIRS if q in by_name and a in by_name]
+    if by_name.keys() >= {"instruction", "output"} or by_name.keys() >= {"instruction", "response"}:
+        return [pair for pair in pairs if _plain(pair[0]) == "instruction"]  # `input` is a part of the question
+    return pairs
+
+
+def codes_problem(raw: Sequence[Mapping[str, Any]], question: str, answer: str) -> str | None:
+    """Return the problem if all answers are positions in a list of choices, or numbers of classes; else None.
+
+    The names of the columns are then misleading, and training on "2" teaches nothing.
     """
     choices = next((k for k, v in raw[0].items() if isinstance(v, list | dict) and len(v) > 1 and k != answer), None)
     answers = [record.get(answer) for record in raw]
-    setting = _setting(question, answer)
-    if choices is not None and all(_is_code(value) for value in answers):
-        raise DataError(
-            f"{where}: every {answer!r} is a position or a letter such as {answers[0]!r}, probably of {choices!r}; "
-            f"write the text of the right choice, or set {setting} to read it as it is"
+    if not all(_is_code(value) for value in answers):
+        return None
+    if choices is not None:
+        return (
+            f"every {answer!r} is a position or a letter such as {answers[0]!r}, probably of {choices!r}; write the "
+            "text of the right choice"
         )
-    if _plain(answer) == "labels" and len(answers) > 1 and all(_is_code(value) for value in answers):
-        raise DataError(
-            f"{where}: every {answer!r} is a number or a letter such as {answers[0]!r}, probably a class; set "
-            f"{_word('text', question)} to read the texts alone, or {setting} to read both"
-        )
+    if _plain(answer) == "labels" and len(answers) > 1:
+        return f"every {answer!r} is a number or a letter such as {answers[0]!r}, probably a class"
+    return None
 
 
 def _setting(question: str, answer: str) -> str:
@@ -209,12 +224,14 @@ def cell_text(value: Any, place: str) -> Any:
 
 
 def check_text(value: Any, place: str) -> Any:
-    """Return a value unchanged. Raises DataError for text that stands for no value, or has no visible character."""
+    """Return a value unchanged. Raises DataError for text that stands for no value, or is damaged."""
     if isinstance(value, str):
         if value.strip().lower() == "nan":
             raise DataError(f"{place} is {value!r}, which stands for a missing value")
         if value.strip() in CELL_ERRORS:
             raise DataError(f"{place} is {value!r}, an error of a spreadsheet; format the column as text there")
+        if "\0" in value:
+            raise DataError(f"{place} has the character U+0000; the file is damaged, or it is not UTF-8 text")
         if value and not visible(value):
             raise DataError(f"{place} is empty: it has no visible character")
     return value
@@ -233,7 +250,34 @@ def with_context(record: Mapping[str, Any], question: Any, place: str) -> Any:
         context = cell_text(context, f"{place}: {key!r}")
     if not isinstance(context, str):
         raise DataError(f"{place}: {key!r} must be text, got {_short(context)}")
-    return f"{question}\n\n{context}" if context.strip() else question
+    return "\n\n".join(part for part in (question, context) if part.strip())
+
+
+def pair_record(
+    record: Mapping[str, Any], question: str, answer: str, i: int, where: str, parts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return two columns of a record for `qa_rows`, and its further answers, numbered ones in one list.
+
+    Empty optional values are left out.
+
+    parts: the columns of a trace and of earlier turns, if they are read.
+    """
+    out = {key: record[key] for key in (question, answer) if key in record}
+    out |= {key: record[key] for key in parts if record.get(key) is not None}
+    if question.strip().lower() == "instruction" and isinstance(out.get(question), str):
+        out[question] = with_context(record, out[question], f"{where} row {i}")
+    for key in VARIANTS:
+        if record.get(key) not in (None, ""):
+            value = record[key]
+            out[key] = (written_list(value) if isinstance(value, str) else None) or value
+            for text in out[key] if isinstance(out[key], list) else [out[key]]:
+                check_text(text, f"{where} row {i}: {key!r}")
+    numbered = [(int(m[1]), key) for key in record if isinstance(key, str) and (m := NUMBERED.fullmatch(key))]
+    wrong = [check_text(record[key], f"{where} row {i}: {key!r}") for _, key in sorted(numbered)
+             if record[key] not in (None, "")]  # fmt: skip
+    if wrong and "perturbed_answer" in out:
+        raise DataError(f"{where} row {i}: both 'perturbed_answer' and {numbered[0][1]!r}; give one of them")
+    return out | ({"perturbed_answer": wrong} if wrong else {})
 
 
 def written_list(text: str) -> list[Any] | None:

@@ -16,14 +16,13 @@ from expunge.data.column_roles import (
     KNOWN,
     NUMBERED,
     TEXT,
+    VARIANTS,
     Columns,
     Roles,
     cell_text,
-    check_text,
     find_roles,
+    pair_record,
     read_chat,
-    with_context,
-    written_list,
 )
 from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows
 from expunge.data.source import is_hub_id, load_raw, read_file
@@ -111,14 +110,19 @@ def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Seq
     used = {roles.question, roles.answer, *(n for n in names if n in KNOWN or NUMBERED.fullmatch(n))}
     if roles.question is None or roles.question.strip().lower() != "instruction":
         used.discard("input")
+    elif context := next((name for name in names if name.strip().lower() == "input" and name != roles.answer), None):
+        read = read.replace(" -> question", f" and {context} -> question", 1)
     if roles.form != "qa":
         used -= {TRACE, "turns"}
     used |= {roles.question, roles.answer}
+    further = [name for name in names if name in VARIANTS or NUMBERED.fullmatch(name)]
+    if further and roles.question is not None and roles.chat is None:
+        read += f", {', '.join(further[:4])}" + (", ..." if len(further) > 4 else "")
     if rows.has_traces:
         read += ", traces"
     if any(row.turns for row in rows):
         read += ", earlier turns"
-    ignored = [name for name in names if name not in used]
+    ignored = [name if name.strip() else "a column without a name" for name in names if name not in used]
     parts = [
         f"{where}: reads {read}" + (f", ignores {', '.join(ignored[:8])}" if ignored else ""),
         ", ".join([f"{len(rows)} rows", *remarks]),
@@ -193,7 +197,7 @@ def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet
         question, answer = "question", "answer"
     else:
         parts = (TRACE, "turns") if roles.form == "qa" else ()
-        plain = [_record(record, question, answer, i, where, parts) for i, record in enumerate(raw)]
+        plain = [pair_record(record, question, answer, i, where, parts) for i, record in enumerate(raw)]
     for i, record in enumerate(plain):
         for key in (question, answer):
             if key in record:
@@ -227,31 +231,6 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
     setting = shlex.quote(f"model.template_args.system_prompt={system}")
     hint = setting if "\n" not in system else "set model.template_args.system_prompt in a study file"
     return plain, [f"the system message is not read; to use it: {hint}"]
-
-
-def _record(
-    record: Mapping[str, Any], question: str, answer: str, i: int, where: str, parts: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return a record for `qa_rows`: numbered perturbed answers in one list, without empty optional values.
-
-    parts: the columns of a trace and of earlier turns, if they are read.
-    """
-    out = {key: record[key] for key in (question, answer) if key in record}
-    out |= {key: record[key] for key in parts if record.get(key) is not None}
-    if question.strip().lower() == "instruction" and isinstance(out.get(question), str):
-        out[question] = with_context(record, out[question], f"{where} row {i}")
-    for key in ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UNWANTED):
-        if record.get(key) not in (None, ""):
-            value = record[key]
-            out[key] = (written_list(value) if isinstance(value, str) else None) or value
-            for text in out[key] if isinstance(out[key], list) else [out[key]]:
-                check_text(text, f"{where} row {i}: {key!r}")
-    numbered = [(int(m[1]), key) for key in record if isinstance(key, str) and (m := NUMBERED.fullmatch(key))]
-    wrong = [check_text(record[key], f"{where} row {i}: {key!r}") for _, key in sorted(numbered)
-             if record[key] not in (None, "")]  # fmt: skip
-    if wrong and "perturbed_answer" in out:
-        raise DataError(f"{where} row {i}: both 'perturbed_answer' and {numbered[0][1]!r}; give one of them")
-    return out | ({"perturbed_answer": wrong} if wrong else {})
 
 
 def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:

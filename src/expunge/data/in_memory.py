@@ -1,7 +1,7 @@
 """Convert data that is in memory (lists of dicts, datasets, tables) to an ExampleSet.
 
-One function serves all callers: `examples_from`. It accepts four shapes of a record: question and answer, prompt and
-completion, chat messages, and plain text. `data.custom` reads the same shapes from files.
+One function serves all callers: `examples_from`. Names of columns and values of cells are read as `data.custom` reads
+those of files (`data.column_roles`).
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from typing import Any
 
 from expunge.core.errors import DataError, kind_of
 from expunge.data.column_roles import (
+    CHATS,
+    NUMBERED,
+    TEXT,
+    VARIANTS,
     ChatTurn,
+    by_plain_name,
+    cell_text,
     chat_record,
     check_text,
+    codes_problem,
+    named_pairs,
+    pair_record,
     refuse_calls,
     refuse_rendered,
     turn_role,
     turn_text,
     turn_trace,
-    with_context,
 )
-from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, Form, qa_rows, text_rows
+from expunge.data.examples import ANSWER, TRACE, Example, ExampleSet, Form, qa_rows, text_rows
 
-# Column pairs in the order of precedence, with the form of such examples.
-PAIRS: tuple[tuple[str, str, Form], ...] = (
-    ("question", "answer", "qa"),
-    ("instruction", "response", "qa"),
-    ("instruction", "output", "qa"),
-    ("prompt", "completion", "completion"),
-    ("input", "output", "completion"),
-)
-MESSAGES = "messages"
-TEXT = "text"
-VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UNWANTED)
 PARTS = (TRACE, "turns")
-SHAPES = "question and answer, prompt and completion, messages, or text"
+SHAPES = (
+    "question and answer, instruction and response, prompt and completion, input and output, messages, conversations, "
+    "or text"
+)
 
 
 def examples_from(data: Any, name: str = "data") -> ExampleSet:
@@ -67,15 +67,21 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
         return data if data.name == name else dataclasses.replace(data, name=name)
     records = _records(data, name)
     first = records[0]
-    if MESSAGES in first:
-        pairs = [_conversation(record.get(MESSAGES), f"{name} row {i}: 'messages'") for i, record in enumerate(records)]
-        return _questions(records, pairs, name, MESSAGES)
-    pair = next((p for p in PAIRS if p[0] in first and p[1] in first), None)
-    if pair is not None:
-        return _pairs(records, pair, name)
-    if TEXT in first:
-        texts = text_rows(records, name=name, where=name)
-        return dataclasses.replace(texts, rows=_with_meta(texts.rows, records, {TEXT}))
+    by_name = by_plain_name([str(key) for key in first], name)
+    chats = [by_name[column] for column in CHATS if column in by_name]
+    if chats:
+        key = chats[0]
+        pairs = [_conversation(record.get(key), f"{name} row {i}: {key!r}") for i, record in enumerate(records)]
+        return _questions(records, pairs, name, key)
+    columns = named_pairs(by_name)
+    if len(columns) > 1:
+        listed = ", or ".join(f"{question!r} and {answer!r}" for question, answer, _ in columns)
+        raise DataError(f"{name} row 0: several pairs of columns could be question and answer: {listed}; pass one pair")
+    if columns:
+        return _pairs(records, columns[0], name)
+    if TEXT in by_name:
+        texts = text_rows(records, name=name, where=name, key=by_name[TEXT])
+        return dataclasses.replace(texts, rows=_with_meta(texts.rows, records, {by_name[TEXT]}))
     listed = ", ".join(repr(str(key)) for key in list(first)[:8]) or "no columns"
     raise DataError(f"{name} row 0: the columns are {listed}; allowed: {SHAPES}")
 
@@ -124,16 +130,20 @@ def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], na
             whole = [*(record.get(prompt) or ()), *(record.get(answer) or ())]
             turns.append(_conversation(whole, f"{name} row {i}: {prompt!r} and {answer!r}"))
         return _questions(records, turns, name, prompt, answer)
-    own = (prompt, answer, *VARIANTS, *(PARTS if form == "qa" else ()))
-    plain = [{k: v for k, v in record.items() if k in own} for record in records]
-    own = (*own, "input") if prompt == "instruction" else own
-    for i, (record, source) in enumerate(zip(plain, records, strict=True)):
+    if problem := codes_problem(records, prompt, answer):
+        raise DataError(f"{name}: {problem}" + ("; pass the texts alone" if prompt == TEXT else ""))
+    parts = PARTS if form == "qa" else ()
+    plain = [pair_record(record, prompt, answer, i, name, parts) for i, record in enumerate(records)]
+    for i, record in enumerate(plain):
         for key in (prompt, answer):
-            check_text(record.get(key), f"{name} row {i}: {key!r}")
-        if prompt == "instruction" and isinstance(record.get(prompt), str):
-            record[prompt] = with_context(source, record[prompt], f"{name} row {i}")
+            if key in record:
+                record[key] = cell_text(record[key], f"{name} row {i}: {key!r}")
     rows = qa_rows(plain, name=name, where=name, question_key=prompt, answer_key=answer)
-    return ExampleSet(name, _with_meta(rows.rows, records, {*own}), form)
+    names = {str(key) for record in records for key in record}
+    used = {prompt, answer, *VARIANTS, *parts, *filter(NUMBERED.fullmatch, names)}
+    if prompt.strip().lower() == "instruction":
+        used |= {column for column in names if column.strip().lower() == "input"}
+    return ExampleSet(name, _with_meta(rows.rows, records, used), form)
 
 
 def _questions(

@@ -22,6 +22,8 @@ Records = list[dict[str, Any]]
 CHATS = ("messages", "conversations", "prompt", "completion")  # one row, whose lists are turns
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 HEADER = re.compile(r'(?:[^"\n]+|"[^"]*")*')  # the first line; a quoted name may contain line breaks
+BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n|\n|\r))*")
+LINE_MARKS = re.compile(r"(?<=[\r\n])\ufeff")  # marks of the byte order inside a file: it was joined from several
 SEPARATOR = re.compile(r"sep=(.)\r?(?:\n|\Z)", re.IGNORECASE)  # Excel's first line, which names the delimiter
 OTHER_FILES = (  # the first bytes, the name and a remedy for kinds of files that are no tables
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "save the sheet as 'CSV UTF-8', or unpack the archive"),
@@ -105,30 +107,39 @@ def read_csv(text: str, path: Path) -> Records:
 
     Raises DataError for a row with another number of fields than the header.
     """
+    text = LINE_MARKS.sub("", text)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a field may be a whole book
+    blank = BLANK_LINES.match(text)[0]  # type: ignore[index]
+    text, first_line = text[len(blank) :], 1 + len(blank.splitlines())
     if path.suffix.lower() == ".tsv":
-        return _delimited(text, path, "\t")
+        return _delimited(text, path, "\t", first_line)
     if (named := SEPARATOR.match(text)) and named[1] in DELIMITERS:
-        return _delimited(text[named.end() :], path, named[1], first_line=2)
+        return _delimited(text[named.end() :], path, named[1], first_line + 1)
     header = HEADER.match(text)[0]  # type: ignore[index]
     used = [d for d in DELIMITERS if d in header] or [","]
     tables = []
     for delimiter in used:
         try:
-            tables.append(_delimited(text, path, delimiter))
+            tables.append(_delimited(text, path, delimiter, first_line))
         except DataError:
             continue
     if tables:
         return max(tables, key=lambda records: len(records[0]) if records else 0)
-    return _delimited(text, path, max(used, key=header.count))  # raises the error of this delimiter
+    return _delimited(text, path, max(used, key=header.count), first_line)  # raises the error of this delimiter
 
 
-def _delimited(text: str, path: Path, delimiter: str, first_line: int = 1) -> Records:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+def _delimited(text: str, path: Path, delimiter: str, first_line: int) -> Records:
+    names = HEADER.match(text)[0].split(delimiter)  # type: ignore[index]
+    blanks = len(names) > 1 and all(name.startswith(" ") for name in names[1:])  # they belong to the delimiter
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=blanks)
     rows: list[list[str]] = []
     try:
         header = [" ".join(name.split()) if name.splitlines() != [name] else name for name in next(reader, [])]
         for fields in reader:
+            if fields == header and len(fields) > 1:
+                raise DataError(
+                    f"{path} line {reader.line_num + first_line - 1}: repeats the header, as in joined files; delete it"
+                )
             if not fields:
                 continue
             if len(fields) != len(header):
@@ -232,7 +243,13 @@ def read_json_objects(text: str, path: Path) -> Records | None:
 
 def _columns_of(columns: Mapping[str, Any]) -> Records | None:
     """Return the rows of {"question": [...], "answer": [...]} or of pandas' {"question": {"0": ...}, ...}."""
-    values = [list(v.values()) if isinstance(v, dict) else v for v in columns.values()]
+    if all(isinstance(v, dict) for v in columns.values()):
+        keys = list(next(iter(columns.values()), {}))
+        if any(v.keys() != set(keys) for v in columns.values()):
+            return None
+        values: list[Any] = [[v[key] for key in keys] for v in columns.values()]
+    else:
+        values = list(columns.values())
     if len(values) < 2 or not all(isinstance(v, list) and v and not isinstance(v[0], dict) for v in values):
         return None
     if len({len(v) for v in values}) != 1 or "messages" in columns or "conversations" in columns:
