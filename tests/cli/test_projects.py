@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from expunge.cli.compose import compose
-from expunge.cli.projects import with_compat
+from expunge.cli.projects import PUBLISHED, with_compat
+from expunge.cli.schema import hint_of
 from expunge.core.errors import ConfigError
 
 
@@ -45,3 +48,22 @@ def test_options_of_the_stories_script_are_answered_with_the_right_name() -> Non
         ConfigError, match=r"^batch_size: unknown key; write trainer\.args\.per_device_train_batch_size$"
     ):
         compose("train", ["experiment=stories/pretrain", "batch_size=32", "task_name=x"])
+
+
+@pytest.mark.parametrize(("option", "key"), [pair for pair in PUBLISHED.items() if pair[0] != "seed"])  # acts
+def test_the_answer_for_an_option_is_a_key(option: str, key: str) -> None:
+    free = key.startswith(("trainer.method_args.", "data.args."))  # their keys depend on the method or the benchmark
+    assert key == "trainer" or free or hint_of("unlearn", key) is not None
+    with pytest.raises(ConfigError, match=rf"^{option}: unknown key; write {re.escape(key)}$"):
+        compose("unlearn", ["experiment=unlearn/tofu/default", f"{option}=1", "task_name=x"])
+
+
+@pytest.mark.parametrize("option", ["dim", "vocab_size", "init_from", "decay_lr", "top_k", "min_lr", "wandb_log"])
+def test_an_option_without_a_key_is_answered(option: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{option}: unknown key; (write|leave it out)"):
+        compose("train", ["experiment=stories/pretrain", f"{option}=1", "task_name=x"])
+
+
+def test_the_texts_of_stories_are_no_setting_of_a_job() -> None:
+    with pytest.raises(ConfigError, match=r"^compat=tinystories: is for the texts of stories"):
+        compose("train", ["experiment=stories/pretrain", "compat=tinystories", "task_name=x"])

@@ -87,7 +87,7 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     if any(word.lstrip("+").startswith("compat=") for word in overrides):
         from expunge.cli.projects import with_compat
 
-        plain_words, notes = with_compat(overrides)
+        plain_words, notes = with_compat(overrides, mode)
     if mode != "run":
         from expunge.interop.open_unlearning.words import translate, with_split
 
@@ -213,10 +213,10 @@ def _without(tree: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
 
 def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
     """Return one line for an unknown key. In a free group (method_args), the hint is its present keys."""
-    from expunge.cli.projects import PUBLISHED
+    from expunge.cli.projects import answer_of
 
-    if mode != "run" and key in PUBLISHED:
-        return f"{key}: unknown key; write {PUBLISHED[key]}"
+    if mode != "run" and (answer := answer_of(key)):
+        return f"{key}: unknown key; {answer}"
     line = unknown_key(mode, key)
     return line if "(allowed" in line or key in OWN_FILES else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
 

@@ -110,10 +110,10 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
         parsed.name = rest.pop(0)  # argparse reads no optional word that follows an option
     wrong = [word for word in rest if settings is None or word.startswith("-") or "=" not in word]
     if wrong:
-        from expunge.cli.projects import PUBLISHED
+        from expunge.cli.projects import answer_of
 
         names = [word.lstrip("-").partition("=")[0] for word in wrong]
-        hints = "".join(f"; write {PUBLISHED[name]}=... for {name}" for name in names if name in PUBLISHED)
+        hints = "".join(f"; for {name}, {answer}" for name in names if (answer := answer_of(name)))
         parsed.parser.error(f"unrecognized arguments: {' '.join(wrong)}{hints}")
     if settings is not None:
         settings += rest

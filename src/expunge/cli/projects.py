@@ -17,7 +17,7 @@ COMPAT = {
     "tinystories": ("stories.compat=tinystories",),
 }
 
-# Options of the training script of TinyStories (arXiv:2311.12786), for the error on an unknown key.
+# Options of the scripts of TinyStories (arXiv:2311.12786), SemEval's participants and arcsf, and the key of each here.
 PUBLISHED = {
     "batch_size": "trainer.args.per_device_train_batch_size",
     "max_seq_len": "data.args.max_seq_len",
@@ -42,14 +42,61 @@ PUBLISHED = {
     "temperature": "eval.generation.temperature",
     "device": "model.device",
     "lr": "trainer.args.learning_rate",
+    "num_epochs": "trainer.args.num_train_epochs",
+    "epochs": "trainer.args.num_train_epochs",
+    "random_seed": "trainer.args.seed",
+    "max_new_tokens": "eval.generation.max_new_tokens",
+    "max_length": "model.template_args.max_length",
+    "lora_r": "trainer.args.lora.r",
+    "lora_alpha": "trainer.args.lora.lora_alpha",
+    "train_type": "trainer",
+    "full_model_name": "model.model_args.pretrained_model_name_or_path",
+    "input_model_path": "model.model_args.pretrained_model_name_or_path",
+    "output_model_path": "paths.output_dir",
+    "forget_set": "data.args.forget_dir",
+    "retain_set": "data.args.retain_dir",
+    **{name: f"trainer.method_args.{name}" for name in ("alpha", "beta", "gamma", "delta", "retain_loss_type")},
     **{
         name: f"trainer.args.{name}"
         for name in ("gradient_accumulation_steps", "learning_rate", "weight_decay", "dropout", "seed", "compile")
     },
 }
 
+_SIZE = "write model=llama-8m, -30m, -91m or -210m"
+_TOKENS = "write data.root=FOLDER of the tokens, which decide the vocabulary"
+_CONSTANT = "write trainer.args.lr_scheduler_type=constant or cosine"
+_LOOK = "write expunge inspect"
+_WANDB = "write trainer.args.report_to=[wandb]"
+_SAVED = "leave it out; the last model is always saved"
+# Options of these scripts that have no key of their own here, with the answer.
+ANSWERS = {
+    **dict.fromkeys(("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "norm_eps"), _SIZE),
+    **dict.fromkeys(("vocab_size", "vocab_source"), _TOKENS),
+    **dict.fromkeys(("lr_scheduling", "decay_lr"), _CONSTANT),
+    **dict.fromkeys(("lenses", "probes", "init_lens_with_unembed"), _LOOK),
+    **dict.fromkeys(
+        ("wandb_log", "wandb_project", "wandb_entity", "wandb_tags"), "write trainer.args.report_to=[wandb]"
+    ),
+    **dict.fromkeys(("split_shards_pretrain", "pretraining"), "write data.args.split=pretrain, finetune or train"),
+    **dict.fromkeys(("always_save_checkpoint", "eval_only"), f"{_SAVED}, and expunge eval measures"),
+    **dict.fromkeys(("eval_batch_size", "generation_eval_batch_size"), "leave it out; batches fill a token budget"),
+    "init_from": "write model.model_args.pretrained_model_name_or_path=FOLDER to start from a model; a run resumes by "
+    "the same command",
+    "save_best_model": "write trainer.args.evaluate.keep=best",
+    "min_lr": "leave it out; a cosine ends at 0",
+    "top_k": "leave it out; a text is drawn from the whole distribution",
+    "dtype": "write trainer.args.bf16=true for training, or model.model_args.dtype=bfloat16",
+    "question_template": "write model.template_args.user_start_tag and user_end_tag",
+    "answer_template": "write model.template_args.asst_start_tag and asst_end_tag",
+}
 
-def with_compat(words: Sequence[str]) -> tuple[list[str], list[str]]:
+
+def answer_of(key: str) -> str:
+    """Return the words to type for an option of these scripts; "" for any other key."""
+    return f"write {PUBLISHED[key]}" if key in PUBLISHED else ANSWERS.get(key, "")
+
+
+def with_compat(words: Sequence[str], mode: str = "run") -> tuple[list[str], list[str]]:
     """Return the words with the settings that `compat=PROJECT` stands for, and a note. Raises ConfigError.
 
     These settings come first, so a word of the user's for the same key wins.
@@ -64,6 +111,10 @@ def with_compat(words: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         if value not in COMPAT:
             raise ConfigError(f"compat={value}: no such project{nearest(value, COMPAT)}")
+        if value == "tinystories" and mode != "run":
+            raise ConfigError(
+                f"{word}: is for the texts of stories: expunge data stories ... --compat tinystories, or a study"
+            )
         notes.append(f"{word} stands for {' '.join(COMPAT[value])}")
         meant += COMPAT[value]
     return [*meant, *out], notes

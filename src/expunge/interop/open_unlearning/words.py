@@ -77,8 +77,8 @@ REFUSED_GROUPS: Mapping[str, str] = {
         "by eval.generation.*",
     ),
     "generation": "write eval.generation.max_new_tokens=N; expunge help eval.generation shows the other settings",
-    "hydra.job.": "only hydra.run.dir is read; paths.output_dir and task_name replace the others",
-    "hydra.sweep.": "only hydra.run.dir is read; `--multirun` and paths.output_dir replace the others",
+    "hydra.job": "only hydra.run.dir is read; paths.output_dir and task_name replace the others",
+    "hydra.sweep": "only hydra.run.dir is read; `--multirun` and paths.output_dir replace the others",
 }
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "null", "none", "")
 METRICS = {"forget_Truth_Ratio": "forget_truth_ratio"}  # names of files -> names in results
@@ -112,7 +112,7 @@ def translate(
         elif reason := REFUSED.get(_outer(name)):
             if value.lower() not in FALSE:
                 raise ConfigError(f"{word}: {reason}")
-        elif group := next((group for group in REFUSED_GROUPS if name.startswith(group)), None):
+        elif group := next((g for g in REFUSED_GROUPS if name == g or name.startswith(f"{g}.")), None):
             raise ConfigError(f"{word}: {REFUSED_GROUPS[group]}")
         elif not _of_forks(job, name, value):
             job.out.append(word.lstrip("+") if key.startswith("+trainer.args") else word)
