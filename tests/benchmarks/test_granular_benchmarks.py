@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, DatasetDict
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.loaders.gen_tofu import load_graph, load_graph_rows
 from expunge.data.world import WorldConfig
 from expunge.data.world.generate import make_world
 
@@ -76,3 +78,42 @@ def test_arcsfs_graph_with_rows(tmp_path: Path) -> None:
         assert ("retain_entity" in benchmark.sets) == (granularity == "relationship")
     with pytest.raises(ConfigError, match=r"^data\.root: missing"):
         find_benchmark("gen_tofu").make(BenchmarkConfig())
+
+
+GRAPH_ROW = {
+    "keys": ["a"], "question": "Who?", "answer": "Ann", "paraphrased_question": "Which one?",
+    "paraphrased_answer": "It is Ann", "perturbed_answers": ["Bo"], "paraphrased_perturbed_answers": ["It is Bo"],
+}  # fmt: skip
+
+
+def _graph_folder(folder: Path, row: dict[str, object]) -> Path:
+    (folder / "all_items.json").write_text('{"a": {"type": "author", "data": {}}}')
+    (folder / "all_connections.csv").write_text("a,a\n")
+    (folder / "questions.json").write_text(json.dumps([row]))
+    return folder
+
+
+def test_arcsfs_rows_in_a_folder_of_saved_splits(tmp_path: Path) -> None:
+    folder = _graph_folder(tmp_path, GRAPH_ROW)
+    (folder / "questions.json").unlink()
+    DatasetDict({"train": Dataset.from_list([GRAPH_ROW])}).save_to_disk(folder / "dataset")
+    plain, other = load_graph_rows(folder, load_graph(folder), training_words=False)
+    assert [row.question for row in (*plain, *other)] == ["Who?", "Which one?"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("keys", None, "'keys' must be a list of keys of all_items.json, got None"),
+        ("keys", "a", "'keys' must be a list of keys of all_items.json, got 'a'"),
+        ("keys", ["b"], "'keys' must be a list of keys of all_items.json, got 'b'"),
+        ("paraphrased_question", None, "no column 'paraphrased_question'; .* data.args.train_set_eval=true"),
+    ],
+)
+def test_arcsfs_rows_that_lack_a_column(column: str, value: object, words: str, tmp_path: Path) -> None:
+    row = {key: value if key == column else own for key, own in GRAPH_ROW.items() if key != column or value}
+    folder = _graph_folder(tmp_path, row)
+    with pytest.raises(DataError, match=rf"questions\.json row 0: {words}$"):
+        load_graph_rows(folder, load_graph(folder), training_words=False)
+    if column == "paraphrased_question":
+        assert len(load_graph_rows(folder, load_graph(folder), training_words=True)[0]) == 1

@@ -17,6 +17,8 @@ from expunge.data.examples import Example, qa_rows
 from expunge.data.granularity import N_WRONG
 from expunge.data.source import EXTENSIONS, read_file
 
+REWORDED = ("paraphrased_question", "paraphrased_answer")  # columns of evaluation
+
 
 @dataclass(frozen=True, eq=False)  # compared by identity: one object for each state of its files
 class GraphFiles:
@@ -77,13 +79,16 @@ def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) ->
     """
     saved = (folder / "dataset", folder / "questions")
     files = (*saved, *(folder / f"questions{e}" for e in EXTENSIONS))
-    file = next((f for f in files if (f / "state.json" if f in saved else f).is_file()), None)
+    marks = ("state.json", "dataset_dict.json")  # of a saved set, and of a folder of saved splits
+    file = next((f for f in files if f.is_file() or (f in saved and any((f / m).is_file() for m in marks))), None)
     if file is None:
         raise DataError(
             f"{folder}: no question rows; looked for dataset (a folder of save_to_disk) and questions "
             f"({', '.join(EXTENSIONS)}). benchmark=world data.world.granularity=... needs no files"
         )
-    plain, other = _rows(file, _written(file / "state.json" if file.is_dir() else file), graph, training_words)
+    plain, other = _rows(
+        file, _written(next((file / m for m in marks if (file / m).is_file()), file)), graph, training_words
+    )
     return list(plain), list(other)
 
 
@@ -94,9 +99,14 @@ def _rows(
     raw = read_file(file)
     for i, record in enumerate(raw):
         keys = _listed(record.get("keys"))
-        odd = next((k for k in keys if k not in graph.items), None) if isinstance(keys, list) else "none"
-        if odd is not None:
-            raise DataError(f"{file} row {i}: 'keys' must be a list of keys of all_items.json, got {odd!r}")
+        odd = [k for k in keys if not isinstance(k, str) or k not in graph.items] if isinstance(keys, list) else [keys]
+        if odd:
+            raise DataError(f"{file} row {i}: 'keys' must be a list of keys of all_items.json, got {odd[0]!r:.60}")
+        if not training_words and (lacks := [c for c in REWORDED if c not in record]):
+            raise DataError(
+                f"{file} row {i}: no column '{lacks[0]}'; to evaluate with the training questions, set "
+                "data.args.train_set_eval=true"
+            )
     plain = qa_rows([_as_asked(r, "") for r in raw], name="full", where=str(file))
     other = plain if training_words else qa_rows([_as_asked(r, "paraphrased_") for r in raw], name="e", where=str(file))
     metas = [{"keys": list(_listed(record["keys"]))} for record in raw]
