@@ -62,6 +62,7 @@ CORPUS = "data.forget.WMDP_forget.args.hf_args."
         ([MUSE, "data.forget=MUSE_forget"], [MUSE]),
         ([WMDP, f"{CORPUS}data_files=data/wmdp/bio-forget-corpus.jsonl"], [WMDP, "data_split=bio"]),
         ([WMDP, f"{CORPUS}path=json", f"{CORPUS}data_files=mine.jsonl"], [WMDP, "forget_split=mine.jsonl"]),
+        ([TOFU, "data.forget.TOFU_QA_forget_idk.args.idk_path=idk.txt"], [TOFU, "data.refusals=idk.txt"]),
         ([f"{A}torch_compile=true"], [f"{A}compile=true"]),
         ([f"{A}gradient_checkpointing_kwargs.use_reentrant=false"], []),
         ([f"~{A}eval_strategy"], [f"{EVERY}=null", f"{STEPS}=null"]),
@@ -123,6 +124,7 @@ REFUSED = [
     ("unlearn", ["~eval.tofu.metrics.privleak"], "eval.metrics=[NAME,...]"),
     ("unlearn", ["generation=default"], "eval.generation.max_new_tokens=N"),
     ("eval", ["eval=null"], "leave it out"),
+    ("unlearn", [TOFU, "eval=[tofu,lm_eval]"], "a benchmark has one suite; write eval.metrics=[NAME,...]"),
     ("eval", ["seed=1"], "eval.sampling.seed=1"),
     ("train", [FINETUNE, "data/datasets@data.train=TOFU_QA_ra"], "no data set named 'TOFU_QA_ra'"),
 ]
@@ -204,6 +206,18 @@ def test_a_folder_without_the_template_of_the_experiments_model_is_named() -> No
         named = check("eval", [*words, "model=Llama-3.2-1B-Instruct"]).notes
     assert any("add model=Llama-3.2-1B-Instruct" in note for note in notes)
     assert not any("own chat template" in note for note in named)
+
+
+def test_all_data_sets_have_one_place() -> None:
+    words, notes = translate([MUSE, "data.forget.MUSE_forget.args.hf_args.path=muse-bench/MUSE-Books"])
+    assert words == [MUSE, "data.root=muse-bench/MUSE-Books"]
+    assert notes[0].endswith("is now data.root, from which all data sets are read")
+
+
+@pytest.mark.parametrize(("words", "noted"), [([], True), (["train_split=retain"], False)])
+def test_retain_rows_of_a_training_on_all_rows_have_no_effect(words: list[str], noted: bool) -> None:
+    notes = check("train", [FINETUNE, "task_name=t", "retain_split=retain90", *words]).notes
+    assert ("retain_split has no effect: train_split names the rows to train on" in notes) is noted
 
 
 def test_a_method_of_an_evaluation_has_no_effect() -> None:

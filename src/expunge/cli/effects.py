@@ -75,6 +75,12 @@ RULES: tuple[Rule, ...] = (
     *((ALL, f"{side}_split", _without_splits, "this benchmark has no splits") for side in SIDES),
     (("unlearn", "eval"), "train_split", lambda tree: True, "it is for `expunge train`"),
     (("train", "eval"), "data.alternates", lambda tree: True, "only methods of `expunge unlearn` read other answers"),
+    (
+        ("train",),
+        "retain_split",
+        lambda tree: tree.get("train_split") not in ("retain", tree.get("retain_split")),
+        "train_split names the rows to train on",
+    ),
     (("train",), "retain_logs_path", lambda tree: True, "`expunge train` measures nothing"),
     (("eval",), "trainer", lambda tree: True, "`expunge eval` trains nothing"),
     (("eval",), "trainer.", lambda tree: True, "`expunge eval` trains nothing"),

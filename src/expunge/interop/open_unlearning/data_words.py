@@ -54,9 +54,12 @@ def data_word(job: Translation, match: re.Match[str], name: str, value: str) -> 
                           f"{'retain' if side == 'retain' else 'forget'}={file}")  # fmt: skip
     elif key == "args.hf_args.path":
         if value not in FORMATS:  # the format of a corpus's file
-            job.add("data.root", value, name)
+            job.add("data.root", value)
+            job.notes.append(f"{name} is now data.root, from which all data sets are read")
     elif known.benchmark == "wmdp" and key in ("args.hf_args.data_files", "args.hf_args.name"):
         _corpus(job, side, name, value)
+    elif key == "args.idk_path" and known.word == "trainer=DPO":
+        job.add("data.refusals", value, name)
     elif key == "args.max_length":
         job.add("model.template_args.max_length" if known.benchmark == "tofu" else "data.args.max_length", value, name)
     else:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from expunge.core.errors import ConfigError
 from expunge.interop.open_unlearning import training_arguments
 from expunge.interop.open_unlearning.data_words import DATA, alternates_of, data_word
+from expunge.interop.open_unlearning.datasets import BENCHMARKS
 from expunge.interop.open_unlearning.translation import Translation
 from expunge.models.options import KINDS, Kind
 
@@ -285,6 +286,9 @@ def _eval_group(job: Translation, name: str, value: str) -> None:
             raise ConfigError(f"{name}={value}: nothing would be measured; leave it out")
         _eval_strategy(job, name, "no")
         job.notes.append("the model is still measured once, at the end of `expunge unlearn`")
+    elif value not in (*BENCHMARKS, "lm_eval"):
+        raise ConfigError(f"{name}={value}: a benchmark has one suite; write eval.metrics=[NAME,...], and for tasks of "
+                          "lm-evaluation-harness eval.lm_eval.tasks=[mmlu]")  # fmt: skip
     elif value not in (job.benchmark, "lm_eval"):
         raise ConfigError(f"{name}={value}: measured by experiment={job.mode}/{value}/default")
 
