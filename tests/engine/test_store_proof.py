@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from toy_jobs import CallJob
 
+from expunge.core.consistency import note
 from expunge.core.files import read_sealed, whole_folder, write_sealed
 from expunge.engine.job import Job
 from expunge.engine.record import RECORD, proof
@@ -265,3 +266,40 @@ def test_a_disk_that_is_full_while_a_tokenizer_is_written_ends_one_job(store: St
     assert "No space left on device" in outcome.failures[full.key] and len(outcome.records) == 1
     with pytest.raises(Exception, match=r"^a defect$"):
         run([job("defect", fails=Exception("a defect"))], store, ignore)
+
+
+def noting(name: str, output: str, parents: Mapping[str, Job] | None = None) -> Job:
+    def do(folder: Path, inputs: Mapping[str, Path], progress: Any) -> dict[str, Any]:
+        (folder / "made.txt").write_text(output)
+        note("token ids of forget", "equal inputs", output)
+        note(f"token ids of {name}", f"inputs of {name}", output)
+        return {}
+
+    return CallJob(kind="test", label=name, what={"name": name}, do=do, parents=parents or {})
+
+
+def test_a_job_whose_code_gives_other_outputs_than_its_parent_fails(store: Store) -> None:
+    first = noting("first", "a")
+    between = job("between", {"model": first})
+    other = noting("other", "b", {"model": between})
+    outcome = run([other, noting("same", "a", {"model": between})], store, ignore)
+    assert set(outcome.failures) == {other.key} and len(outcome.records) == 3
+    assert f"the token ids of forget in test/{other.folder_name} differ from those in test/{first.folder_name}" in str(
+        outcome.first
+    )
+    assert verify_store(store, ignore).faults == ()
+
+
+def test_a_job_does_not_mix_parents_with_different_outputs(store: Store) -> None:
+    both = job("both", {"records": job("between", {"model": noting("one", "a")}), "retain": noting("two", "b")})
+    outcome = run([both], store, ignore)
+    assert set(outcome.failures) == {both.key} and "differ from those in test/one-" in outcome.failures[both.key]
+
+
+def test_verify_names_each_job_with_other_outputs_once(store: Store) -> None:
+    odd = noting("odd", "b")
+    run([noting("one", "a"), noting("two", "a")], store, ignore)
+    run([job("after", {"model": odd})], store, ignore)
+    (fault,) = verify_store(store, ignore).faults
+    assert fault.path == store.path(odd) and f"in test/{odd.folder_name} differ from those in test/" in fault.reason
+    note("nothing", "outside", "of a job")

@@ -11,18 +11,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.core.consistency import is_comparing
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.example_text import ExampleText, TextParts, row_named, without_blanks
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.row_tokenizer import RowTokenizer, added_tokens, leading_ids
 from expunge.data.template import FRAME, LENGTH, MOST_LENGTH, Template
+from expunge.data.token_digests import Coded, note_ids
 
 if TYPE_CHECKING:
     from expunge.data.conversation import Conversation
@@ -65,10 +67,11 @@ class Encoder:
 
     eos: the tokenizer's end-of-text id. end_ids: the ids that end an answer, and that stop a generation. stops: the
     texts that stop a generation, for a template whose end is text of several tokens. text: the text of examples.
-    notes: one line for each fact about the template that a user should know.
+    notes: one line for each fact about the template that a user should know. identity: returns the identity of the
+    tokenizer and of the code that applies it; with it, jobs note digests of the ids (`data.token_digests`).
     """
 
-    def __init__(self, template: Template, tokenizer: Any) -> None:
+    def __init__(self, template: Template, tokenizer: Any, identity: Callable[[], str] | None = None) -> None:
         if tokenizer.eos_token_id is None:
             raise ConfigError(
                 "model.tokenizer_args.eos_token: the tokenizer has no EOS token, so an answer could not end; name "
@@ -80,7 +83,7 @@ class Encoder:
                 "model.template_args.apply_chat_template: this tokenizer has no chat template; set it to false, or "
                 "give chat_template"
             )
-        self.template, self.tokenizer = template, tokenizer
+        self.template, self.tokenizer, self._identity = template, tokenizer, identity
         self.eos = int(tokenizer.eos_token_id)
         self._bos = leading_ids(tokenizer)
         chat = _conversation(template, tokenizer) if template.apply_chat_template else None
@@ -180,11 +183,19 @@ class Encoder:
         if rows.form == "qa" and self.template.compat != "clean":
             pairs = [own.text.peer_row(rows, row, variant) for row, variant in answers]
             own._known = own._known_to_peer([text for pair in pairs for text in pair])
-            return [own._join_peer(*pair) for pair in pairs]
-        places = [f"{rows.name} row {row.row_id}" for row, _ in answers]
-        every = [own.text.row_parts(rows, r, v, where) for (r, v), where in zip(answers, places, strict=True)]
-        own._known = own._many([own._texts(parts) for parts in every], places)
-        return [own._join(parts, where, rows.long) for parts, where in zip(every, places, strict=True)]
+            encoded = [own._join_peer(*pair) for pair in pairs]
+        else:
+            places = [f"{rows.name} row {row.row_id}" for row, _ in answers]
+            every = [own.text.row_parts(rows, r, v, where) for (r, v), where in zip(answers, places, strict=True)]
+            own._known = own._many([own._texts(parts) for parts in every], places)
+            encoded = [own._join(parts, where, rows.long) for parts, where in zip(every, places, strict=True)]
+        own._note(rows, ((*answer, one.ids, one.n_prompt) for answer, one in zip(answers, encoded, strict=True)))
+        return encoded
+
+    def _note(self, rows: ExampleSet, coded: Iterable[Coded]) -> None:
+        """Note the ids of rows if a job runs."""
+        if self._identity is not None and is_comparing():
+            note_ids(self._identity(), self.template, rows, coded)
 
     def n_cut(self, rows: ExampleSet, answers: Sequence[tuple[Example, str]]) -> int:
         """Return how many answers `rows` would cut, in bounded memory. Raises DataError for one it cannot encode.
@@ -215,7 +226,9 @@ class Encoder:
             own._known = own._known_to_peer([own.text.prompt(question) for question in questions])
         else:
             own._known = own._many([own._prompt_texts(*own.text.row_prompt(rows, row)) for row in examples], places)
-        return [own.row_prompt(rows, row) for row in examples]
+        prompts = [own.row_prompt(rows, row) for row in examples]
+        own._note(rows, ((row, "prompt", tuple(ids), 0) for row, ids in zip(examples, prompts, strict=True)))
+        return prompts
 
     def _many(self, texts: Sequence[Sequence[str]], places: Sequence[str]) -> dict[str, list[int]]:
         """Return the ids of all texts of some rows, by text. Raises DataError with the row that cannot be encoded."""
@@ -237,7 +250,9 @@ class Encoder:
         """
         texts = [self.text.hide(row.answer, f"{rows.name} row {row.row_id}") for row in rows]
         texts = [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
-        ids = np.concatenate(self.tokens.ids(texts))
+        each = self.tokens.ids(texts)
+        self._note(rows, ((row, "pieces", tuple(one), 0) for row, one in zip(rows, each, strict=True)))
+        ids = np.concatenate(each)
         size = self._for(rows).max_length - len(self._bos)
         cut = np.array_split(ids.astype(np.int64), max(1, math.ceil(len(ids) / size)))
         return [Encoded((*self._bos, *piece.tolist()), 1) for piece in cut]

@@ -21,6 +21,7 @@ from filelock import Timeout
 from safetensors import SafetensorError
 
 from expunge.core import distributed
+from expunge.core.consistency import comparing
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import READ, sweep_parts, unfinished_parts, whole_folder
 from expunge.core.fingerprints import file_sha256
@@ -28,7 +29,7 @@ from expunge.core.terminal import complain
 from expunge.engine.job import Job, JobContext, Progress, silent
 from expunge.engine.lease import LOCKS, Lease, LeaseLostError
 from expunge.engine.provenance import JobStart, provenance
-from expunge.engine.record import RECORD, Record, proof, read_record, write_record
+from expunge.engine.record import DIGESTS, RECORD, Record, proof, read_record, write_record
 
 CHECKPOINTS = ".checkpoints"
 PASSPORTS = ".passports"  # the passports of models, sealed
@@ -253,14 +254,16 @@ class Store:
         inputs = {role: self.path(parent) for role, parent in job.parents.items()}
         context = JobContext(progress, self._unfinished(job) if job.resumable else None, self._memory)
         attempt, start = _Attempt(inputs, context), JobStart()
-        if job.collective and not distributed.here().alone:
-            from expunge.engine.collective import announced
+        parents = [(self.record(parent) or {}).get(DIGESTS, {}) for parent in job.parents.values()]
+        with comparing(parents, f"{job.kind}/{job.folder_name}") as digests:
+            if job.collective and not distributed.here().alone:
+                from expunge.engine.collective import announced
 
-            with announced(job, inputs, context):
+                with announced(job, inputs, context):
+                    yield attempt
+            else:
                 yield attempt
-        else:
-            yield attempt
-        record = provenance(job, attempt.facts, start)
+        record = provenance(job, attempt.facts, start) | {DIGESTS: digests}
         record["chain"] = {role: proof(self.record(parent) or {}) for role, parent in job.parents.items()}
         record["files"] = {}
         for f in sorted(f for f in folder.rglob("*") if f.is_file()):

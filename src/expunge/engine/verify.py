@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from expunge.core.consistency import difference
 from expunge.core.errors import JobError
 from expunge.core.files import read_sealed
 from expunge.core.fingerprints import fingerprint
 from expunge.engine.job import Job, in_order
-from expunge.engine.record import LEFTOVER, RECORD, Record, proof, read_record
+from expunge.engine.record import DIGESTS, LEFTOVER, RECORD, Record, proof, read_record
 from expunge.engine.store import PASSPORTS, Store, wrong_file
 
 OnProgress = Callable[[int, int], None]
@@ -113,7 +114,7 @@ def _verify(folders: Iterable[Path], root: Path, on_progress: OnProgress) -> Ver
     records = {folder: check.record for folder, check in checks.items() if check.record is not None}
     faults = [fault for check in checks.values() for fault in check.faults]
     files, size = sum(c.files for c in checks.values()), sum(c.bytes for c in checks.values())
-    return VerifyReport(len(listed), files, size, (*faults, *_broken_chains(records)))
+    return VerifyReport(len(listed), files, size, (*faults, *_broken_chains(records), *_inconsistencies(records)))
 
 
 class _Check(NamedTuple):
@@ -192,3 +193,21 @@ def _broken_chains(records: dict[Path, Record]) -> list[StoreFault]:
         for role, proven in record["chain"].items()
         if record["parents"][role] in by_key and proof(by_key[record["parents"][role]]) != proven
     ]
+
+
+def _inconsistencies(records: dict[Path, Record]) -> list[StoreFault]:
+    """Return one fault for each job whose outputs differ from those of most jobs with equal inputs, or the earlier."""
+    notes: dict[str, dict[str, dict[str, tuple[Path, list[str]]]]] = {}  # inputs -> output -> job
+    for folder, record in sorted(records.items(), key=lambda item: str(item[1]["finished"])):
+        for inputs, own in record.get(DIGESTS, {}).items():
+            jobs = notes.setdefault(inputs, {}).setdefault(own[1], {})
+            if own[2] not in jobs or own[2] == f"{folder.parent.name}/{folder.name}":
+                jobs[own[2]] = folder, own
+    faults: dict[str, StoreFault] = {}
+    for outputs in notes.values():
+        _, usual = next(iter(max(outputs.values(), key=len).values()))
+        for job, (folder, own) in (one for jobs in outputs.values() for one in jobs.items()):
+            reason = difference(own, usual)
+            if reason:
+                faults.setdefault(job, StoreFault(folder, reason))
+    return list(faults.values())

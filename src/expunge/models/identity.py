@@ -186,6 +186,20 @@ def tokenisation_identity() -> str:
     return ", ".join([f"expunge {TOKENISATION}", *releases])
 
 
+def applied_tokenizer_identity(tokenizer: Any, source: str, revision: str | None) -> str:
+    """Return the identity of a loaded tokenizer and of the code that applies it, equal for equal copies in two folders.
+
+    A tokenizer class of transformers counts by the contents of its backend, its EOS and its chat template. Another one
+    counts by its files, because its code may read them. source, revision: the folder or hub id.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not type(tokenizer).__module__.startswith("transformers."):
+        return fingerprint([tokenisation_identity(), tokenizer_identity(source, revision)])
+    tree = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    contents = json.dumps(tree, sort_keys=True)
+    return fingerprint([tokenisation_identity(), contents, tokenizer.eos_token_id, tokenizer.chat_template])
+
+
 def _contents(folder: Path, names: list[str]) -> str:
     sums: dict[str, Any] = {name: _sum(folder / name) for name in names if name != _GENERATION}
     settings = _settings(folder / _GENERATION) if _GENERATION in names else None

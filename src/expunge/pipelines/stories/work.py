@@ -45,6 +45,7 @@ from expunge.models.capabilities import kept_modes
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
 from expunge.pipelines.stories.config import StoriesStudy
+from expunge.pipelines.study.task_context import job_encoder
 from expunge.pipelines.study_jobs import TRAJECTORY
 from expunge.training.checkpoint import kept_random
 from expunge.training.config import TrainArgs
@@ -244,10 +245,8 @@ def measure(
 
 
 def _encoder(source: Path, model: ModelConfig, settings: StoriesStudy) -> Encoder:
-    return Encoder(
-        Template(apply_chat_template=False, max_length=settings.max_seq_len),
-        load_tokenizer(str(source), model.tokenizer_args),
-    )
+    template = Template(apply_chat_template=False, max_length=settings.max_seq_len)
+    return job_encoder(template, str(source), model.tokenizer_args)
 
 
 def _model(folder: Path, source: Path, config: ModelConfig, tokenizer: Any) -> Any:

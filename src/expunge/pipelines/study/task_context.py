@@ -18,7 +18,7 @@ from expunge.evaluation.evaluator import TOKENIZER, tokenizer_mark
 from expunge.methods.objective import Objective
 from expunge.metrics.api import FIRST_ROWS
 from expunge.models.config import TOKENIZERS, ModelConfig, TokenizerArgs, check_source, looks_local, tokenizer_folder
-from expunge.models.identity import hub_file
+from expunge.models.identity import applied_tokenizer_identity, hub_file
 from expunge.models.load import check_tokenizer, load_tokenizer, pick_device
 from expunge.models.passport import check_folder
 
@@ -43,8 +43,8 @@ class TaskContext:
 
     def encoder(self, source: str) -> Encoder:
         """Return the template bound to a model's tokenizer, or to that of tokenizer_args."""
-        named = self.model.tokenizer_args.pretrained_model_name_or_path
-        return Encoder(self.template, load_tokenizer(named or source, self.model.tokenizer_args))
+        args = self.model.tokenizer_args
+        return job_encoder(self.template, args.pretrained_model_name_or_path or source, args)
 
     def planned_encoder(self) -> Encoder | None:
         """Return the template bound to the tokenizer of a folder or hub id.
@@ -67,6 +67,13 @@ class TaskContext:
         """One example as the chat template renders it; None with tags, or without an available tokenizer."""
         encoder = None if self.template.apply_chat_template is False else self.planned_encoder()
         return None if encoder is None else encoder.text.rendered()
+
+
+def job_encoder(template: Template, source: str, args: TokenizerArgs) -> Encoder:
+    """Return a template bound to the tokenizer of a folder or hub id. Jobs note digests of its token ids."""
+    tokenizer = load_tokenizer(source, args)
+    identity = functools.partial(applied_tokenizer_identity, tokenizer, source, args.revision)
+    return Encoder(template, tokenizer, functools.cache(identity))
 
 
 def changed(setting: TaskContext, **fields: Any) -> TaskContext:

@@ -1,0 +1,119 @@
+"""Jobs note digests of token ids: equal ids of equal rows agree, and ids of changed code under one identity differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge.cli.main import main
+from expunge.core.consistency import Digests, comparing
+from expunge.core.errors import JobError
+from expunge.data.encoder import Encoder
+from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.row_tokenizer import RowTokenizer
+from expunge.data.template import Template
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.models.config import TokenizerArgs
+from expunge.models.identity import applied_tokenizer_identity
+from expunge.models.load import load_tokenizer, save_model
+
+ROWS = ExampleSet("rows", tuple(Example(i, f"Who wrote book {i}?", {ANSWER: f"Ana {i}"}) for i in range(3)))
+TEXTS = ExampleSet("texts", tuple(Example(i, "", {ANSWER: f"Ana wrote {i}."}) for i in range(3)), form="text")
+PIECES = dataclasses.replace(TEXTS, long="pieces")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(["Question: Who wrote it? Answer: Ana did. book 0123456789"], 300, max_length=128)
+
+
+def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change the code that tokenises texts, as a patch of a library does."""
+    original = RowTokenizer._plain_ids
+
+    def patched(self: RowTokenizer, texts: Sequence[str]) -> list[list[int]]:
+        return original(self, [text.replace("Ana", "Eva") for text in texts])
+
+    monkeypatch.setattr(RowTokenizer, "_plain_ids", patched)
+
+
+def digests(encode: Callable[[Encoder], Any], encoder: Encoder) -> Digests:
+    with comparing([], "test/job") as noted:
+        encode(encoder)
+    return noted
+
+
+def answers(encoder: Encoder) -> None:
+    encoder.rows(ROWS, [(row, ANSWER) for row in ROWS])
+
+
+def pieces(encoder: Encoder) -> None:
+    encoder.pieces(PIECES)
+
+
+def prompts(encoder: Encoder) -> None:
+    encoder.row_prompts(dataclasses.replace(ROWS, shots=(("Who?", "Ana did."),)), ROWS.rows)
+
+
+@pytest.mark.parametrize("encode", [answers, pieces, prompts])
+@pytest.mark.parametrize("compat", ["clean", "openunlearning"])
+def test_patched_code_is_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, encode: Any, compat: Any) -> None:
+    template = Template(compat=compat)
+    before = digests(encode, Encoder(template, tokenizer, lambda: "one"))
+    assert len(before) == 1 and before == digests(encode, Encoder(template, tokenizer, lambda: "one"))
+    assert not set(before) & set(digests(encode, Encoder(template, tokenizer, lambda: "another tokenizer")))
+    if encode is answers:
+        other = dataclasses.replace(template, user_start_tag="Q: ")
+        assert not set(before) & set(digests(encode, Encoder(other, tokenizer, lambda: "one")))
+    if compat == "openunlearning" and encode is not pieces:
+        monkeypatch.setattr(Encoder, "_peer_ids", lambda self, text: [5, 6, 7])
+    else:
+        patch(monkeypatch)
+    with pytest.raises(JobError, match=r"token ids of .* differ from those in test/job"), comparing([before], "later"):
+        encode(Encoder(template, tokenizer, lambda: "one"))
+
+
+def test_nothing_is_noted_outside_a_job_or_without_an_identity(tokenizer: Any) -> None:
+    assert digests(answers, Encoder(Template(), tokenizer)) == {}
+    answers(Encoder(Template(), tokenizer, lambda: pytest.fail("not needed")))
+
+
+def test_copies_of_a_tokenizer_have_one_identity(tokenizer: Any, tmp_path: Path) -> None:
+    def identity(source: Path) -> str:
+        return applied_tokenizer_identity(load_tokenizer(str(source), TokenizerArgs()), str(source), None)
+
+    tokenizer.save_pretrained(tmp_path / "a")
+    loaded = load_tokenizer(str(tmp_path / "a"), TokenizerArgs())
+    loaded(["one", "a longer text"], padding=True, truncation=True, max_length=2)  # changes the backend's settings
+    loaded.save_pretrained(tmp_path / "b")
+    assert identity(tmp_path / "a") == identity(tmp_path / "b")
+    file = tmp_path / "b" / "tokenizer.json"
+    tree = json.loads(file.read_text())
+    file.write_text(json.dumps(tree | {"normalizer": {"type": "Lowercase"}}))
+    assert identity(tmp_path / "a") != identity(tmp_path / "b")
+
+
+def test_verify_finds_a_run_after_a_patch(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(build_llama("llama-64k", tokenizer, vocab_size=300, seed=0), tokenizer, Path("model"))
+    for name, author in (("f", "Ana"), ("r", "Bob")):
+        lines = "".join(f"Who wrote book {i} of {name}?,{author} {i}\n" for i in range(3))
+        Path(f"{name}.csv").write_text(f"question,answer\n{lines}")
+    words = ["unlearn", "benchmark=custom", "forget=f.csv", "retain=r.csv", "trainer=GradDiff"]
+    words += ["model.model_args.pretrained_model_name_or_path=model", "trainer.args.max_steps=1"]
+    assert main([*words, "task_name=before"]) == 0
+    assert main(["verify", "--store", "saves/store"]) == 0
+    patch(monkeypatch)
+    assert main([*words, "task_name=after", "trainer.args.learning_rate=1e-3"]) == 0
+    capsys.readouterr()
+    assert main(["verify", "--store", "saves/store"]) == 1
+    out = capsys.readouterr()
+    lines = [line for line in (out.out + out.err).splitlines() if "token ids of" in line]
+    assert len(lines) == 1 and "forget (answer) in unlearn/after-" in lines[0]
