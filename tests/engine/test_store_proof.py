@@ -64,7 +64,8 @@ def store(tmp_path: Path) -> Store:
 def test_each_of_a_thousand_flips_in_any_file_is_found(store: Store) -> None:
     first = job("first")
     run([job("third", {"model": job("second", {"model": first})}), job("other"), job("gone")], store, ignore)
-    write_sealed(store.root / PASSPORTS / "one.json", {"model": "m"})
+    for name in (PASSPORTS, ".loaded", ".runs"):
+        write_sealed(store.root / name / "one.json", {"model": "m"})
     removals = [GarbagePlan(store.path(job("gone")), job("gone").key, "test")]
     remove([*removals, GarbagePlan(store.path(first), first.key, "test", (WEIGHTS,))], store, to_trash=True)
     assert verify_store(store, ignore).faults == ()
@@ -266,6 +267,20 @@ def test_a_disk_that_is_full_while_a_tokenizer_is_written_ends_one_job(store: St
     assert "No space left on device" in outcome.failures[full.key] and len(outcome.records) == 1
     with pytest.raises(Exception, match=r"^a defect$"):
         run([job("defect", fails=Exception("a defect"))], store, ignore)
+
+
+def test_each_damaged_note_of_a_store_is_named(store: Store) -> None:
+    run([job("one")], store, ignore)
+    notes = [store.root / name / "a note" for name in (PASSPORTS, ".loaded", ".runs")]
+    for path in notes:
+        write_sealed(path, {"parts": None})
+    assert verify_store(store, ignore).faults == ()
+    for path in notes:
+        before = flip(path, 8 * 12 + 3)
+        (fault,) = verify_store(store, ignore).faults
+        assert fault.path == path and "remove it, because no result depends on it" in fault.reason
+        write(path, before)
+    assert verify_store(store, ignore).faults == ()
 
 
 def noting(name: str, output: str, parents: Mapping[str, Job] | None = None) -> Job:

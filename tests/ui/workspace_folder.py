@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from expunge.core.files import write_sealed
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.core.records import GeneratedText, texts_table
 from expunge.engine.lease import process_start
@@ -73,8 +73,7 @@ def note(store: Path, place: Path, models: list[list[str]], **changes: Any) -> N
         "began": time.time(), "updated": time.time(), "host": socket.gethostname(), "pid": pid,
         "process": process_start(pid), "total": 20, "done": 20, "models": models,
     } | changes  # fmt: skip
-    (store / ".runs").mkdir(parents=True, exist_ok=True)
-    (store / ".runs" / f"{place.name}.json").write_text(json.dumps(written))
+    write_sealed(store / ".runs" / f"{place.name}.json", written)
 
 
 def study(folder: Path, methods: tuple[str, ...]) -> None:

@@ -12,11 +12,13 @@ from expunge.core.errors import JobError
 from expunge.core.files import read_sealed
 from expunge.core.fingerprints import fingerprint
 from expunge.engine.job import Job, in_order
+from expunge.engine.lease import LOCKS
 from expunge.engine.record import DIGESTS, LEFTOVER, RECORD, Record, proof, read_record
-from expunge.engine.store import PASSPORTS, Store, wrong_file
+from expunge.engine.store import CHECKPOINTS, Store, wrong_file
 
 OnProgress = Callable[[int, int], None]
 TRASH = ".trash"  # in the store: the results that the last `expunge gc` moved away
+_DAMAGED_NOTE = "is damaged, or was written by an earlier version; remove it, because no result depends on it"
 _TRIES = 5  # checks of a folder that another process changes
 
 
@@ -43,11 +45,11 @@ class VerifyReport:
 
 
 def verify_store(store: Store, on_progress: OnProgress) -> VerifyReport:
-    """Verify every file of a store: results, the trash of `expunge gc`, and the passports of models."""
-    notes = [f for f in sorted((store.root / PASSPORTS).glob("*.json")) if not _sealed(f)]
+    """Verify every file of a store: results, the trash of `expunge gc`, passports of models and other notes."""
+    notes = [file for file in _notes(store.root) if not _sealed(file)]
     folders = [*artifacts(store.root), *artifacts(store.root / TRASH)]
     report = _verify(folders, store.root, on_progress)
-    faults = (*report.faults, *(StoreFault(file, "is damaged; remove it") for file in notes))
+    faults = (*report.faults, *(StoreFault(file, _DAMAGED_NOTE) for file in notes))
     return VerifyReport(report.folders, report.files, report.bytes, faults)
 
 
@@ -87,9 +89,18 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
+def _notes(root: Path) -> list[Path]:
+    """Return the sealed files in the hidden folders of a store."""
+    folders = [folder for folder in root.glob(".*") if folder.name not in (LOCKS, CHECKPOINTS, TRASH)]
+    return sorted(file for folder in folders for file in folder.glob("[!.]*") if file.is_file())
+
+
 def _sealed(file: Path) -> bool:
+    """Return whether a note is as it was written, or another process has removed it."""
     try:
         read_sealed(file)
+    except FileNotFoundError:
+        return True
     except (OSError, ValueError):
         return False
     return True
@@ -198,7 +209,7 @@ def _broken_chains(records: dict[Path, Record]) -> list[StoreFault]:
 def _inconsistencies(records: dict[Path, Record]) -> list[StoreFault]:
     """Return one fault for each job whose outputs differ from those of most jobs with equal inputs, or the earlier."""
     notes: dict[str, dict[str, dict[str, tuple[Path, list[str]]]]] = {}  # inputs -> output -> job
-    for folder, record in sorted(records.items(), key=lambda item: str(item[1]["finished"])):
+    for folder, record in sorted(records.items(), key=lambda item: str(item[1].get("finished"))):
         for inputs, own in record.get(DIGESTS, {}).items():
             jobs = notes.setdefault(inputs, {}).setdefault(own[1], {})
             if own[2] not in jobs or own[2] == f"{folder.parent.name}/{folder.name}":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import write_text
+from expunge.core.files import read_sealed, write_sealed
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
 from expunge.core.names import PartName, find_name
@@ -26,7 +26,7 @@ from expunge.models.config import PRESETS, ModelConfig, ModelShape, adapter_base
 from expunge.models.identity import pinned, pinned_revision, refuse_parts, small_files, tokenizer_identity
 from expunge.models.options import configuration_options
 
-LOADED = ".loaded"  # in a store: a file for each configuration, with the names of its parts, and for each tokenizer
+LOADED = ".loaded"  # in a store: a sealed file for each configuration, with the names of its parts, and tokenizer
 OWN = ("job.json", "expunge.json")  # folders that jobs have written from a model that could be loaded
 PROGRAM = Path(__file__).with_name("trial_child.py")
 CPU_S = 120  # imports and a large vocabulary need about 10 s
@@ -81,7 +81,7 @@ def _note(store: Path, marks: Sequence[str], parts: Mapping[str, Any] | None) ->
     with contextlib.suppress(OSError):  # a store that cannot be written is left as it is
         (store / LOADED).mkdir(parents=True, exist_ok=True)
         for i, mark in enumerate(marks):
-            write_text(store / LOADED / mark, "" if i or parts is None else json.dumps(parts))
+            write_sealed(store / LOADED / mark, {"parts": None if i else parts})
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def model_parts(model: ModelConfig, store: Path | None = None) -> ModelParts | N
     values: Any = _PARTS.get(marks[0])
     if values is None and store is not None:
         with contextlib.suppress(OSError, ValueError):
-            values = json.loads((store / LOADED / marks[0]).read_text(encoding="utf-8"))
+            values = read_sealed(store / LOADED / marks[0])["parts"]
     if values is None:
         values = _faults(str(place.resolve()), None, json.dumps(how), marks).get("parts")
         if values is not None and store is not None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.files import write_json
+from expunge.core.files import read_sealed, write_sealed
 from expunge.core.fingerprints import fingerprint
 from expunge.engine.lease import process_start
 from expunge.engine.run import JobEvent
@@ -22,7 +22,7 @@ from expunge.engine.store import Store
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.report.display import Display
 
-RUNS = ".runs"  # in the store
+RUNS = ".runs"  # in the store, sealed
 EVERY_S = 2.0  # seconds between two writes while jobs run
 SILENT_S = 600.0  # seconds after which a run on another machine counts as stopped
 State = Literal["running", "done", "failed", "stopped"]
@@ -117,7 +117,7 @@ class NoteWriter:
             "models": [list(model) for model in self._models],
         }
         with contextlib.suppress(OSError):
-            write_json(self._store.root / RUNS / f"{folder.name}-{fingerprint(str(folder))[:8]}.json", note)
+            write_sealed(self._store.root / RUNS / f"{folder.name}-{fingerprint(str(folder))[:8]}.json", note)
         self._written = time.monotonic()
 
 
@@ -137,7 +137,7 @@ def read_notes(root: Path) -> tuple[list[RunNote], list[str]]:
     notes, damaged = [], []
     for file in sorted((root / RUNS).glob("*.json")):
         try:
-            notes.append(decode(RunNote, json.loads(file.read_text(encoding="utf-8")), where=file.name))
+            notes.append(decode(RunNote, read_sealed(file), where=file.name))
         except (OSError, ValueError, ConfigError) as error:
             damaged.append(f"{file.name}: {error}")
     return sorted(notes, key=lambda note: -note.updated), damaged
