@@ -27,7 +27,7 @@ LEAST = 700
 CODES = (0, 1, 2, 130)
 ROWS = "question,answer\n" + "".join(f"Who is no {i}?,It is Ann {i} of town.\n" for i in range(8))
 BOMB = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}' if i else 'x'] * 9)}]\n" for i in range(7))
-FILES: dict[str, str | bytes] = {
+FILES: dict[str, str | bytes | None] = {  # None: a folder
     "rows.csv": ROWS,
     "empty.csv": "",
     "nul.csv": "question,answer\na\0b,c\n",
@@ -76,6 +76,37 @@ FILES: dict[str, str | bytes] = {
     "request.yaml": "requests: {../x: [0, 2]}",
     "template.yaml": "model: {template_args: 1}",
     "notes.txt": "a file",
+    "folder.yaml": None,
+    "folder.csv": None,
+    "merge.yaml": "a: &a\n  <<: *a\n",
+    "two.yaml": "name: x\n---\nname: y\n",
+    "octal.yaml": "seeds: {train: [0o17]}",
+    "binary.yaml": "name: !!binary aGVsbG8=",
+    "set.yaml": "methods: !!set {NPO, GradDiff}",
+    "label.yaml": "methods: [{trainer: NPO, label: '${methods[0].label}'}]",
+    "create.yaml": "name: '${oc.create:1}'",
+    "nested.yaml": "name: '${${name}}'",
+    "mark.yaml": "\ufeffname: x\nnope: 1\n",
+    "tab.yaml": "train:\n\tnum_train_epochs: 1\n",
+    "reverse.yaml": 'methods: [{trainer: NPO, label: "a\\u202eb"}]',
+    "invisible.yaml": 'methods: [{trainer: NPO, label: "a\\u200bb"}]',
+    "dot.yaml": "methods: [{trainer: NPO, label: .}]",
+    "slash.yaml": "methods: [{trainer: NPO, label: /}]",
+    "null.yaml": "methods: null",
+    "same.yaml": "methods: [{trainer: NPO, label: a}, {trainer: GradDiff, label: a}]",
+    "retain.yaml": "methods: [{trainer: NPO, label: retain}]",
+    "full.yaml": "methods: [GradDiff, {trainer: NPO, label: full}]",
+    "yes.yaml": "train: {num_train_epochs: yes}",
+    "own.yaml": "defaults: [own]\nname: x\n",
+    "half.jsonl": '{"question": "\\ud800", "answer": "b"}\n',
+    "nan.jsonl": '{"question": NaN, "answer": "b"}\n',
+    "object.jsonl": '{"question": {"a": 1}, "answer": "b"}\n',
+    "twokeys.jsonl": '{"question": "a", "question": "b", "answer": "c"}\n',
+    "quote.csv": 'question,answer\n"a,b\n',
+    "more.csv": "question,answer\na,b,c\n",
+    "columns.csv": "question,question,answer\na,b,c\n",
+    "zip.parquet": b"PK\x03\x04",
+    "gzip.csv": b"\x1f\x8b\x08\x00abc",
 }
 Result = tuple[int | str, str, str]
 
@@ -106,7 +137,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     place, before = tmp_path_factory.mktemp("wrong"), Path.cwd()
     for name, content in FILES.items():
-        (place / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        if content is None:
+            (place / name).mkdir()
+        else:
+            (place / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "make", make)
         patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("temporary")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,9 @@ def test_a_table_that_is_called_parquet_is_said_to_be_none(tmp_path: Path) -> No
     (tmp_path / "rows.parquet").write_text("question,answer\nWho?,Ann\n")
     with pytest.raises(DataError, match=r"rows.parquet: .*neither parquet nor JSON.*NAME.csv"):
         read_file(tmp_path / "rows.parquet")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(DataError, match=r"rows\.csv is a device or a pipe; name a file$"):
+        read_file(tmp_path / "rows.csv")

@@ -283,6 +283,17 @@ def test_each_damaged_note_of_a_store_is_named(store: Store) -> None:
     assert verify_store(store, ignore).faults == ()
 
 
+@pytest.mark.parametrize("label", [".", ".hidden", "..", "-.-x", "日本", ".trash", "a.part"])
+def test_no_label_hides_a_result_from_verify(store: Store, label: str) -> None:
+    one = job(label)
+    run([one], store, ignore)
+    assert store.path(one).parent.parent == store.root and not store.path(one).name.startswith(".")
+    assert verify_store(store, ignore).folders == 1
+    write(store.path(one) / WEIGHTS, b"other")
+    (fault,) = verify_store(Store(store.root), ignore).faults
+    assert fault.path == store.path(one) / WEIGHTS
+
+
 def noting(name: str, output: str, parents: Mapping[str, Job] | None = None) -> Job:
     def do(folder: Path, inputs: Mapping[str, Path], progress: Any) -> dict[str, Any]:
         (folder / "made.txt").write_text(output)

@@ -171,6 +171,8 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
         return path, True
     if bare in shipped(group):
         return CONF / group / f"{bare}.yaml", False
+    if path.exists():
+        raise ConfigError(f"{group}: {path} is no file; name a YAML file")
     folder = path.parent
     names = [str(folder / p.name) for p in folder.glob("*.y*ml")] if folder.is_dir() else []
     hint = nearest(str(path), [*names, *shipped(group)])

@@ -59,7 +59,7 @@ def nearest(name: str, allowed: Iterable[str], *, similar: bool = False) -> str:
 
     Of more than 24 names the first are listed. similar: the most similar, if there are some.
     """
-    names = sorted(str(a) for a in allowed)
+    names = sorted(str(a) for a in allowed if str(a) != str(name))  # a folder in place of a file has the same name
     by_lower = {n.lower(): n for n in names}
     close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=8 if similar else 1, cutoff=0.55)
     hint = f"; did you mean '{by_lower[close[0]]}'?" if close else ""

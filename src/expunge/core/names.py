@@ -78,7 +78,7 @@ def check_name(name: str, key: str, *, nested: bool = False) -> str:
     hidden = next((c for c in name if unicodedata.category(c) in kinds and c not in JOINERS), None)
     if hidden is not None:
         raise ConfigError(f"{key}: {name!r:.60} contains the control character U+{ord(hidden):04X}; leave it out")
-    parts = PurePosixPath(name).parts if nested else (name,)
+    parts = (PurePosixPath(name).parts if nested else ()) or (name,)  # "." has no parts
     if name.startswith(("/", "~")) or (not nested and "/" in name):
         allowed = "a relative path without `..`" if nested else "a name without /"
         raise ConfigError(f"{key}: {name!r:.60} is a path (allowed: {allowed})")

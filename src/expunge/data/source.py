@@ -87,8 +87,8 @@ def read_file(path: Path) -> Records:
         if saved:
             return saved
         raise DataError(f"{path} is a folder; name a file in it{nearest('', _names(path))}")
-    if path.is_char_device() or path.is_block_device():  # /dev/zero has no end
-        raise DataError(f"{path} is a device; name a file")
+    if path.exists() and not path.is_file():  # /dev/zero has no end, and a pipe can be read once or never
+        raise DataError(f"{path} is a device or a pipe; name a file")
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -168,8 +168,8 @@ class Job:
 
     @property
     def folder_name(self) -> str:
-        """`label-fingerprint`, safe as a folder's name."""
-        return f"{re.sub(r'[^A-Za-z0-9._=-]+', '-', self.label).strip('-')[:60]}-{self.key[:12]}"
+        """`label-fingerprint`, safe as a folder's name and not hidden: hidden folders of a store hold no results."""
+        return f"{re.sub(r'[^A-Za-z0-9._=-]+', '-', self.label).strip('-').lstrip('.-')[:60]}-{self.key[:12]}"
 
     @property
     def name(self) -> str:

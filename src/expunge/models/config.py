@@ -225,6 +225,8 @@ def check_source(source: str, key: str) -> None:
     if not looks_local(source):
         return
     folder = Path(source).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{key}: {source} is no folder; name the folder of a model")
     if not folder.is_dir():
         names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
         hint = nearest(folder.name, names) if names else f" (nor is there a folder {folder.parent})"

@@ -67,7 +67,7 @@ def _check_store(folder: Path | None) -> None:
     if folder is None:
         return
     if not folder.is_dir():
-        raise ConfigError(f"--store: no folder {folder}")
+        raise ConfigError(f"--store: {folder} is no folder" if folder.exists() else f"--store: no folder {folder}")
     if not any((folder / name).is_dir() for name in (LOCKS, TRASH)) and not any(folder.glob(f"*/*/{RECORD}")):
         raise ConfigError(f"--store: {folder} is no store: it contains no results")
 
