@@ -1,4 +1,4 @@
-"""The identity of a model: a changed byte that changes an output gives another identity, in folders of five kinds."""
+"""The identity of a model: a changed byte that changes an output gives another identity, in folders of six kinds."""
 
 from __future__ import annotations
 
@@ -79,8 +79,20 @@ def with_template(folder: Path, model: Any, tokenizer: Any) -> None:
     (folder / "added_tokens.json").write_text('{"<new>": 400}')
 
 
+def with_merges(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write a tokenizer as a vocabulary and merges, as older models have it, and several chat templates."""
+    single(folder, model, tokenizer)
+    (folder / "tokenizer.json").unlink()
+    tokenizer.backend_tokenizer.model.save(str(folder))
+    settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(CHAT)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tools.jinja").write_text(CHAT)
+
+
 KINDS: dict[str, Callable[[Path, Any, Any], None]] = {
-    f.__name__: f for f in (single, sharded, with_code, with_adapter, with_template)
+    f.__name__: f for f in (single, sharded, with_code, with_adapter, with_template, with_merges)
 }
 
 
@@ -93,6 +105,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name / "README.md").write_text("a model")
         (place / name / "optimizer.pt").write_text("not read")
     return place
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def outputs(folder: Path) -> tuple[Any, ...]:
@@ -129,7 +145,7 @@ def test_a_byte_that_changes_an_output_changes_the_identity(
     before = outputs(folder)
     assert len(before) == 4, before
     changed: set[str] = set()
-    for number, name in enumerate(sorted(p.name for p in folder.iterdir()) * 3):
+    for number, name in enumerate(files_of(folder) * 3):
         other = Path(shutil.copytree(folder, tmp_path / f"m{number}"))
         data = bytearray((other / name).read_bytes())
         # of weights a high byte of the last tensors, else any character
@@ -148,6 +164,7 @@ def test_a_byte_that_changes_an_output_changes_the_identity(
         "with_code": {"modeling_own.py", "own_parts.py"},
         "with_adapter": {"adapter_model.safetensors"},
         "with_template": {"chat_template.jinja", "generation_config.json"},
+        "with_merges": {"vocab.json", "merges.txt"},
     }
     assert expected[kind] <= changed
 
@@ -191,7 +208,8 @@ def test_every_file_that_loading_opens_belongs_to_the_identity(
             code.write(f"\nwith open({str(folder)!r} + '/table.md') as table:\n    table.read()\n")
     with opened_files(folder) as names:
         assert len(outputs(folder)) == 4
-    assert {"config.json", "tokenizer.json"} <= names
+    tokens = {"vocab.json", "merges.txt"} if kind == "with_merges" else {"tokenizer.json"}
+    assert {"config.json", *tokens} <= names
     assert any(name.endswith(".safetensors") for name in names)
     assert ("table.md" in names) == (kind == "with_code")
     assert names <= set(identity_files(folder))
@@ -203,7 +221,7 @@ def test_each_file_but_texts_about_the_model_belongs_to_the_identity(folders: Pa
     (folder / "LICENSE").write_text("free")
     (folder / "job.json").write_text("{}")
     before = source_identity(str(folder), None)
-    for path in sorted(folder.iterdir()):
+    for path in map(folder.joinpath, files_of(folder)):
         data = path.read_bytes()
         path.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
         about = path.name in ("README.md", "LICENSE", "job.json", *(["optimizer.pt"] * (kind != "with_code")))
