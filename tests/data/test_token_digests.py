@@ -98,7 +98,7 @@ def test_copies_of_a_tokenizer_have_one_identity(tokenizer: Any, tmp_path: Path)
     assert identity(tmp_path / "a") != identity(tmp_path / "b")
 
 
-def test_verify_finds_a_run_after_a_patch(
+def test_verify_names_a_damaged_note_and_a_run_after_a_patch(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -110,10 +110,17 @@ def test_verify_finds_a_run_after_a_patch(
     words += ["model.model_args.pretrained_model_name_or_path=model", "trainer.args.max_steps=1"]
     assert main([*words, "task_name=before"]) == 0
     assert main(["verify", "--store", "saves/store"]) == 0
+    note, *_ = Path("saves/store/.loaded").iterdir()
+    text = note.read_text()
+    note.write_text(f" {text}")
+    capsys.readouterr()
+    assert main(["verify", "--store", "saves/store"]) == 1
+    out = capsys.readouterr().out
+    assert "is damaged, or was written by an earlier version; remove it" in out and "move each" not in out
+    note.write_text(text)
     patch(monkeypatch)
     assert main([*words, "task_name=after", "trainer.args.learning_rate=1e-3"]) == 0
     capsys.readouterr()
     assert main(["verify", "--store", "saves/store"]) == 1
-    out = capsys.readouterr()
-    lines = [line for line in (out.out + out.err).splitlines() if "token ids of" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "token ids of" in line]
     assert len(lines) == 1 and "forget (answer) in unlearn/after-" in lines[0]

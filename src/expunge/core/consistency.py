@@ -62,13 +62,13 @@ def difference(one: list[str], other: list[str]) -> str | None:
     """Return a sentence about the different outputs of two notes of the same inputs; None if they are equal."""
     if one[1] == other[1]:
         return None
-    return f"the {one[0]} in {one[2]} differ from those in {other[2]}, though all that should determine them is equal"
+    return (
+        f"the {one[0]} in {one[2]} differ from those in {other[2]}, though all that should determine them is equal: a "
+        "library or the tokenizer's code has changed without a new release"
+    )
 
 
 def _add(digests: Digests, inputs: str, values: list[str]) -> None:
     message = difference(values, digests.setdefault(inputs, values))
     if message:
-        raise JobError(
-            f"{message}: a library or the tokenizer's code has changed without a new release. Restore it, or "
-            "compute all results with the present code (paths.store=NEW_FOLDER)"
-        )
+        raise JobError(f"{message}. Restore it, or compute all results with the present code (paths.store=NEW_FOLDER)")

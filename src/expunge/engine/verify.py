@@ -24,10 +24,11 @@ _TRIES = 5  # checks of a folder that another process changes
 
 @dataclass(frozen=True)
 class StoreFault:
-    """A file or folder that differs from its record, and the reason."""
+    """A file or folder that differs from its record, and the reason. note: no result depends on the file."""
 
     path: Path
     reason: str
+    note: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def verify_store(store: Store, on_progress: OnProgress) -> VerifyReport:
     notes = [file for file in _notes(store.root) if not _sealed(file)]
     folders = [*artifacts(store.root), *artifacts(store.root / TRASH)]
     report = _verify(folders, store.root, on_progress)
-    faults = (*report.faults, *(StoreFault(file, _DAMAGED_NOTE) for file in notes))
+    faults = (*report.faults, *(StoreFault(file, _DAMAGED_NOTE, note=True) for file in notes))
     return VerifyReport(report.folders, report.files, report.bytes, faults)
 
 

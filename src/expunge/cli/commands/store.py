@@ -48,7 +48,7 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
             results = root(study.graph.jobs, study.store)
     for fault in report.faults:
         say(f"{fault.path}: {fault.reason}")
-    if report.faults:
+    if not all(fault.note for fault in report.faults):
         say("next: move each of these folders away and run its study again; it computes only the missing results")
     say(f"{report.folders} artifacts, {report.files} files, {count(report.bytes)}B: {len(report.faults)} faults")
     if report.waiting:
