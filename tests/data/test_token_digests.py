@@ -104,8 +104,8 @@ def test_verify_names_a_damaged_note_and_a_run_after_a_patch(
     monkeypatch.chdir(tmp_path)
     save_model(build_llama("llama-64k", tokenizer, vocab_size=300, seed=0), tokenizer, Path("model"))
     for name, author in (("f", "Ana"), ("r", "Bob")):
-        lines = "".join(f"Who wrote book {i} of {name}?,{author} {i}\n" for i in range(3))
-        Path(f"{name}.csv").write_text(f"question,answer\n{lines}")
+        table = "".join(f"Who wrote book {i} of {name}?,{author} {i}\n" for i in range(3))
+        Path(f"{name}.csv").write_text(f"question,answer\n{table}")
     words = ["unlearn", "benchmark=custom", "forget=f.csv", "retain=r.csv", "trainer=GradDiff"]
     words += ["model.model_args.pretrained_model_name_or_path=model", "trainer.args.max_steps=1"]
     assert main([*words, "task_name=before"]) == 0
