@@ -6,6 +6,24 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# Names that people type from other libraries, where the letters do not lead to ours.
+USUAL_NAMES: Mapping[str, str] = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "n_epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "optimizer": "optim",
+    "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "wd": "weight_decay",
+    "max_tokens": "max_new_tokens",
+    "system": "system_prompt",
+    "tokenizer": "processing_class",
+}
+
 
 class ExpungeError(Exception):
     """Base of every error that is printed as one line, without a traceback. The exit code is `exit_code`."""
@@ -57,12 +75,16 @@ def as_texts(value: Any, where: str) -> list[str]:
 def nearest(name: str, allowed: Iterable[str], *, similar: bool = False) -> str:
     """Return a hint for a wrong name: "; did you mean 'X'?" if one is near, and the allowed names.
 
+    A usual name of other libraries (`lr`) leads to ours (`learning_rate`), if that is allowed.
     Of more than 24 names the first are listed. similar: the most similar, if there are some.
     """
     names = sorted(str(a) for a in allowed if str(a) != str(name))  # a folder in place of a file has the same name
     by_lower = {n.lower(): n for n in names}
     close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=8 if similar else 1, cutoff=0.55)
-    hint = f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+    best = USUAL_NAMES.get(str(name).lower())
+    if best not in names:
+        best = by_lower[close[0]] if close else None
+    hint = f"; did you mean '{best}'?" if best else ""
     if not names:
         return hint
     some = names if len(names) <= 24 else [by_lower[one] for one in close] if similar and close else names[:24]
