@@ -135,7 +135,9 @@ class TrainArgs:
     max_loss: float = 1e5
     """Stop with an error if the loss is larger: the run has diverged."""
     dropout: float = 0.0
-    """Probability of dropping values of embeddings, attention weights and layers' outputs in training."""
+    """Probability of dropping values of embeddings, attention weights and layers' outputs in training. 0: adds none; a
+    model's own dropout (0.1 in GPT-2) is active in training in any case, as in transformers.
+    """
     grad_transform: str | tuple[str, ...] | None = None
     """A change of the gradient around the loss: sam, gru, blur, mudman or latent. Several form a stack: each changes
     the forget gradient that the next one reads. None: the plain gradient.
@@ -207,7 +209,7 @@ class TrainArgs:
         if self.bf16 and self.fp16:
             raise ValueError("bf16 cannot be on together with fp16")
         if problem := optimizer_problem(self.optim):
-            raise ValueError(problem)
+            raise ValueError(f"optim {problem}")
         if self.max_steps != -1 and self.schedule.kind != "interleaved":
             raise ValueError(f"max_steps must be -1 with schedule.kind={self.schedule.kind}: each phase counts epochs")
         self._check_trained_parameters()

@@ -69,8 +69,7 @@ def optimizer_problem(optim: str) -> str:
     """Return why a name is no optimizer; empty for one that may exist. Imports nothing."""
     if optim in OPTIMIZERS or own_optimizer(optim):
         return ""
-    known = ", ".join([*OPTIMIZERS, *_REGISTRY])
-    return f"no optimizer named {optim!r} (allowed: {known}, or a class such as torch.optim.NAdam)"
+    return f"must be a class such as torch.optim.NAdam, or a known name{nearest(optim, [*OPTIMIZERS, *_REGISTRY])}"
 
 
 def optimizer_identity(optim: str) -> str | dict[str, Any]:
