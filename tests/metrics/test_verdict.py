@@ -55,6 +55,15 @@ def verdict_of(model: str, position: float, rest: float = 0.97, robust: float | 
     return make_verdict(model, findings, utility_answer([utility(rest)], [utility(1.0)], "model_utility", 0.5))
 
 
+def test_controls_without_an_audit_of_the_model_as_it_is_are_not_called_missing() -> None:
+    answer = utility_answer([utility(1.0)], [utility(1.0)], "model_utility", 0.5)
+    verdict = make_verdict("m", [("relearn", finding("same_rows", 0.0))], answer)
+    assert verdict.forgot.word == "not tested" and "exposure" in verdict.forgot.sentence
+    assert "no retain model" not in str(verdict).lower() and repr(verdict) == str(verdict)
+    alone = dataclasses.replace(finding("same_rows", 0.0), retain=math.nan)
+    assert "no retain model" in make_verdict("m", [("relearn", alone)], answer).forgot.sentence
+
+
 def test_each_question_is_answered_by_its_audits() -> None:
     findings = [
         (DIRECT, finding("forget_Q_A_Prob", 0.0)),

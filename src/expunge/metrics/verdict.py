@@ -54,6 +54,7 @@ KEPT, DAMAGED, BROKEN = "kept", "damaged", "broken"
 DAMAGE = 0.05  # largest loss of utility, as a share of the target model's, that counts as kept
 NO_TARGET = "without a target model, the margin is a share of the distance from the retain model to 1"
 NO_CONTROLS = "there is no retain model and target model to compare it with"
+NO_MEASUREMENT = "no audit of the model as it is has run: exposure, probe, lens or depth; evaluate has metrics of it"
 # The smallest rank is best. A model below the retain model is distinguishable, so it gains nothing from it.
 RANK: Mapping[str, int] = {NO_TRACE: 0, UNDECIDED: 1, NOT_MEASURABLE: 1, NOT_TESTED: 1, OVER: 2, TRACE: 3, KNOWN: 4}
 DETECTION: Mapping[str, str] = {NO_TRACE: "not detectable", TRACE: "detectable", KNOWN: "detectable",
@@ -131,6 +132,9 @@ class Verdict:
         words = "; ".join(f"{QUESTIONS[name].rstrip('?').lower()}: {a.word}" for name, a in self.answers.items())
         return f"{self.model}: {words}"
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         lines = [f"{self.model}: broken, not ranked: {self.broken}" if self.broken else self.model]
         width = max(map(len, QUESTIONS.values()))
@@ -188,8 +192,9 @@ def make_verdict(
     parts: dict[str, list[tuple[str, AuditFinding]]] = {"forgot": [], "detectable": [], "robust": []}
     for audit, finding in findings:
         parts[_question(audit, finding.name)].append((audit, finding))
-    forgot = _answer(parts["forgot"], {}, reason)
-    if not parts["forgot"]:
+    compared = any(math.isfinite(finding.retain) for _, finding in findings)
+    forgot = _answer(parts["forgot"], {}, NO_MEASUREMENT if compared and reason == NO_CONTROLS else reason)
+    if not parts["forgot"] and not compared:
         forgot = replace(forgot, word=NOT_MEASURABLE, finding=NOT_MEASURABLE)
     forgot, agree = _with_seeds(forgot, by_seed)
     detectable = _answer(parts["detectable"], DETECTION, "no audit has tried it: exposure or forensic")
