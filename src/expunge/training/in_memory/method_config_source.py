@@ -70,7 +70,8 @@ def _class(spec: MethodSpec) -> str:
     cls, docs = spec.cls, field_docs(spec.cls)
     hints = typing.get_type_hints(cls)
     first = (cls.__doc__ or spec.name).strip().splitlines()[0].rstrip(".:")
-    lines = ["@strict", "@dataclass(frozen=True, kw_only=True)", f"class {config_name(spec.name)}(UnlearnConfig):"]
+    decorators = ["@strict", "@dataclass(frozen=True, kw_only=True, repr=False)"]
+    lines = [*decorators, f"class {config_name(spec.name)}(UnlearnConfig):"]
     if len(first) > 108:
         first = first[:105].rsplit(" ", 1)[0] + " ..."
     lines += [

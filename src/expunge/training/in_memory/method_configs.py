@@ -46,7 +46,7 @@ __all__ = [
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AltPOConfig(UnlearnConfig):
     """Alternate preference optimisation (Mekala et al. 2024, arXiv:2409.13474): prefer plausible other answers.
 
@@ -60,7 +60,7 @@ class AltPOConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CEUConfig(UnlearnConfig):
     """Cross-entropy unlearning (CE-U, Yang 2025, arXiv:2503.01224): learn the model's own answer minus the ...
 
@@ -74,7 +74,7 @@ class CEUConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CIRConfig(UnlearnConfig):
     """Collapse of irrelevant representations (Sondej and Yang 2025, arXiv:2509.11816): break the outputs of MLPs.
 
@@ -95,7 +95,7 @@ class CIRConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DPOConfig(UnlearnConfig):
     """Direct preference optimisation for forgetting (arXiv:2305.18290; for TOFU in arXiv:2404.05868).
 
@@ -109,7 +109,7 @@ class DPOConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FinetuneConfig(UnlearnConfig):
     """Supervised fine-tuning: the token-mean negative log-likelihood of the answers.
 
@@ -120,7 +120,7 @@ class FinetuneConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FLATConfig(UnlearnConfig):
     """Forget-data-only loss adjustment (FLAT, Wang et al. 2024, arXiv:2410.11143).
 
@@ -134,7 +134,7 @@ class FLATConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class GradAscentConfig(UnlearnConfig):
     """Gradient ascent (Jang et al. 2022, arXiv:2210.01504): increase the loss of the forget answers.
 
@@ -145,7 +145,7 @@ class GradAscentConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class GradDiffConfig(UnlearnConfig):
     """Gradient difference (Liu et al. 2022, arXiv:2203.12817): ascend on forget, descend on retain.
 
@@ -156,7 +156,7 @@ class GradDiffConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class IdkNLLConfig(UnlearnConfig):
     """Refusal training (TOFU, arXiv:2401.06121): learn to answer the forget questions with "I don't know".
 
@@ -167,7 +167,7 @@ class IdkNLLConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class IHLConfig(UnlearnConfig):
     """Inverted hinge loss (Cha et al. 2024, LoKU, arXiv:2408.06621): swap the true token for the runner-up.
 
@@ -178,7 +178,7 @@ class IHLConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class JensUnConfig(UnlearnConfig):
     """Jensen-Shannon unlearning (Singh et al. 2025, arXiv:2509.02820): move to a refusal, with a bounded loss.
 
@@ -189,7 +189,7 @@ class JensUnConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class KLConfig(UnlearnConfig):
     """KL minimisation (TOFU, arXiv:2401.06121): ascend on forget, stay near the old model on retain.
 
@@ -200,7 +200,7 @@ class KLConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MEConfig(UnlearnConfig):
     """Maximum entropy (Yuan et al. 2024, arXiv:2410.08109, ME+GD): move forget answers to the uniform distribution.
 
@@ -215,7 +215,7 @@ class MEConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NPOConfig(UnlearnConfig):
     """Negative preference optimisation (Zhang et al. 2024, arXiv:2404.05868, eq. 3).
 
@@ -232,7 +232,7 @@ class NPOConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PDUConfig(UnlearnConfig):
     """Primal-dual unlearning (Entesari et al. 2025, arXiv:2506.05314): forget under a bound on the retain loss.
 
@@ -261,7 +261,7 @@ class PDUConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PURGEConfig(UnlearnConfig):
     """Policy unlearning (Zaradoukas et al. 2026, arXiv:2601.20568): sample answers, and prefer those without ...
 
@@ -284,7 +284,7 @@ class PURGEConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class R2MUConfig(UnlearnConfig):
     """Reasoning-aware misdirection (Wang et al. 2025, arXiv:2506.12963): RMU on the answer and on its ...
 
@@ -313,7 +313,7 @@ class R2MUConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RepNoiseConfig(UnlearnConfig):
     """Representation noising (Rosati et al. 2024, arXiv:2405.14577): make hidden states look like Gaussian noise.
 
@@ -336,7 +336,7 @@ class RepNoiseConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RMUConfig(UnlearnConfig):
     """Representation misdirection (Li et al. 2024, arXiv:2403.03218): scramble a layer's output on forget text.
 
@@ -366,7 +366,7 @@ class RMUConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RRConfig(UnlearnConfig):
     """Representation rerouting, or circuit breakers (Zou et al. 2024, arXiv:2406.04313): turn hidden states away.
 
@@ -380,7 +380,7 @@ class RRConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RULEConfig(UnlearnConfig):
     """Reinforcement unlearning (Zhang et al. 2025, arXiv:2506.07171): learn the boundary of refusal from rewards.
 
@@ -400,7 +400,7 @@ class RULEConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SatImpConfig(UnlearnConfig):
     """Saturation and importance (Yang et al. 2025, arXiv:2505.11953): a weight for every forget token.
 
@@ -417,7 +417,7 @@ class SatImpConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SemEvalGAConfig(UnlearnConfig):
     """Ascent on answers, KL to the old model, and optionally the retain answers: three weighted terms.
 
@@ -428,7 +428,7 @@ class SemEvalGAConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SimNPOConfig(UnlearnConfig):
     """Simple negative preference optimisation (Fan et al. 2024, arXiv:2410.07163): NPO without a reference.
 
@@ -445,7 +445,7 @@ class SimNPOConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TPOConfig(UnlearnConfig):
     """Targeted preference optimisation (Zhou et al. 2025, arXiv:2506.03142): forget the unwanted words of an ...
 
@@ -462,7 +462,7 @@ class TPOConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class UNDIALConfig(UnlearnConfig):
     """Self-distillation with adjusted logits (Dong et al. 2024, arXiv:2402.10052).
 
@@ -479,7 +479,7 @@ class UNDIALConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class UNDOConfig(UnlearnConfig):
     """Unlearn, noise, distil on outputs (Lee et al. 2025, arXiv:2506.06278): make another method's unlearning last.
 
@@ -502,7 +502,7 @@ class UNDOConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class UnilogitConfig(UnlearnConfig):
     """Uniform-target self-distillation (Vasilev et al. 2025, arXiv:2505.06027): give the true token ...
 
@@ -516,7 +516,7 @@ class UnilogitConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class WGAConfig(UnlearnConfig):
     """Weighted gradient ascent (Wang et al. 2025, arXiv:2502.19301): ascend on tokens that are still likely.
 
@@ -530,7 +530,7 @@ class WGAConfig(UnlearnConfig):
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class WHPConfig(UnlearnConfig):
     """Who's Harry Potter (Eldan and Russinovich 2023, arXiv:2310.02238): learn a generic answer.
 

@@ -26,7 +26,7 @@ DEFAULT_METHOD = "NPO"
 
 
 @strict
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class UnlearnConfig(TrainArgs):
     """Settings of one unlearning run in memory: the training arguments, the method and the reporting.
 
@@ -128,6 +128,23 @@ class UnlearnConfig(TrainArgs):
         if self.checkpoint not in (None, CheckpointArgs()):
             raise ConfigError(f"{type(self).__name__}.checkpoint: belongs to jobs; a run in memory has no checkpoints")
         self.train_args()
+        if self.method_name_is_set:
+            self.objective()
+
+    def __repr__(self) -> str:
+        """Return the call that makes these settings: the class with the fields that are not at their defaults."""
+        own = []
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+            if value != default:
+                own.append(f"{one.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(own)})"
+
+    @property
+    def method_name_is_set(self) -> bool:
+        """Whether the class or a field names the method; without one the trainer's argument may name it."""
+        return (self.method or self.METHOD) is not None
 
     @property
     def method_name(self) -> str:
@@ -155,7 +172,16 @@ class UnlearnConfig(TrainArgs):
         settings |= {
             name: value for name in SHARED if name not in settings and (value := getattr(self, name, None)) is not None
         }
-        return objective(self.method_name, settings, where=type(self).__name__)
+        where = type(self).__name__
+        try:
+            return objective(self.method_name, settings, where=where)
+        except ConfigError as error:  # the settings are fields here: name the field
+            message = str(error).replace(f"{where}: no method", f"{where}.method: no method", 1)
+            fields = (*self._method_fields(), *SHARED)
+            key = message.removeprefix(f"{where}.method_args.").partition(":")[0]
+            if self.METHOD is not None or (key in fields and key not in self.method_args):
+                message = message.replace(f"{where}.method_args.", f"{where}.", 1)
+            raise ConfigError(message) from None
 
     def _method_fields(self) -> tuple[str, ...]:
         """Return the names of the method's own fields; none for the class that fits every method."""
