@@ -49,6 +49,17 @@ def trained(full: Any, tokenizer: Any, callback: Any, **settings: Any) -> expung
     return trainer
 
 
+def test_a_callback_reads_the_batches_as_they_are_set(full: Any, tokenizer: Any) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Reader(transformers.TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append((args.per_device_train_batch_size, args.gradient_accumulation_steps))
+
+    trained(full, tokenizer, Reader(), per_device_train_batch_size=3, gradient_accumulation_steps=2)
+    assert seen == [(3, 2)]
+
+
 def test_a_callback_sees_one_training(full: Any, tokenizer: Any) -> None:
     recorder = Recorder()
     trainer = trained(full, tokenizer, recorder, per_device_train_batch_size=3)

@@ -16,6 +16,7 @@ from datasets import Dataset
 from library_facts import FACTS, FORGET, RETAIN, SHORT
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers.integrations import integration_utils
 
 import expunge
 from expunge.core.errors import ConfigError, DataError, JobError
@@ -230,6 +231,27 @@ def test_the_model_and_the_tokenizer_are_pushed(full: Any, tokenizer: Any, monke
     assert "# forgetful" in cards[0] and "- **method**: NPO" in cards[0]
 
 
+def test_a_hub_that_fails_is_one_line(full: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, name: str, **how: Any) -> None:
+        raise ConnectionError("no network\nhere")
+
+    monkeypatch.setattr(type(full), "push_to_hub", fail)
+    trainer = expunge.UnlearnTrainer(
+        full, expunge.NPOConfig(**SHORT), forget_dataset=FORGET, retain_dataset=RETAIN, processing_class=tokenizer
+    )
+    with pytest.raises(expunge.JobError, match="push_to_hub: me/forgetful was not uploaded: no network here;"):
+        trainer.push_to_hub("me/forgetful")
+
+
+def test_an_integration_without_its_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise RuntimeError("WandbCallback requires wandb to be installed.\nRun `pip install wandb`.")
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", missing)
+    with pytest.raises(ConfigError, match=r"NPOConfig.report_to: .* to be installed. Run `pip install wandb`"):
+        expunge.unlearn(None, FORGET, retain=RETAIN, report_to="wandb")
+
+
 def small_llama(n_tokens: int) -> Any:
     """Return a small model of random weights with a vocabulary of some size."""
     config = LlamaConfig(
@@ -246,11 +268,13 @@ def small_llama(n_tokens: int) -> Any:
         ({"retain": None}, "retain_dataset: missing; NPO has a retain term"),
         ({"forget": None}, "forget_dataset: missing"),
         ({"learning_rate": "fast"}, "NPOConfig.learning_rate: should be a valid number"),
-        ({"beta": -1.0}, "NPOConfig.method_args.beta: must be a number > 0"),
+        ({"beta": -1.0}, "NPOConfig.beta: must be a number > 0"),
         ({"method": "finetune"}, "forget_dataset: finetune forgets nothing"),
         ({"method": lambda inputs: 0.0}, "decorate a loss function with @expunge.unlearning_loss"),
         ({"eval_steps": 2}, "eval_steps: has no effect"),
-        ({"report_to": "nowhere"}, "report_to: nowhere is not supported"),
+        ({"report_to": "wandbb"}, "report_to: no integration named 'wandbb'; did you mean 'wandb'"),
+        ({"push_to_hub": True}, "push_to_hub: name a repository"),
+        ({"push_to_hub": True, "hub_model_id": "a b"}, "push_to_hub: 'a b' names no repository"),
         ({"tokenizer": None}, "processing_class: missing"),
         (
             {"peft_config": LoraConfig(task_type="CAUSAL_LM"), "lora": expunge.LoraArgs()},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -34,22 +35,30 @@ def upload(
         JobError: The hub cannot be reached, or refuses the files.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub import errors as hub_errors
 
     contents: dict[str, Path | bytes] = {**files, CARD: card.encode()}
     operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=source) for path, source in contents.items()]
-    refusals = (OSError, ValueError, getattr(hub_errors, "HTTPError", OSError))
-    try:
+    with errors_of_uploads(name, option):
         api = HfApi()
         address = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
         api.create_commit(name, operations, commit_message="Upload by expunge", repo_type=kind)
-    except refusals as error:
+    return str(address)
+
+
+@contextmanager
+def errors_of_uploads(
+    name: str, option: str, complete: str = "the local result is complete: run the same command again"
+) -> Iterator[None]:
+    """Turn an error of the hub in this context into a JobError: it cannot be reached, or refuses the files."""
+    from huggingface_hub import errors as hub_errors
+
+    try:
+        yield
+    except (OSError, ValueError, getattr(hub_errors, "HTTPError", OSError)) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise JobError(
-            f"{option}: {name} was not uploaded: {reason}; the local result is complete: run the same command again "
-            "(`hf auth login` gives access)"
+            f"{option}: {name} was not uploaded: {reason}; {complete} (`hf auth login` gives access)"
         ) from None
-    return str(address)
 
 
 def card(title: str, tags: Sequence[str], about: Iterable[str], facts: Mapping[str, str], more: str = "") -> str:

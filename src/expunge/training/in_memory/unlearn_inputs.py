@@ -9,6 +9,7 @@ from typing import Any
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
+from expunge.core.hub import check_repository
 from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
 from expunge.models.capabilities import n_logits
@@ -45,21 +46,34 @@ def eval_roles(data: Any) -> dict[str, Any] | None:
         return {str(role): examples_from(rows, str(role)) for role, rows in data.items()}
     raise ConfigError(
         'eval_dataset: expected a benchmark, or a mapping such as {"forget": rows, "retain": rows, "holdout": rows}, '
-        f"got a {type(data).__name__}"
+        f"got {kind_of(data)}"
     )
 
 
-def reporting_callbacks(args: UnlearnConfig) -> list[type[transformers.TrainerCallback]]:
-    """Return the integrations' callbacks. Raises ConfigError for a name that transformers does not support."""
+def reporting_callbacks(args: UnlearnConfig) -> list[transformers.TrainerCallback]:
+    """Return the integrations' callbacks. Raises ConfigError for an unknown or missing one."""
     if not args.reporters:
         return []
-    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    try:
-        callbacks: list[type[transformers.TrainerCallback]] = get_reporting_integration_callbacks(list(args.reporters))
-    except ValueError as error:
-        raise ConfigError(f"{type(args).__name__}.report_to: {error}") from None
-    return callbacks
+    where, out = f"{type(args).__name__}.report_to", []
+    for name in args.reporters:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ConfigError(f"{where}: no integration named {name!r}{nearest(name, INTEGRATION_TO_CALLBACK)}")
+        try:
+            out.append(INTEGRATION_TO_CALLBACK[name]())
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
+    return out
+
+
+def repository_of(args: UnlearnConfig, repo_id: str | None = None) -> str:
+    """Return the repository of `push_to_hub`. Raises ConfigError if none is named, or the name is wrong."""
+    name = repo_id or args.hub_model_id or (Path(args.output_dir).name if args.output_dir else None)
+    if name is None:
+        raise ConfigError("push_to_hub: name a repository, or set hub_model_id in the settings")
+    check_repository(name, "push_to_hub")
+    return name
 
 
 def check_callbacks(callbacks: Any) -> None:
@@ -87,7 +101,9 @@ def shows_progress(disable: bool | None) -> bool:
 def shown_arguments(
     arguments: transformers.TrainingArguments, args: UnlearnConfig, method: str
 ) -> transformers.TrainingArguments:
-    """Complete the TrainingArguments that callbacks receive: names, integrations, and the fields of early stopping."""
+    """Complete the TrainingArguments that callbacks receive: batches, names, integrations, early stopping."""
+    arguments.per_device_train_batch_size = args.per_device_train_batch_size
+    arguments.gradient_accumulation_steps = args.gradient_accumulation_steps
     arguments.run_name = args.run_name or args.output_dir or method or None
     arguments.report_to = list(args.reporters)
     arguments.eval_strategy = transformers.trainer_utils.IntervalStrategy(args.eval_strategy)

@@ -16,7 +16,7 @@ import torch
 from expunge.benchmarks.in_memory import check_disjoint, in_memory_benchmark
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, DataError, kind_of
-from expunge.core.hub import card, upload
+from expunge.core.hub import card, errors_of_uploads, upload
 from expunge.core.on_use import transformers
 from expunge.data.encoder import Encoded
 from expunge.data.examples import ExampleSet
@@ -45,6 +45,7 @@ from expunge.training.in_memory.unlearn_inputs import (
     check_reference,
     eval_roles,
     reporting_callbacks,
+    repository_of,
     shown_arguments,
     shows_progress,
     tokenizer_of,
@@ -103,7 +104,7 @@ class UnlearnTrainer:
         method: Any = None,
     ) -> None:
         if args is not None and not isinstance(args, UnlearnConfig):
-            raise ConfigError(f"args: expected an UnlearnConfig, got a {type(args).__name__}")
+            raise ConfigError(f"args: expected an UnlearnConfig, got {kind_of(args)}")
         self.args = args or (method if isinstance(method, UnlearnConfig) else UnlearnConfig())
         self.objective = resolve_objective(self.args, None if method is self.args else method)
         self.train_args = self._loop_args()
@@ -113,6 +114,8 @@ class UnlearnTrainer:
         self.eval_dataset = eval_roles(eval_dataset)
         reporting = reporting_callbacks(self.args)
         check_callbacks(callbacks)
+        if self.args.push_to_hub:
+            repository_of(self.args)
 
         self.processing_class = tokenizer_of(model, processing_class)
         self.model = load_named(model)
@@ -398,15 +401,14 @@ class UnlearnTrainer:
             The repository's name.
 
         Raises:
-            ConfigError: If no repository is named.
+            ConfigError: If no repository is named, or the name is wrong.
+            JobError: If the hub cannot be reached, or refuses the files.
         """
-        folder = Path(self.args.output_dir).name if self.args.output_dir else None
-        name = repo_id or self.args.hub_model_id or folder
-        if name is None:
-            raise ConfigError("push_to_hub: name a repository, or set hub_model_id in the settings")
-        for part in (self.model, self.processing_class):
-            part.push_to_hub(name, private=self.args.hub_private_repo, commit_message=commit_message)
-        upload(name, "model", {}, self._card(name), public=not self.args.hub_private_repo, option="push_to_hub")
+        name = repository_of(self.args, repo_id)
+        with errors_of_uploads(name, "push_to_hub", "the model in memory is trained: call push_to_hub again"):
+            for part in (self.model, self.processing_class):
+                part.push_to_hub(name, private=self.args.hub_private_repo, commit_message=commit_message)
+            upload(name, "model", {}, self._card(name), public=not self.args.hub_private_repo, option="push_to_hub")
         return name
 
     def _card(self, name: str) -> str:
