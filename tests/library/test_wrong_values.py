@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from library_facts import FORGET, RETAIN, SHORT
@@ -15,6 +16,7 @@ import expunge
 from expunge.methods.npo import NPO
 from expunge.models.build import build_llama
 
+ROWS = datasets.Dataset.from_list(FORGET)
 ROW = expunge.Example(0, "Who?", {"answer": "Ada."})
 
 
@@ -52,6 +54,17 @@ def untrained(tokenizer: Any) -> Any:
         (lambda: expunge.unlearning_loss(forget=["logps"]), "unlearning_loss.forget: no quantity named ['logps']"),
         (lambda: expunge.unlearning_loss(layer=7), "unlearning_loss.layer: expected a list, got an int"),
         (lambda: expunge.compare({}, {}, seed="x"), "compare: seed: must be a whole number of at least 0, got 'x'"),
+        (lambda: expunge.compare({"m": 0.1}, {"m": 0.2}), "compare: a['m']: expected a MetricResult, got a float"),
+        (lambda: expunge.NPOConfig(beta=-1), "NPOConfig.beta: must be a number > 0, got -1"),
+        (lambda: expunge.UnlearnConfig(method="NPOX"), "UnlearnConfig.method: no method named 'NPOX'; did you mean"),
+        (lambda: expunge.UnlearnConfig(method="NPO", method_args={"bta": 1}), "UnlearnConfig.method_args.bta: NPO has"),
+        (lambda: expunge.UnlearnConfig(method="NPO", gamma=-1), "UnlearnConfig.gamma: "),
+        (lambda: expunge.UnlearnConfig(optim="adamw"), "UnlearnConfig.optim: must be a class such as torch.optim.NAd"),
+        (lambda: expunge.unlearning_loss(len), "unlearning_loss: declare the quantities that the function reads"),
+        (lambda: expunge.examples_from("f.json", "forget"), "forget: expected a list of dicts or a dataset, got a str; read"),
+        (lambda: expunge.examples_from(datasets.DatasetDict(a=ROWS)), "one of its splits, such as data['a']"),
+        (lambda: expunge.unlearn(None, FORGET, method=expunge.NPOConfig), "NPOConfig is a class of settings; give an"),
+        (lambda: expunge.Study.from_yaml(5), "study: expected the path of a YAML file, got an int"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_line_with_its_name(create: Callable[[], Any], message: str) -> None:
@@ -59,6 +72,25 @@ def test_a_wrong_value_is_one_line_with_its_name(create: Callable[[], Any], mess
         create()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("usual", "ours"),
+    [("lr", "learning_rate"), ("epochs", "num_train_epochs"), ("batch_size", "per_device_train_batch_size"),
+     ("scheduler", "lr_scheduler_type"), ("learning_rat", "learning_rate")],
+)  # fmt: skip
+def test_a_usual_name_of_other_libraries_leads_to_ours(usual: str, ours: str) -> None:
+    with pytest.raises(expunge.ConfigError, match=f"did you mean '{ours}'"):
+        expunge.unlearn(None, FORGET, **{usual: 1})
+
+
+def test_settings_show_the_fields_that_are_set() -> None:
+    assert repr(expunge.NPOConfig(beta=0.2, learning_rate=1e-4)) == "NPOConfig(learning_rate=0.0001, beta=0.2)"
+    assert repr(expunge.UnlearnConfig()) == "UnlearnConfig()"
+    config = expunge.RMUConfig(generation={"max_new_tokens": 8}, refusals=("No.",))
+    assert (
+        eval(repr(config), vars(expunge) | {"RMUConfig": expunge.RMUConfig, "Generation": expunge.Generation}) == config
+    )
 
 
 def test_values_are_converted_as_those_of_a_file() -> None:

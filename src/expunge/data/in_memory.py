@@ -98,7 +98,7 @@ def _check_set(rows: ExampleSet, name: str) -> None:
 def _records(data: Any, name: str) -> list[dict[str, Any]]:
     """Return the records as dicts."""
     if isinstance(data, str | bytes | Mapping):
-        raise DataError(f"{name}: expected a list of dicts or a dataset, got {kind_of(data)}")
+        raise DataError(f"{name}: expected a list of dicts or a dataset, got {kind_of(data)}{_instead(data)}")
     if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a pandas DataFrame
         names = list(data.columns)
         if len(set(names)) < len(names):
@@ -119,6 +119,14 @@ def _records(data: Any, name: str) -> list[dict[str, Any]]:
         else:
             raise DataError(f"{name} row {i}: expected a dict or a text, got {kind_of(record)}")
     return out
+
+
+def _instead(data: str | bytes | Mapping[Any, Any]) -> str:
+    """Return what to pass in place of a text or a mapping: the rows of a file, or one split of a DatasetDict."""
+    if isinstance(data, Mapping):
+        splits = [key for key, rows in data.items() if hasattr(rows, "column_names")]
+        return f"; pass one of its splits, such as data[{splits[0]!r}]" if splits else ""
+    return "; read a file first, for example with pandas.read_csv or datasets.load_dataset"
 
 
 def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], name: str) -> ExampleSet:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import DataError, nearest
+from expunge.core.errors import DataError, kind_of, nearest
 
 Records = list[dict[str, Any]]
 
@@ -260,7 +260,7 @@ def _columns_of(columns: Mapping[str, Any]) -> Records | None:
 def as_record(value: Any, place: str) -> dict[str, Any]:
     """Return a record. Raises DataError for anything but an object of columns."""
     if not isinstance(value, dict):
-        raise DataError(f"{place}: expected an object of columns, got a {type(value).__name__}")
+        raise DataError(f"{place}: expected an object of columns, got {kind_of(value)}")
     return value
 
 

@@ -133,6 +133,13 @@ def compare(
     if not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"compare: seed: must be a whole number of at least 0, got {seed!r}")
     mine, theirs = (of.results if isinstance(of, EvalResult) else dict(of) for of in (a, b))
+    for side, results in (("a", mine), ("b", theirs)):
+        for metric, result in results.items():
+            if not isinstance(result, MetricResult):
+                raise ConfigError(
+                    f"compare: {side}[{metric!r}]: expected a MetricResult, got {kind_of(result)}; pass the EvalResult "
+                    "itself"
+                )
     _check_examples(a, b)
     shared = [name for name in mine if name in theirs]
     for name in as_list(metrics, "compare: metrics") if metrics is not None else ():

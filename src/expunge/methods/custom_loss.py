@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from expunge.core.errors import ConfigError, as_texts, nearest
+from expunge.core.errors import ConfigError, as_texts, kind_of, nearest
 from expunge.methods.api import LossInputs, MethodSpec, Quantity, Requirements
 from expunge.methods.reduction import REDUCTIONS, Reduction
 
@@ -38,6 +38,8 @@ class CustomLoss:
 
 
 def unlearning_loss(
+    function: None = None,
+    /,
     *,
     forget: Quantity | str | None = Quantity.LOGPS,
     forget_ref: Quantity | str | None = None,
@@ -56,6 +58,7 @@ def unlearning_loss(
     The total loss is `gamma * loss(inputs) + alpha * retain_loss`, as for every registered method.
 
     Args:
+        function: Always None. A function here is a decorator without its call, which ends with an error.
         forget: Quantity of the forget answers: "logps", "logits", "hidden" or "hidden_logps". None: it does not
             read them.
         forget_ref: The same quantity of the model before unlearning.
@@ -76,8 +79,12 @@ def unlearning_loss(
         A decorator. The decorated function is a `CustomLoss`; give it to `UnlearnTrainer(method=...)`.
 
     Raises:
-        ConfigError: If a quantity or a reduction is unknown, or "hidden" has no `layer`.
+        ConfigError: If a quantity or a reduction is unknown, "hidden" has no `layer`, or the decorator is not called.
     """
+    if function is not None:
+        raise ConfigError(
+            "unlearning_loss: declare the quantities that the function reads: @unlearning_loss(forget='logps')"
+        )
     sides = {
         "forget": forget, "forget_ref": forget_ref, "alternate": alternate, "alternate_ref": alternate_ref,
         "retain": retain, "retain_ref": retain_ref,
@@ -98,7 +105,7 @@ def unlearning_loss(
 
     def decorate(function: LossFunction) -> CustomLoss:
         if not callable(function):
-            raise ConfigError(f"unlearning_loss: expected a function of LossInputs, got a {type(function).__name__}")
+            raise ConfigError(f"unlearning_loss: expected a function of LossInputs, got {kind_of(function)}")
         name = str(getattr(function, "__name__", "custom_loss"))
         extra: dict[str, Any] = {"gamma": gamma, "alpha": alpha, "retain_loss_type": retain_loss_type}
         return CustomLoss(function, MethodSpec(name, 1, CustomLoss, needs, "", reduction=reduction, **extra))

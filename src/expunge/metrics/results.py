@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, DataError
+from expunge.core.errors import ConfigError, DataError, kind_of
 from expunge.core.files import write_json
 from expunge.core.numbers import plain
 from expunge.metrics.api import MetricResult, Parts, Score
@@ -79,7 +79,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not JSON: {error}") from None
     if not isinstance(data, dict):
-        raise DataError(f"{path}: expected {{metric: {{'agg_value': ...}}}}, got a {type(data).__name__}")
+        raise DataError(f"{path}: expected {{metric: {{'agg_value': ...}}}}, got {kind_of(data)}")
     return data
 
 

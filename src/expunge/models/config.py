@@ -228,8 +228,10 @@ def check_source(source: str, key: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{key}: {source} is no folder; name the folder of a model")
     if not folder.is_dir():
-        names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        hint = nearest(folder.name, names) if names else f" (nor is there a folder {folder.parent})"
+        parent = folder.parent
+        names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+        missing = "" if parent.is_dir() else f" (nor is there a folder {parent})"
+        hint = nearest(folder.name, names) if names else missing
         raise ConfigError(f"{key}: no folder {source}{hint}")
     base = adapter_base(source)
     if base is not None:

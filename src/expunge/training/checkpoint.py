@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from expunge.core import distributed
-from expunge.core.errors import JobError
+from expunge.core.errors import JobError, kind_of
 from expunge.core.files import whole_folder, write_json
 from expunge.core.fingerprints import file_sha256
 from expunge.training.config import CheckpointArgs
@@ -62,7 +62,7 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
-    raise TypeError(f"a checkpoint cannot contain a {type(value).__name__}")
+    raise TypeError(f"a checkpoint cannot contain {kind_of(value)}")
 
 
 def unpack(packed: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:

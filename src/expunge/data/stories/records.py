@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.core.errors import ConfigError, DataError, kind_of, nearest
 from expunge.core.files import write_json
 from expunge.core.fingerprints import file_sha256, fingerprint
 
@@ -73,7 +73,7 @@ def story_from(record: Any, record_id: str, where: str, *, original: bool = Fals
     or wrong column.
     """
     if not isinstance(record, Mapping):
-        raise DataError(f"{where}: expected an object of columns, got a {type(record).__name__}")
+        raise DataError(f"{where}: expected an object of columns, got {kind_of(record)}")
     instruction = record.get("instruction")
     if not isinstance(instruction, Mapping):
         if "instruction" not in record:

@@ -40,6 +40,8 @@ class Study:
         Raises:
             ConfigError: If the file or a setting is wrong. DataError: If its data cannot be read.
         """
+        if not isinstance(path, str | Path):
+            raise ConfigError(f"study: expected the path of a YAML file, got {kind_of(path)}")
         file = Path(path).expanduser()
         if not file.is_file():
             names = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []

@@ -35,7 +35,7 @@ def judge(judge: Judge | Mapping[str, Any], texts: Any, *, examples: str = "forg
     """
     decoded = _judge_of(judge) if isinstance(judge, Mapping) else judge
     if not hasattr(decoded, "judge"):
-        raise ConfigError(f"judge: expected a judge or its settings, got a {type(judge).__name__}")
+        raise ConfigError(f"judge: expected a judge or its settings, got {kind_of(judge)}")
     return judge_texts(decoded, _generations(texts, examples))
 
 

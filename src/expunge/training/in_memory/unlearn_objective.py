@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, kind_of
 from expunge.methods import MethodSpec, registry
 from expunge.methods.custom_loss import CustomLoss
 from expunge.methods.objective import Objective, TermWeights, objective
@@ -26,9 +26,11 @@ def resolve_objective(config: UnlearnConfig, method: Any = None) -> Objective:
     """
     if method is None:
         return config.objective()
+    if isinstance(method, type) and issubclass(method, UnlearnConfig):
+        raise ConfigError(f"method: {method.__name__} is a class of settings; give an object: {method.__name__}()")
     where = type(config).__name__
     if config.METHOD is not None and method != config.METHOD:
-        raise ConfigError(f"method: args is a {where}; leave method out, or use UnlearnConfig")
+        raise ConfigError(f"method: args is {kind_of(config)}; leave method out, or use UnlearnConfig")
     if isinstance(method, str):
         if config.method not in (None, method):
             raise ConfigError(f"method: {method!r} contradicts args.method={config.method!r}; give one of them")
