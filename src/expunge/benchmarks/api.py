@@ -80,19 +80,19 @@ class BenchmarkConfig:
     """The user's choices for a benchmark. None: the benchmark's own default."""
 
     root: str | None = None
-    """Local folder or hub id that replaces the benchmark's own."""
+    """Local folder or hub id that replaces the benchmark's own. None: the benchmark's own."""
     forget_split: str | None = None
-    """Name of the split to forget."""
+    """Name of the split to forget. None: the benchmark's default, if it has splits."""
     retain_split: str | None = None
-    """Name of the split to retain."""
+    """Name of the split to retain. None: the one that belongs to `forget_split`."""
     holdout_split: str | None = None
-    """Name of a split that no model has seen, for membership attacks."""
+    """Name of a split that no model has seen, for membership attacks. None: the benchmark's own, if it has one."""
     data_split: str | None = None
-    """Part of the benchmark, such as News or Books of MUSE."""
+    """Part of the benchmark, such as News or Books of MUSE. None: the benchmark's default."""
     forget: str | None = None
-    """File of examples to forget, for benchmarks of the user's own data."""
+    """File of examples to forget, for benchmarks of the user's own data. None for the others."""
     retain: str | None = None
-    """File of examples to retain, for benchmarks of the user's own data."""
+    """File of examples to retain, for benchmarks of the user's own data. None for the others."""
     background: bool = False
     """Whether models from scratch also learn real-world answers."""
     truth_ratio: str = "geometric"

@@ -122,7 +122,7 @@ def _records(data: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _instead(data: str | bytes | Mapping[Any, Any]) -> str:
-    """Return what to pass in place of a text or a mapping: the rows of a file, or one split of a DatasetDict."""
+    """Return a hint in place of a text or a mapping: read a file first, or pass one split of a DatasetDict."""
     if isinstance(data, Mapping):
         splits = [key for key, rows in data.items() if hasattr(rows, "column_names")]
         return f"; pass one of its splits, such as data[{splits[0]!r}]" if splits else ""

@@ -24,9 +24,9 @@ class SlurmArgs:
     partition: str | None = None
     """The partition. None: the cluster's default."""
     account: str | None = None
-    """The account to charge."""
+    """The account to charge. None: your default."""
     qos: str | None = None
-    """The quality of service."""
+    """The quality of service. None: the cluster's default."""
     time_min: int = 240
     """The time limit in minutes."""
     nodes: int = 1

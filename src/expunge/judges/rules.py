@@ -26,13 +26,13 @@ class JudgeRule:
     all_of: tuple[str, ...] = ()
     """Words or phrases, all of which must occur as a whole."""
     regex: str | None = None
-    """Regular expression that must match somewhere in the text."""
+    """Regular expression that must match somewhere in the text. None: no such condition."""
     min_words: int | None = None
-    """Smallest length in words."""
+    """Smallest length in words. None: no limit."""
     max_words: int | None = None
-    """Largest length in words."""
+    """Largest length in words. None: no limit."""
     min_quotes: int | None = None
-    """Smallest number of quoted passages (" ", curly, or guillemets)."""
+    """Smallest number of quoted passages (" ", curly, or guillemets). None: no limit."""
     contains_reference: bool = False
     """Whether the true answer must occur as a whole, ignoring blanks and case; without one a text has no score."""
     case_sensitive: bool = False

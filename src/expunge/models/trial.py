@@ -147,7 +147,7 @@ def check_part_names(model: ModelConfig, store: Path | None, names: Iterable[Par
 
 
 def model_parts(model: ModelConfig, store: Path | None = None) -> ModelParts | None:
-    """Return the names of a model's parts; None if they are not to be had before the model is loaded."""
+    """Return the names of a model's parts; None if they cannot be listed before the model is loaded."""
     if model.scratch is not None:
         return preset_parts(PRESETS[model.scratch])
     model = pinned(model)
