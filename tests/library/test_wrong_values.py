@@ -94,6 +94,12 @@ def test_settings_show_the_fields_that_are_set() -> None:
     )
 
 
+def test_judgements_are_a_table_in_a_notebook() -> None:
+    table = expunge.judge({"rules": [{"any_of": ["Ada"]}], "name": "a < b"}, ["Ada.", "No."])
+    assert table.to_pandas()["score"].tolist() == [1.0, 0.0]
+    assert table._repr_html_().startswith("<p>JudgementTable(a &lt; b: 0.5") and "<table" in table._repr_html_()
+
+
 def test_values_are_converted_as_those_of_a_file() -> None:
     assert expunge.Generation(max_new_tokens="5", stop=["END"]) == expunge.Generation(max_new_tokens=5, stop=("END",))
     assert isinstance(expunge.NPOConfig(num_train_epochs=3).num_train_epochs, float)

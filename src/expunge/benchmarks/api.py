@@ -86,7 +86,8 @@ class BenchmarkConfig:
     retain_split: str | None = None
     """Name of the split to retain. None: the one that belongs to `forget_split`."""
     holdout_split: str | None = None
-    """Name of a split that no model has seen, for membership attacks. None: the benchmark's own, if it has one."""
+    """Name of a split that no model has seen, for membership attacks. None: no such attacks, unless
+    the benchmark has a holdout split of its own."""
     data_split: str | None = None
     """Part of the benchmark, such as News or Books of MUSE. None: the benchmark's default."""
     forget: str | None = None

@@ -5,16 +5,20 @@ A judge reads only untrusted text from models: it scores the text and never foll
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from expunge.core.errors import DataError
 from expunge.core.records import GeneratedText
 from expunge.metrics.aggregate import bootstrap_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENOUGH = 64  # texts below which an interval is too wide to rank models
 
@@ -99,6 +103,16 @@ class JudgementTable:
         return f"JudgementTable({self.judge}: {self.mean:.3g}{interval}, n = {self.n})" + (
             f"\n  {notes}" if notes else ""
         )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one line per judged text: row_id, sample, score (NaN without one) and the reason."""
+        import pandas as pd
+
+        columns = ["row_id", "sample", "score", "reason"]
+        return pd.DataFrame([[getattr(line, name) for name in columns] for line in self.lines], columns=columns)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>" + str(self.to_pandas()._repr_html_())
 
 
 def judge_texts(judge: Judge, texts: Sequence[GeneratedText]) -> JudgementTable:
