@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from expunge.cli.lists import help_lines
 from expunge.core.errors import UserError, nearest
 
 START = """\
@@ -40,6 +39,8 @@ class HelpPage(argparse.HelpFormatter):
     """Help that fits the terminal: paragraphs are wrapped, and commands to paste are broken with a backslash."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
+        from expunge.cli.lists import help_lines  # only a page of help needs it
+
         return "\n".join(help_lines(text))
 
 
