@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -102,6 +103,13 @@ def add_push(sub: argparse.ArgumentParser, result: str) -> None:
     text = f"upload {result} to the Hugging Face Hub, with a card; a new repository is private"
     sub.add_argument("--push", metavar="OWNER/NAME", help=text)
     sub.add_argument("--public", action="store_true", help="with --push: a new repository is public")
+
+
+def command_line(name: str, words: Sequence[str], parsed: argparse.Namespace) -> str:
+    """Return the command NAME with some words and the flags of another command that they need, for a shell."""
+    files = [word for file in getattr(parsed, "plugin", None) or () for word in ("--plugin", str(file))]
+    allowed = ["--allow-env"] if getattr(parsed, "allow_env", False) else []
+    return shlex.join(["expunge", name, *words, *files, *allowed])
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

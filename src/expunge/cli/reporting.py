@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from expunge.cli.words import command_line
+from expunge.cli.parser import command_line
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, say
 from expunge.pipelines.study.grid_reports import in_one, write_reports

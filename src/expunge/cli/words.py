@@ -6,9 +6,7 @@ it stands; `null` is no value where the key allows it. Other values follow Hydra
 
 from __future__ import annotations
 
-import argparse
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,10 +159,3 @@ def sweep_of(mode: str, word: Word) -> list[str] | None:
 
 def _first(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
-
-
-def command_line(name: str, words: Sequence[str], parsed: argparse.Namespace) -> str:
-    """Return the command NAME with some words and the flags of another command that they need, for a shell."""
-    files = [word for file in getattr(parsed, "plugin", None) or () for word in ("--plugin", str(file))]
-    allowed = ["--allow-env"] if getattr(parsed, "allow_env", False) else []
-    return shlex.join(["expunge", name, *words, *files, *allowed])

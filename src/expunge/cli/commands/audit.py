@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.cli.given_rows import OWN_SETTINGS, ROWS, model_source, model_words, refuse_settings
-from expunge.cli.words import command_line
+from expunge.cli.parser import command_line
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, quiet, say
 

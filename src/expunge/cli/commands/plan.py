@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.cli.compose import check
-from expunge.cli.words import command_line
+from expunge.cli.parser import command_line
 from expunge.core.console import Console
 from expunge.core.terminal import complain, say
 

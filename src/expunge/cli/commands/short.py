@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from expunge.cli.words import command_line
+from expunge.cli.parser import command_line
 from expunge.core.distributed import here
 from expunge.core.terminal import complain, say
 
