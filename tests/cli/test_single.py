@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_a_row_longer_than_the_context_is_refused_before_a_weight_is_read(
     monkeypatch.setattr("expunge.evaluation.passport.load_model", None)
     code, _, errors = expunge(*words)
     assert code == 2
-    assert "forget_eval row 0: 'answer' with its question has 84 tokens" in errors and "context is 24" in errors
+    assert re.search(r"forget_eval row 0: 'answer' with its question has \d+ tokens, .*context is 24;", errors)
     assert len(errors.strip().splitlines()) == 1
 
     (here / "short" / "model.safetensors").write_bytes(b"no tensors, and a length beyond all memory")

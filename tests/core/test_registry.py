@@ -61,7 +61,7 @@ def test_what_is_not_there_is_answered_with_the_nearest(shelf: Registry[Entry]) 
         ConfigError, match=r"^menu: no food named 'ouef'; did you mean 'oeuf'\? \(allowed: .*\); no jam"
     ):
         shelf.find("ouef", "menu", rule="; no jam")
-    with pytest.raises(ConfigError, match=r"^no food named 'x' \(allowed: Ham, egg, oeuf\)$"):
+    with pytest.raises(ConfigError, match=r"^no food named 'x' \(allowed: Ham, egg, oeuf\); --plugin FILE.py"):
         shelf.find("x")
     with pytest.raises(ConfigError, match=r"^food: Registry is not registered"):
         shelf.of(shelf)

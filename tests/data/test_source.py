@@ -116,7 +116,7 @@ def test_names_in_a_folder(tmp_path: Path) -> None:
         ("a.tsv", "question\tanswer\n", "a.tsv: no rows"),
         ("a.json", '[{"a": 1},\n{"b" 2}]', "a.json line 2: not JSON"),
         ("a.json", '{"a": 1}\n[1]\n', "a.json line 2: expected an object of columns, got a list"),
-        ("a.json", '[{"a": 1}, 5]', "a.json item 1: expected an object of columns, got a int"),
+        ("a.json", '[{"a": 1}, 5]', "a.json item 1: expected an object of columns, got an int"),
         ("a.json", '{"a": ' + "9" * 5000 + "}", "a.json line 1: not JSON that can be read"),
         ("a.json", '{"a": ' + "[" * 100_000, "a.json line 1: not JSON"),
         ("a.json", "[" * 100_000, "a.json"),

@@ -149,8 +149,8 @@ def check_context(context: int | None, name: str, items: Sequence[_ScoreItem]) -
         if context is not None and len(item.encoded.ids) > context:
             raise DataError(
                 f"{name} row {item.row_id}: {item.variant!r} with its question has {len(item.encoded.ids)} tokens, but "
-                f"the model's context is {context}; set max_length of the template (model.template_args) to cut and "
-                "count such rows"
+                f"the model's context is {context}; set model.template_args.max_length (in Python, max_length of the "
+                "template) to cut and count such rows"
             )
 
 

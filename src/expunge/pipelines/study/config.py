@@ -214,7 +214,7 @@ def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
     labels = [entry_label(m) for m in study.methods]
     for i, label in enumerate(labels):
         check_name(label, f"methods[{i}].label", nested=True)
-        if label in ("full", "retain"):
+        if study.methods[i].label in ("full", "retain"):
             raise ConfigError(f"methods[{i}].label: {label!r} is the {label} model in results; give another label")
         if labels.count(label) > 1:
             raise ConfigError(f"methods: two have the label {label!r}; give one another `label`")
