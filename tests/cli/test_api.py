@@ -62,6 +62,7 @@ def test_a_method_that_explodes_leaves_the_others(
     assert "NPO" in (here / "saves/study/quickstart-latest/results.csv").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_cut_is_said(here: Path, words: list[str]) -> None:
     short = ["model.template_args.max_length=40", "data.world.holdout_authors=0"]  # 40 is a holdout prompt's length
     report = package.load_study([*words, *short, "methods=[]", "train.max_steps=1"]).run().report

@@ -145,6 +145,7 @@ def test_refresh_takes_a_retain_log_later(trained: Path, tofu_source: Path, expu
     assert (code, "the settings of a finished folder are fixed" in errors) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["WHP", "UNDO"])
 def test_methods_with_a_second_model_start_from_a_folder(
     trained: Path, tofu_source: Path, expunge: Run, trainer: str

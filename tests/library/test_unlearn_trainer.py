@@ -48,6 +48,7 @@ def test_the_trainer_computes_what_the_loop_computes(full: Any, tokenizer: Any, 
     assert torch.equal(weights(full), weights(by_loop))
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result_and_another_seed_another(full: Any, tokenizer: Any, weights: Weights) -> None:
     def run(seed: int) -> torch.Tensor:
         model = copy.deepcopy(full)
@@ -76,6 +77,7 @@ def test_data_of_every_form_gives_the_same_weights(full: Any, tokenizer: Any, we
         assert torch.equal(run(other), dicts)
 
 
+@pytest.mark.slow
 def test_prompts_and_texts_are_trained_on(full: Any, tokenizer: Any) -> None:
     prompts = [{"prompt": r["question"], "completion": r["answer"]} for r in FORGET]
     for forget in (prompts, [r["answer"] for r in FORGET]):
@@ -83,6 +85,7 @@ def test_prompts_and_texts_are_trained_on(full: Any, tokenizer: Any) -> None:
         assert result.n_steps == 3
 
 
+@pytest.mark.slow
 def test_half_precision_weights_are_trained_in_float32_and_come_back(
     full: Any, tokenizer: Any, weights: Weights
 ) -> None:
@@ -96,6 +99,7 @@ def test_half_precision_weights_are_trained_in_float32_and_come_back(
     assert torch.equal(weights(half), weights(masters.to(torch.bfloat16)))
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_a_pad_token_is_used_and_left_as_it_is(full: Any, tokenizer: Any) -> None:
     bare = copy.deepcopy(tokenizer)
     bare.pad_token = None
@@ -129,6 +133,7 @@ def test_a_given_reference_model_is_what_the_loss_compares_with(full: Any, token
     assert first_loss(ref_model=other) > first_loss() + 1  # the reference finds the answers less likely
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [expunge.DPOConfig, expunge.AltPOConfig, expunge.WHPConfig, expunge.UNDOConfig,
                                     expunge.KLConfig, expunge.UNDIALConfig])  # fmt: skip
 def test_methods_with_alternates_teachers_and_distributions(config: Any, full: Any, tokenizer: Any) -> None:
@@ -139,6 +144,7 @@ def test_methods_with_alternates_teachers_and_distributions(config: Any, full: A
     assert result.n_steps == 3
 
 
+@pytest.mark.slow
 def test_rmu_trains_and_restores_which_parameters_are_trained(full: Any, tokenizer: Any) -> None:
     settings = expunge.RMUConfig(
         module_regex="model.layers.0", trainable_params_regex=(r".*layers\.0\.mlp.*",), **SHORT

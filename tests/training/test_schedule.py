@@ -138,6 +138,7 @@ def test_the_retain_term_is_the_token_mean_over_all_retain_rows(make_model, rows
     assert done.history[0]["retain"] == pytest.approx(losses[1].item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GradDiff", "NPO"])
 def test_one_chunk_of_all_rows_is_the_interleaved_run(make_model, rows, name: str) -> None:
     """One pass in the same seeded order: the same bits."""
@@ -171,6 +172,7 @@ def test_each_chunk_is_a_run_of_its_own(make_model, rows) -> None:
     assert not torch.equal(chunked, whole)
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_model_before_the_first_phase(make_model, rows) -> None:
     """NPO's forget term starts at 2/beta ln 2 only where the model is still the reference."""
     _, done = run(make_model, rows, settings(CHUNKS), objective("NPO"))

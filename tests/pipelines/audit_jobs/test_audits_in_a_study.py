@@ -180,6 +180,7 @@ def test_what_cannot_be_audited_is_told_before_anything_runs(more: dict[str, Any
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_one_run_scored_as_it_goes_is_as_many_runs_of_each_length(tmp_path: Path) -> None:
     study = decode_study({"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}})
     setting = build_graph(study).setting
