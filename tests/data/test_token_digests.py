@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from expunge.cli.main import main
-from expunge.core.consistency import Digests, comparing
 from expunge.core.errors import JobError
+from expunge.core.fingerprints import Digests, comparing
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ANSWER, Example, ExampleSet
 from expunge.data.row_tokenizer import RowTokenizer

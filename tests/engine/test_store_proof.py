@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from toy_jobs import CallJob
 
-from expunge.core.consistency import note
 from expunge.core.files import read_sealed, whole_folder, write_sealed
+from expunge.core.fingerprints import note
 from expunge.engine.job import Job
 from expunge.engine.record import RECORD, proof
 from expunge.engine.retention import GarbagePlan, empty_trash, remove, restore_trash, weight_files

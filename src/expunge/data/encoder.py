@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.core.consistency import is_comparing
 from expunge.core.errors import ConfigError, DataError
+from expunge.core.fingerprints import is_comparing
 from expunge.data.example_text import ExampleText, TextParts, row_named, without_blanks
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.row_tokenizer import RowTokenizer, added_tokens, leading_ids
+from expunge.data.row_tokenizer import Coded, RowTokenizer, added_tokens, leading_ids, note_ids
 from expunge.data.template import FRAME, LENGTH, MOST_LENGTH, Template
-from expunge.data.token_digests import Coded, note_ids
 
 if TYPE_CHECKING:
     from expunge.data.conversation import Conversation
@@ -68,7 +67,7 @@ class Encoder:
     eos: the tokenizer's end-of-text id. end_ids: the ids that end an answer, and that stop a generation. stops: the
     texts that stop a generation, for a template whose end is text of several tokens. text: the text of examples.
     notes: one line for each fact about the template that a user should know. identity: returns the identity of the
-    tokenizer and of the code that applies it; with it, jobs note digests of the ids (`data.token_digests`).
+    tokenizer and of the code that applies it; with it, jobs note digests of the ids (`data.row_tokenizer`).
     """
 
     def __init__(self, template: Template, tokenizer: Any, identity: Callable[[], str] | None = None) -> None:

@@ -3,17 +3,29 @@
 A row may contain the text of a special token ("<s>old price</s>"). The template's own special tokens must stay
 special, the row's must not. `hide` replaces the row's by private characters before the template is applied. `ids`
 then encodes the whole text with a copy of the tokenizer in which only the template's special tokens are special.
+`note_ids` notes the ids that a job reads, for a comparison with other jobs of the same rows (`core.fingerprints`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from expunge.core.errors import DataError
+from expunge.core.fingerprints import fingerprint, note
+from expunge.data.examples import Example, ExampleSet
+
+if TYPE_CHECKING:
+    from expunge.data.template import Template
+
+Coded = tuple[Example, str, tuple[int, ...], int]
+"""A row, the variant or span of its text, the ids, and the number of ids of the prompt."""
 
 OPEN, CLOSE = "\U000f8000", "\U000f8001"  # around the number of a hidden special token
 NUMBER = 0xF8100  # the private character that stands for special token 0
@@ -229,3 +241,26 @@ def leading_ids(tokenizer: Any) -> list[int]:
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     ids = list(tokenizer("a", add_special_tokens=True)["input_ids"])
     return next((ids[:i] for i in range(len(ids)) if ids[i : i + len(bare)] == bare), [])
+
+
+def note_ids(identity: str, template: Template, rows: ExampleSet, coded: Iterable[Coded]) -> None:
+    """Note the ids of some rows of a set, one digest for each variant. Raises JobError if an earlier job had others.
+
+    Args:
+        identity: Identity of the tokenizer and of the code that applies it.
+        template: The template with the limits that hold for the set.
+        rows: The set.
+        coded: The rows in order, with their ids.
+    """
+    texts: dict[str, hashlib._Hash] = {}
+    ids: dict[str, hashlib._Hash] = {}
+    for row, variant, row_ids, n_prompt in coded:
+        if variant not in texts:
+            texts[variant], ids[variant] = hashlib.sha256(), hashlib.sha256()
+        text = row.text(variant) if row.has(variant) else ""
+        texts[variant].update(repr((row.question, row.turns, row.trace, text)).encode())
+        ids[variant].update(np.array((len(row_ids), n_prompt, *row_ids), np.int64).tobytes())
+    how = [identity, template, rows.form, rows.shots, rows.long, rows.max_length]
+    for variant in texts:
+        inputs = fingerprint([*how, variant, texts[variant].hexdigest()])
+        note(f"token ids of {rows.name} ({variant})", inputs, ids[variant].hexdigest())

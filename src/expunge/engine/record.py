@@ -17,7 +17,7 @@ from expunge.core.fingerprints import fingerprint
 RECORD = "job.json"
 LEFTOVER = f".{RECORD}.*.tmp"  # a record that a killed process did not finish
 DIGESTS = (
-    "digests"  # outputs that must be equal in jobs of equal inputs (`core.consistency`), those of parents included
+    "digests"  # outputs that must be equal in jobs of equal inputs (`core.fingerprints`), those of parents included
 )
 LOGS = ".jsonl"  # logs contain times, so the same job computed again writes others
 Record = dict[str, Any]

@@ -21,10 +21,9 @@ from filelock import Timeout
 from safetensors import SafetensorError
 
 from expunge.core import distributed
-from expunge.core.consistency import comparing
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import READ, sweep_parts, unfinished_parts, whole_folder
-from expunge.core.fingerprints import file_sha256
+from expunge.core.fingerprints import comparing, file_sha256
 from expunge.core.terminal import complain
 from expunge.engine.job import Job, JobContext, Progress, silent
 from expunge.engine.lease import LOCKS, Lease, LeaseLostError

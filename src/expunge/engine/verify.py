@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.core.consistency import difference
 from expunge.core.errors import JobError
 from expunge.core.files import read_sealed
-from expunge.core.fingerprints import fingerprint
+from expunge.core.fingerprints import difference, fingerprint
 from expunge.engine.job import Job, in_order
 from expunge.engine.lease import LOCKS
 from expunge.engine.record import DIGESTS, LEFTOVER, RECORD, Record, proof, read_record
