@@ -74,9 +74,7 @@ ANSWERS = {
     **dict.fromkeys(("vocab_size", "vocab_source"), _TOKENS),
     **dict.fromkeys(("lr_scheduling", "decay_lr"), _CONSTANT),
     **dict.fromkeys(("lenses", "probes", "init_lens_with_unembed"), _LOOK),
-    **dict.fromkeys(
-        ("wandb_log", "wandb_project", "wandb_entity", "wandb_tags"), "write trainer.args.report_to=[wandb]"
-    ),
+    **dict.fromkeys(("wandb_log", "wandb_project", "wandb_entity", "wandb_tags"), _WANDB),
     **dict.fromkeys(("split_shards_pretrain", "pretraining"), "write data.args.split=pretrain, finetune or train"),
     **dict.fromkeys(("always_save_checkpoint", "eval_only"), f"{_SAVED}, and expunge eval measures"),
     **dict.fromkeys(("eval_batch_size", "generation_eval_batch_size"), "leave it out; batches fill a token budget"),

@@ -36,7 +36,7 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
 CHATS = ("messages", "conversations")
 VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UNWANTED)  # optional columns of a pair
 # Further columns that are read. They do not make the choice of columns ambiguous.
-KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "trace", "turns", "unwanted")
+KNOWN = ("id", "input", *VARIANTS, "trace", "turns")
 TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant's turn, as chat templates name it
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)

@@ -90,7 +90,7 @@ def show_key(name: str | None) -> int:
         return 0
     inside = [key for key in known if key.startswith((f"{key_name}.", f"{key_name}[]."))]
     if not matches and not inside:
-        return _show_other(name, [*known, *GROUPS["run"], *GROUPS["train"]])
+        return _show_other(name, key_name, [*known, *GROUPS["run"], *GROUPS["train"]])
     for i, info in enumerate(matches):
         say("\n" * (i > 0) + _page(info))
     for key in inside:
@@ -100,8 +100,8 @@ def show_key(name: str | None) -> int:
     return 0
 
 
-def _show_other(word: str, keys: Sequence[str]) -> int:
-    """Print the help of a command, or the page of a listed name. Raises ConfigError with the nearest names."""
+def _show_other(word: str, key: str, keys: Sequence[str]) -> int:
+    """Print the help of a command, or the page of a listed name. Raises ConfigError with the names nearest to `key`."""
     from expunge.cli.arguments import LISTS, build_parser
     from expunge.cli.catalogue import names_of, show
     from expunge.cli.parser import commands_of
@@ -114,7 +114,6 @@ def _show_other(word: str, keys: Sequence[str]) -> int:
     for what, listed in names.items():
         if word in listed:
             return show(what, word, as_json=False)
-    key = word.partition("=")[0].lstrip("+~")
     known = [*keys, *commands, *(name for listed in names.values() for name in listed)]
     raise ConfigError(f"help: no key, command or name {key!r}{nearest(key, known, similar=True)}")
 

@@ -17,7 +17,7 @@ RENAMED: Mapping[str, str] = {
 
 _SPEED = "it changes the speed only"
 _MEMORY = "it changes speed and memory only"
-_BUDGET = "scoring fills its batches by a token budget"
+BUDGET = "scoring fills its batches by a token budget"
 _LOG = "the log is next to the model"
 _EVALUATION = "evaluations have their own form (see docs/how-to/measure.md)"
 _COLUMNS = "batches contain the columns that the method needs"
@@ -28,8 +28,8 @@ _UNUSED = "no reporter here reads it"
 _DTYPE = "trainer.args.bf16 and model.model_args.dtype decide the precision"
 # Arguments that change no result here, with the reason.
 WITHOUT_EFFECT: Mapping[str, str] = {
-    "per_device_eval_batch_size": _BUDGET,
-    "per_gpu_eval_batch_size": _BUDGET,
+    "per_device_eval_batch_size": BUDGET,
+    "per_gpu_eval_batch_size": BUDGET,
     "save_total_limit": "every model that trainer.args.save_strategy keeps stays",
     "save_only_model": "a saved model has no optimizer state",
     "save_safetensors": "models are always safetensors",

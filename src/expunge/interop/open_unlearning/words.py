@@ -42,16 +42,15 @@ def _of_models(table: Callable[[Kind], Mapping[str, str]]) -> dict[str, str]:
     return {f"model.{group}.{name}": why for group, kind in KINDS.items() for name, why in table(kind).items()}
 
 
-_BUDGET = "scoring fills its batches by a token budget"
 _IDENTITY = "a result is identified by its settings"
 # Words that change no result here, with the reason.
 WITHOUT_EFFECT: Mapping[str, str] = {
     **training_arguments.prefixed(training_arguments.WITHOUT_EFFECT),
     "trainer.method_args.loss_names": "PDU has these two losses",
-    "eval.tofu.batch_size": _BUDGET,
+    "eval.tofu.batch_size": training_arguments.BUDGET,
     "eval.tofu.overwrite": _IDENTITY,
     "eval.tofu.output_dir": "paths.output_dir sets the place of the result",
-    "eval.muse.batch_size": _BUDGET,
+    "eval.muse.batch_size": training_arguments.BUDGET,
     "eval.muse.overwrite": _IDENTITY,
     "eval.muse.output_dir": "paths.output_dir sets the place of the result",
     "eval.lm_eval.overwrite": _IDENTITY,

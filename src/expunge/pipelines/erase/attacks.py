@@ -37,13 +37,13 @@ ORDER = ("prompting", "exposure", "relearn", "quantize")
 class AttackResult:
     """The result of an audit: readings against the controls, and numbers of the model before and after.
 
-    found: attack -> the model's number with its interval and that of the model before unlearning, without a control.
-    reason: why the audit did not run.
+    uncontrolled: attack -> the model's number with its interval and that of the model before unlearning, if there is no
+    control. reason: why the audit did not run.
     """
 
     name: str
     readings: tuple[AuditLine, ...] = ()
-    found: Mapping[str, AuditFinding] = dataclasses.field(default_factory=dict)
+    uncontrolled: Mapping[str, AuditFinding] = dataclasses.field(default_factory=dict)
     reason: str = ""
     audited: AuditEntry | None = None
 

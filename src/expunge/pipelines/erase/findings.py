@@ -203,14 +203,14 @@ def _of_audits(attacks: Sequence[AttackResult]) -> list[Finding]:
     """Return the readings against controls, or the numbers of audits without readings."""
     out = []
     for one in attacks:
-        readings = [] if one.found else [r for r in one.readings if math.isfinite(r.value)]
+        readings = [] if one.uncontrolled else [r for r in one.readings if math.isfinite(r.value)]
         for r in readings:
             verdict = _verdict_text(r)
             words = READ.get(f"{one.name}, {r.name}") or READ.get(one.name, "the audit's measurement, in its own unit")
             title = f"Audit {one.name}, {r.name}"
             out.append(Finding(title, words, r.value, r.low, r.high, r.full, r.retain, verdict=verdict))
         if not readings:
-            for way, alone in one.found.items():
+            for way, alone in one.uncontrolled.items():
                 words = FOUND.get(one.name, "probability of the answers, or the audit's score")
                 title = f"Audit {one.name}, {way}"
                 out.append(Finding(title, words, alone.value, alone.low, alone.high, alone.full))

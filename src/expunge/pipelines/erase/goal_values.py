@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from expunge.core.records import Floats
 from expunge.metrics.equivalence import interval_alone
@@ -20,9 +20,7 @@ State = Literal[
     "achieved", "achieved by the point value", "not known", "not achieved by the point value", "not achieved"
 ]
 # In the order of the terminal: the most important line is the last one.
-STATES: tuple[State, ...] = (
-    "achieved", "achieved by the point value", "not known", "not achieved by the point value", "not achieved",
-)  # fmt: skip
+STATES: tuple[State, ...] = get_args(State)
 MISSED: tuple[State, ...] = ("not achieved by the point value", "not achieved")
 LITTLE = 0.05  # a smaller gap in probability leaves nothing to erase
 

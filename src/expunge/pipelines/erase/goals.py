@@ -260,11 +260,11 @@ def _audit(erasing: EraseRun, measured: BeforeAfter, attack: AttackResult) -> li
     if attack.name == "relearn":
         curves = "; ".join(
             f"{_way_words(way)}: {number_with_interval(one.value, one.low, one.high)}"
-            for way, one in attack.found.items()
+            for way, one in attack.uncontrolled.items()
         )
         message = f"relearn: probability of the answers after more training, {curves}"
         return [EraseFinding("not known", f"{message}; a verdict on the speed needs a control")]
-    return [_attack(erasing, measured, attack.name, way, one) for way, one in attack.found.items()]
+    return [_attack(erasing, measured, attack.name, way, one) for way, one in attack.uncontrolled.items()]
 
 
 def _way_words(way: str) -> str:
