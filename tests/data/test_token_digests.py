@@ -78,6 +78,21 @@ def test_patched_code_is_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, 
         encode(Encoder(template, tokenizer, lambda: "one"))
 
 
+@pytest.mark.parametrize("rows", [ROWS, TEXTS, PIECES])
+def test_other_answers_have_other_inputs(tokenizer: Any, rows: ExampleSet) -> None:
+    """Two sets with equal questions, or none, are never compared with each other."""
+    other = dataclasses.replace(rows, rows=tuple(dataclasses.replace(row, answers={ANSWER: "Eva."}) for row in rows))
+
+    def encode(encoder: Encoder) -> None:
+        for one in (rows, other):
+            if one.long == "pieces":
+                encoder.pieces(one)
+            else:
+                encoder.rows(one, [(row, ANSWER) for row in one])
+
+    assert len(digests(encode, Encoder(Template(), tokenizer, lambda: "one"))) == 2
+
+
 def test_nothing_is_noted_outside_a_job_or_without_an_identity(tokenizer: Any) -> None:
     assert digests(answers, Encoder(Template(), tokenizer)) == {}
     answers(Encoder(Template(), tokenizer, lambda: pytest.fail("not needed")))

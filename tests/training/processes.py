@@ -34,7 +34,7 @@ def tiny(**keys: Any) -> Any:
         "max_position_embeddings": 64, "initializer_range": 0.3, "tie_word_embeddings": True, "pad_token_id": 0,
     }  # fmt: skip
     torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**shape, **keys})).eval()
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**shape, **keys})).double().eval()
 
 
 def rows_here() -> dict[str, list[Encoded]]:

@@ -187,8 +187,8 @@ def test_equal_loss_curves_and_weights(two: list[dict[str, Any]], name: str) -> 
         result, theirs = output[name]
         assert len(result) == len(history) >= 3
         for mine, line in zip(history, result, strict=True):
-            assert line == pytest.approx(mine, rel=1e-4, abs=1e-6)
-        np.testing.assert_allclose(theirs, weights, rtol=1e-4, atol=2e-5)
+            assert line == pytest.approx(mine, rel=1e-7, abs=1e-9)
+        np.testing.assert_allclose(theirs, weights, rtol=1e-7, atol=1e-9)
     assert two[0][name] == two[1][name]
 
 
@@ -209,7 +209,7 @@ def test_evaluations_choose_alike(two: list[dict[str, Any]]) -> None:
     weights = run_case("ascent", tiny(), rows_here(), watch=watch)[1]
     for output in two:
         np.testing.assert_allclose([p["f"] for p in output["points"]], [p.values["f"] for p in watch.points], rtol=1e-5)
-        np.testing.assert_allclose(output["watched"], weights, rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(output["watched"], weights, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.slow

@@ -85,8 +85,8 @@ def test_equal_loss_curves_and_weights(two: list[dict[str, Any]], name: str) -> 
     for output in two:
         assert len(output[name][0]) == len(history) >= 4
         for mine, theirs in zip(history, output[name][0], strict=True):
-            assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-6)
-    np.testing.assert_allclose(two[0][name][1], weights, rtol=1e-4, atol=2e-5)
+            assert theirs == pytest.approx(mine, rel=1e-9, abs=1e-10)
+    np.testing.assert_allclose(two[0][name][1], weights, rtol=1e-7, atol=1e-9)
 
 
 def test_a_broken_run_goes_on_to_the_same_bits(two: list[dict[str, Any]]) -> None:

@@ -22,7 +22,7 @@ from expunge.core.errors import ConfigError, DataError
 from expunge.core.fingerprints import is_comparing
 from expunge.data.example_text import ExampleText, TextParts, row_named, without_blanks
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.row_tokenizer import Coded, RowTokenizer, added_tokens, leading_ids, note_ids
+from expunge.data.row_tokenizer import PIECES, PROMPT, Coded, RowTokenizer, added_tokens, leading_ids, note_ids
 from expunge.data.template import FRAME, LENGTH, MOST_LENGTH, Template
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Encoder:
         else:
             own._known = own._many([own._prompt_texts(*own.text.row_prompt(rows, row)) for row in examples], places)
         prompts = [own.row_prompt(rows, row) for row in examples]
-        own._note(rows, ((row, "prompt", tuple(ids), 0) for row, ids in zip(examples, prompts, strict=True)))
+        own._note(rows, ((row, PROMPT, tuple(ids), 0) for row, ids in zip(examples, prompts, strict=True)))
         return prompts
 
     def _many(self, texts: Sequence[Sequence[str]], places: Sequence[str]) -> dict[str, list[int]]:
@@ -250,7 +250,7 @@ class Encoder:
         texts = [self.text.hide(row.answer, f"{rows.name} row {row.row_id}") for row in rows]
         texts = [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
         each = self.tokens.ids(texts)
-        self._note(rows, ((row, "pieces", tuple(one), 0) for row, one in zip(rows, each, strict=True)))
+        self._note(rows, ((row, PIECES, tuple(one), 0) for row, one in zip(rows, each, strict=True)))
         ids = np.concatenate(each)
         size = self._for(rows).max_length - len(self._bos)
         cut = np.array_split(ids.astype(np.int64), max(1, math.ceil(len(ids) / size)))

@@ -19,13 +19,15 @@ import numpy as np
 
 from expunge.core.errors import DataError
 from expunge.core.fingerprints import fingerprint, note
-from expunge.data.examples import Example, ExampleSet
+from expunge.data.examples import ANSWER, Example, ExampleSet
 
 if TYPE_CHECKING:
     from expunge.data.template import Template
 
 Coded = tuple[Example, str, tuple[int, ...], int]
 """A row, the variant or span of its text, the ids, and the number of ids of the prompt."""
+
+PROMPT, PIECES = "prompt", "pieces"  # the variants of ids that are not those of one scored text of a row
 
 OPEN, CLOSE = "\U000f8000", "\U000f8001"  # around the number of a hidden special token
 NUMBER = 0xF8100  # the private character that stands for special token 0
@@ -257,7 +259,7 @@ def note_ids(identity: str, template: Template, rows: ExampleSet, coded: Iterabl
     for row, variant, row_ids, n_prompt in coded:
         if variant not in texts:
             texts[variant], ids[variant] = hashlib.sha256(), hashlib.sha256()
-        text = row.text(variant) if row.has(variant) else ""
+        text = "" if variant == PROMPT else row.text(variant if row.has(variant) else ANSWER)
         texts[variant].update(repr((row.question, row.turns, row.trace, text)).encode())
         ids[variant].update(np.array((len(row_ids), n_prompt, *row_ids), np.int64).tobytes())
     how = [identity, template, rows.form, rows.shots, rows.long, rows.max_length]
