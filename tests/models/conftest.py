@@ -1,8 +1,10 @@
-"""Tiny random models of several architectures, and a tokenizer."""
+"""Tiny random models of several architectures, a tokenizer, and a folder for the code of models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,3 +74,22 @@ TEXTS = [f"Who wrote book {i}? Author number {i}, of Paris and Lisboa, wrote it 
 def tokenizer() -> Any:
     """A byte-level BPE of 400 tokens at most."""
     return train_tokenizer(TEXTS, 400, max_length=128)
+
+
+def _forget_imports() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def modules_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let transformers copy the code of models to a folder of this test.
+
+    The package that it makes there is imported once for a process, with the place of its first folder. So it is
+    removed from the imported modules before and after the test.
+    """
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    _forget_imports()
+    yield
+    _forget_imports()

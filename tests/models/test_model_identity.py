@@ -135,11 +135,9 @@ def identities(folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("modules_cache")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_byte_that_changes_an_output_changes_the_identity(
-    folders: Path, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_a_byte_that_changes_an_output_changes_the_identity(folders: Path, kind: str, tmp_path: Path) -> None:
     draw = random.Random(kind)
     folder = Path(shutil.copytree(folders / kind, tmp_path / "base"))
     before = outputs(folder)
@@ -196,11 +194,9 @@ def opened_files(folder: Path) -> Iterator[set[str]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify reports opened files on Linux alone")
+@pytest.mark.usefixtures("modules_cache")
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_file_that_loading_opens_belongs_to_the_identity(
-    folders: Path, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_every_file_that_loading_opens_belongs_to_the_identity(folders: Path, kind: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders / kind, tmp_path / "m"))
     if kind == "with_code":
         (folder / "table.md").write_text("1")

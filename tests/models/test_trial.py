@@ -226,8 +226,8 @@ class OwnForCausalLM(LlamaForCausalLM):
 """
 
 
-def test_the_names_of_a_model_with_code_of_its_own(tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+@pytest.mark.usefixtures("modules_cache")
+def test_the_names_of_a_model_with_code_of_its_own(tmp_path: Path, own: str) -> None:
     auto_map = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM", "AutoTokenizer": ["x.Y", None]}
     folder = folder_of(tmp_path / "m", auto_map=auto_map)
     (tmp_path / "m" / "modeling_own.py").write_text(CODE)

@@ -162,11 +162,7 @@ def model_parts(model: ModelConfig, store: Path | None = None) -> ModelParts | N
         with contextlib.suppress(OSError, ValueError):
             values = read_sealed(store / LOADED / marks[0])["parts"]
     if values is None:
-        trial = (str(place.resolve()), None, json.dumps(how), marks)
-        values = _faults(*trial).get("parts")
-        if values is None and "code" in how:  # on a busy machine, the first trial of a model's own code may fail
-            _faults.cache_clear()
-            values = _faults(*trial).get("parts")
+        values = _faults(str(place.resolve()), None, json.dumps(how), marks).get("parts")
         if values is not None and store is not None:
             _note(store, marks, values)
     return None if values is None else ModelParts(**values)
