@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.interop.open_unlearning.datasets import DATASETS
+from expunge.interop.open_unlearning.datasets import DATASETS, Dataset
 from expunge.interop.open_unlearning.translation import Translation
 
 DATA = re.compile(r"data\.(forget|retain|train)(?:\.(\w+)\.(.+))?|data/datasets@data\.(forget|retain|train)")
@@ -30,11 +30,7 @@ def data_word(job: Translation, match: re.Match[str], name: str, value: str) -> 
     if dataset is None:
         _chosen_dataset(job, set_name or side, name, value)
         return
-    known = DATASETS.get(dataset)
-    if known is None and side != "train" and Path(value).expanduser().is_file():
-        raise ConfigError(f"{name}={value}: for a file of your own, write benchmark=custom {side}={value}")
-    if known is None:
-        raise ConfigError(f"{name}={value}: no data set named {dataset!r}{nearest(dataset, DATASETS)}")
+    known = _known(dataset, "" if side == "train" else side, name, value)
     alternates = alternates_of(job) if side == "forget" else None
     if key == "handler":
         if value == "QAwithAlternateDataset" and alternates:
@@ -104,12 +100,18 @@ def _with_alternates(job: Translation, name: str, value: str, file: str) -> None
         raise ConfigError(f"{name}: no file {file}; write trainer=AltPO, which samples other answers itself")
 
 
-def _chosen_dataset(job: Translation, side: str, name: str, value: str) -> None:
-    known = DATASETS.get(value)
-    if known is None and Path(value).expanduser().is_file():
+def _known(dataset: str, side: str, name: str, value: str) -> Dataset:
+    """Return a data set by its name. Raises ConfigError for other names, and for a file that stands for a side."""
+    known = DATASETS.get(dataset)
+    if known is not None:
+        return known
+    if side and Path(value).expanduser().is_file():
         raise ConfigError(f"{name}={value}: for a file of your own, write benchmark=custom {side}={value}")
-    if known is None:
-        raise ConfigError(f"{name}={value}: no data set named {value!r}{nearest(value, DATASETS)}")
+    raise ConfigError(f"{name}={value}: no data set named {dataset!r}{nearest(dataset, DATASETS)}")
+
+
+def _chosen_dataset(job: Translation, side: str, name: str, value: str) -> None:
+    known = _known(value, side, name, value)
     if job.benchmark and known.benchmark != job.benchmark:
         command = {"unlearn": "unlearn", "train": "finetune", "eval": "eval"}[job.mode]
         raise ConfigError(f"{name}={value}: a data set of {known.benchmark}; write "
