@@ -91,10 +91,10 @@ def test_loads_nothing(erasure: Erasure) -> None:
 
 def test_hashes_are_called_so_and_names_are_not(erasure: Erasure) -> None:
     requests = (ErasureRequest("rows", 2, "12" * 32),)
-    models = (("the model before", "org/name revision main"), ("the weights after", f"{'ef' * 32} {'01' * 32}"))
+    models = (("the model before", "org/name revision main"), ("the weights after (a.safetensors)", "ef" * 32))
     for output in both(dataclasses.replace(erasure, asked=requests, models=models)):
         assert "12" * 32 in output and "SHA-256 of the model before" not in output and "The model before" in output
-        assert "SHA-256 of the weights after" in output
+        assert "SHA-256 of the weights after (a.safetensors)" in output
 
 
 def test_a_reason_of_several_measurements_is_said_once() -> None:

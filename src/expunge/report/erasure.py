@@ -154,8 +154,7 @@ def _done(erasure: Erasure) -> list[tuple[str, str]]:
 
 def _hashed(name: str, value: str) -> str:
     """Return the name of a line about a model file: a hash, or, for a model that only the hub names, that name."""
-    words = value.split()
-    return f"SHA-256 of {name}" if words and all(HASH.fullmatch(w) for w in words) else name[0].upper() + name[1:]
+    return f"SHA-256 of {name}" if HASH.fullmatch(value) else name[0].upper() + name[1:]
 
 
 def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,13 +68,13 @@ def erasure(
     lines: Sequence[EraseFinding],
     *,
     verdict: Verdict,
-    weights: str,
+    weights: Mapping[str, str],
     seconds: float,
     steps: int | None,
     command: str,
     commitment: str,
 ) -> Erasure:
-    """Return the contents of the erasure report. weights: SHA-256 of the new weights, empty without a new model."""
+    """Return the contents of the erasure report. weights: new file -> SHA-256, empty without a new model."""
     request, sets = erasing.request, erasing.sets
     forget = erasing.file_rows or sets["forget_eval"]
     texts = (
@@ -89,7 +89,7 @@ def erasure(
         settings=settings(erasing, winner),
         steps=steps,
         seconds=seconds,
-        models=(*_before(request), *((("the weights after", weights),) if weights else ())),
+        models=(*_before(request), *((f"the weights after ({name})", sha) for name, sha in weights.items())),
         findings=(*_findings(measured), *_of_audits(attacks)),
         kept=tuple(_finding(measured, name, *words) for name, words in kept_words(measured).items()),
         missing=(*missing.items(), *((f"audit {h.name}", h.reason) for h in attacks if h.reason)),
@@ -231,7 +231,8 @@ def _before(request: EraseRequest) -> tuple[tuple[str, str], ...]:
     places = [place for place in dict.fromkeys((source, weights_source(source))) if looks_local(place)]
     files = [file for place in places for file in sorted(Path(place).expanduser().glob("*.safetensors"))]
     whole = "the model before (names and hashes of its weights, configuration and tokenizer)"
-    return (("the weights before", " ".join(file_sha256(file) for file in files)), (whole, before_hash(request)))
+    weights = tuple((f"the weights before ({file.name})", file_sha256(file)) for file in files)
+    return (*weights, (whole, before_hash(request)))
 
 
 def model_card(

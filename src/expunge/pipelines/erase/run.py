@@ -309,7 +309,7 @@ def _write(
     record = store.record(winner.job) or {}
     report = erasure(
         erasing, measured, winner, attacks, lines, verdict=verdict,
-        weights=_hashes(record) if is_written else "",
+        weights=_hashes(record) if is_written else {},
         seconds=budget.used_s, steps=record["facts"]["steps"], command=command,
         commitment=_commitment(erasing),
     )  # fmt: skip
@@ -332,8 +332,10 @@ def _write(
     return EraseOutcome(out, verdict, tuple(lines), trials, report.notes, code, is_written)
 
 
-def _hashes(record: Mapping[str, Any]) -> str:
-    return " ".join(sha[0] for name, sha in record["files"].items() if name.endswith(".safetensors"))
+def _hashes(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights in the model's folder; an adapter in a folder of its own is merged."""
+    files = record["files"].items()
+    return {name: sha[0] for name, sha in files if name.endswith(".safetensors") and "/" not in name}
 
 
 def _trial(result: TrialResult, is_winner: bool) -> dict[str, Any]:
