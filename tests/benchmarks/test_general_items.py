@@ -36,7 +36,7 @@ def test_kept_needs_the_interval_of_the_items_although_the_rows_to_keep_are_kept
     answer = utility_answer([results(right, 1)], [results(0.8)], "retain_Q_A_Prob", 0.5)
     assert answer.word == word and answer.number == 1.0
     assert "general ability: items solved 0." in answer.sentence and "] of the target model's" in answer.sentence
-    assert f"general_facts {results(right, 1)['general_facts'].value:.3g} (target model" in answer.sentence
+    assert f"world facts {results(right, 1)['general_facts'].value:.3g} (target model" in answer.sentence
 
 
 def test_a_target_model_that_guesses_has_no_general_ability_to_lose() -> None:

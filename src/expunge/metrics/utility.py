@@ -14,7 +14,16 @@ from expunge.metrics.verdict import BROKEN, DAMAGE, DAMAGED, KEPT, VerdictAnswer
 
 Results = Mapping[str, MetricResult]
 GENERAL = ("general_", "mmlu")  # beginnings of the names of metrics of general ability
-GENERAL_WORDS: Mapping[str, str] = {"general_fluency": "repetition in texts"}  # a smaller number is better
+PLAIN_WORDS: Mapping[str, str] = {
+    "model_utility": "model utility",
+    "retain_Q_A_Prob": "the probability of the answers to keep",
+    "retain_knowmem_ROUGE": "the overlap with the answers to keep",
+    "general_facts": "world facts",
+    "general_reasoning": "short reasoning",
+    "general_subjects": "school subjects",
+    "general_fluency": "repetition in texts",  # a smaller number is better
+}
+"""Words for the metrics in a verdict; other metrics have their names."""
 ABILITY = "general_ability"  # the share of all items of choices that are right
 OPTIONS = 4  # of each item
 CHANCE_SD = 1.645  # standard deviations over guessing from which a model is above chance, one-sided 95 %
@@ -34,11 +43,11 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
         metric: The metric of utility.
         floor: Share of the target model's utility below which a model is broken.
     """
-    mine, theirs = _mean(models, metric), _mean(full, metric)
+    mine, theirs, name = _mean(models, metric), _mean(full, metric), PLAIN_WORDS.get(metric, metric)
     if not math.isfinite(mine) or not theirs > LEAST_UTILITY:
-        why = f"{metric} is not known of the model and of the target model"
+        why = f"{name} is not known of the model and of the target model"
         if math.isfinite(mine) and math.isfinite(theirs):
-            why = f"the target model's {metric} is {theirs:.3g}: it had no utility to keep"
+            why = f"{name} of the target model is {theirs:.3g}: it had no utility to keep"
         return VerdictAnswer(NOT_MEASURABLE, as_sentence(why), metric=metric)
     share, low, high = share_of_utility(models, full, metric)
     seeds = [one / theirs for r in models if math.isfinite(one := _mean([r], metric))]
@@ -46,7 +55,7 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
     word = BROKEN if share < floor else UNDECIDED
     if ends and word == UNDECIDED:
         word = KEPT if min(*ends, share) >= 1 - DAMAGE else DAMAGED if max(*ends, share) < 1 - DAMAGE else UNDECIDED
-    text = f"{metric} is {number_with_interval(share, low, high)} of the target model's ({mine:.3g} of {theirs:.3g})"
+    text = f"{name} is {number_with_interval(share, low, high)} of the target model's ({mine:.3g} of {theirs:.3g})"
     text += "" if ends else ", without an interval"
     text += f", single seeds {min(seeds):.3g} to {max(seeds):.3g}" if len(seeds) > 1 else ""
     text += f", below the floor of {floor:g}" if word == BROKEN else f"; a loss up to {DAMAGE:.0%} counts as kept"
@@ -58,10 +67,10 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
     general = [
         n for n in dict.fromkeys(n for r in models for n in r) if n.startswith(GENERAL) and n not in (metric, ABILITY)
     ]
-    known = [f"{GENERAL_WORDS.get(n, n)} {_mean(models, n):.3g} (target model {_mean(full, n):.3g})" for n in general
+    known = [f"{PLAIN_WORDS.get(n, n)} {_mean(models, n):.3g} (target model {_mean(full, n):.3g})" for n in general
              if math.isfinite(_mean(models, n) + _mean(full, n))]  # fmt: skip
     text += f"; general ability: {', '.join([*ability, *known])}" if known else "; general ability was not measured"
-    return VerdictAnswer(word, f"{text}.", share, low, high, control=1.0, metric=metric)
+    return VerdictAnswer(word, as_sentence(text), share, low, high, control=1.0, metric=metric)
 
 
 def _ability(models: Sequence[Results], full: Sequence[Results]) -> tuple[list[str], str]:

@@ -15,13 +15,13 @@ from expunge.data.general import AREAS, FLUENCY, general_sets
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import share_interval
 from expunge.metrics.fluency import MOST, REPEATED
-from expunge.metrics.utility import above_chance
+from expunge.metrics.utility import PLAIN_WORDS, above_chance
 from expunge.metrics.verdict import share_text
 from expunge.pipelines.erase.wordings import picked
 
 MARGIN = 0.05  # largest loss that counts as none, as a share of the items that the model solved before
 DRAWS, SEED = 2000, 0  # of the interval
-NAMES = {"facts": "world facts", "reasoning": "short reasoning", "subjects": "school subjects", FLUENCY: "fluency"}
+NAMES = {**{one: PLAIN_WORDS[f"general_{one}"] for one in ("facts", "reasoning", "subjects")}, FLUENCY: "fluency"}
 
 
 def general_items(part: str, rows: Iterable[Example]) -> dict[str, ExampleSet]:
