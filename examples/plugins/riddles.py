@@ -1,6 +1,6 @@
 """A benchmark of your own for reasoning models: each answer follows a trace, which has metrics of its own.
 
-Try: expunge unlearn --plugin riddles.py benchmark=riddles model=llama-64k trainer=GradDiff task_name=mine \
+Try: expunge unlearn --plugin riddles.py benchmark=riddles model=llama-64k trainer=GradDiff \
     trainer.args.train_on=trace+answer task_name=riddles
 """
 

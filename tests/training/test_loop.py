@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from expunge.core.errors import JobError
+from expunge.core.errors import ConfigError, JobError
 from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods import Quantity, objective
@@ -288,6 +288,13 @@ def test_compat_kl_trains_with_a_resident_reference(make_model, rows) -> None:
 def test_an_optimizer_of_gpus_only_is_replaced_on_a_cpu(make_model, rows, optim: str, caplog: Any) -> None:
     run(make_model(), objective("finetune"), rows, optim=optim, num_train_epochs=1)
     assert f"optim={optim} needs a GPU; adamw_torch" in caplog.text
+
+
+@pytest.mark.parametrize(("optim", "other"), [("lion_32bit", "Lion"), ("paged_lion_8bit", "PagedLion8bit")])
+def test_another_rule_never_takes_the_place_of_lion_on_a_cpu(make_model, rows, optim: str, other: str) -> None:
+    message = rf"^trainer\.args\.optim: {optim} needs a GPU; on a CPU use the class bitsandbytes\.optim\.{other}$"
+    with pytest.raises(ConfigError, match=message):
+        run(make_model(), objective("finetune"), rows, optim=optim, num_train_epochs=1)
 
 
 @pytest.mark.parametrize("keys", [{"bf16": True}, {"activation_checkpointing": True}, {"optim": "adafactor"}])

@@ -42,6 +42,11 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> tra
     optim = args.optim
     if optim == STOCHASTIC or own_optimizer(optim):
         optim = "adamw_torch"  # transformers does not know the name; `optimizer_class` has the class
+    if device == "cpu" and "lion" in optim:
+        name = "bitsandbytes.optim.PagedLion" if optim.startswith("paged") else "bitsandbytes.optim.Lion"
+        raise ConfigError(
+            f"trainer.args.optim: {optim} needs a GPU; on a CPU use the class {name}{'8bit' * optim.endswith('8bit')}"
+        )
     if device == "cpu" and optim not in ON_CPU:
         log.warning("optim=%s needs a GPU; adamw_torch, the same rule in 32 bits, is used on this CPU", optim)
         optim = "adamw_torch"

@@ -116,6 +116,8 @@ def test_the_means_of_a_metric_by_hand() -> None:
     assert to_csv([few]).splitlines()[1].startswith("m,,,")
     text = to_markdown([few, line], "about").splitlines()
     assert text[6].startswith("| m | 0.950 [") and text[7].startswith("| m | \u2013 |")
+    knowing = meta_line("m", [0.9, 0.8], [0.1, 0.2], [AttackedModel(0.9, 0.9, 0.9)], retain)
+    assert math.isnan(knowing.relearn) and "high; by this metric no unlearned model" in to_markdown([knowing], "about")
 
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 1}

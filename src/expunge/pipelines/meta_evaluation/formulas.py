@@ -201,7 +201,8 @@ def cells(lines: Sequence[MetaLine]) -> list[tuple[str, ...]]:
     for line in rank:
         ends = f" [{line.low:.2f}, {line.high:.2f}]" if math.isfinite(line.low + line.high) else ""
         numbers = (_format_number(v) for v in (line.relearn, line.quantize, line.robustness, line.overall))
-        out.append((line.metric, f"{_format_number(line.faithfulness)}{ends}", *numbers, line.known or line.note))
+        known = "; ".join(text for text in (line.known, line.note) if text)
+        out.append((line.metric, f"{_format_number(line.faithfulness)}{ends}", *numbers, known))
     return out
 
 
