@@ -13,6 +13,7 @@ from expunge.methods import LossInputs, Quantity, Requirements, objective
 from expunge.methods.api import method
 from expunge.methods.policy import group_advantages, policy_loss
 from expunge.methods.purge import PURGE
+from expunge.training.rewards import Rollout, find_reward
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -73,6 +74,9 @@ def test_settings_become_rollouts() -> None:
         ({"max_completion_length": 0}, "max_completion_length: must be at least 1"),
         ({"rewards": []}, "rewards: must name different rewards"),
         ({"reward_weights": [1.0, 2.0]}, "reward_weights: must have one number for each"),
+        ({"beta": -1}, "beta: must be a number >= 0"),
+        ({"forbidden": ["Oslo"]}, "forbidden: must have terms if and only if rewards has no_forbidden"),
+        ({"rewards": ["no_forbidden"], "forbidden": [" "]}, "forbidden: must be a list of texts that are not empty"),
     ],
 )
 def test_wrong_settings(args: dict[str, object], message: str) -> None:
@@ -85,3 +89,45 @@ def test_a_method_on_rollouts_declares_them() -> None:
         method("Bare", revision=1, needs=Requirements(rollout=Quantity.LOGPS), paper="none", reduction="row")(
             type("Bare", (), {"__dataclass_fields__": {}})
         )
+
+
+def test_the_kl_term_and_its_gradient_by_hand(side) -> None:
+    # one text of two tokens with advantage 0 in a group of equal rewards: the loss is beta mean(e^d - d - 1) with
+    # d = log p_ref - log p = (1, 0), so beta (e - 2) / 2 for each text; d/d log p = beta (1 - e^d) / 4
+    logps = [tensor(-2.0, -1.0).requires_grad_(), tensor(-2.0, -1.0).requires_grad_()]
+    view = LossInputs(rollout=side(logps), rollout_ref=side([tensor(-1.0, -1.0)] * 2), rewards_B=tensor(1.0, 1.0))
+    loss = PURGE(num_generations=2, beta=0.5).forget_loss(view)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5 * (math.e - 2) / 2, rel=1e-14)
+    assert logps[0].grad.tolist() == pytest.approx([0.5 * (1 - math.e) / 4, 0.0], rel=1e-14)
+
+
+def test_the_authors_settings_equal_trl_with_kl(side) -> None:
+    measured = cases("grpo")["kl"]
+    inputs, outputs = measured["inputs"], measured["outputs"]
+    lengths = [int(sum(mask)) for mask in inputs["mask"]]
+    rows = [tensor(*logps[:n]).requires_grad_() for logps, n in zip(inputs["logps"], lengths, strict=True)]
+    before = side([tensor(*logps[:n]) for logps, n in zip(inputs["reference"], lengths, strict=True)])
+    loss = policy_loss(
+        side(rows), tensor(*inputs["advantages"]), beta=inputs["beta"], reference=before, loss_type=inputs["loss_type"]
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(outputs["loss"], rel=1e-12)
+    for row, gradient, n in zip(rows, outputs["gradient"], lengths, strict=True):
+        assert row.grad is not None
+        assert row.grad.tolist() == pytest.approx(gradient[:n], rel=1e-12)
+
+
+def test_the_reward_equals_the_authors() -> None:
+    measured = cases("purge")["reward"]
+    terms = tuple(measured["inputs"]["forbidden"])
+    texts = [Rollout("?", "x", text, 1, True, forbidden=terms) for text in measured["inputs"]["texts"]]
+    assert find_reward("no_forbidden").compute(texts) == measured["outputs"]
+    assert {0.0, 1.0} == set(measured["outputs"])
+
+
+def test_the_kl_term_needs_a_reference() -> None:
+    assert objective("PURGE").needs.rollout_ref is None
+    for name in ("PURGE", "RULE"):
+        assert objective(name, {"beta": 0.04}).needs.rollout_ref is Quantity.LOGPS
+    assert objective("PURGE", {"loss_type": "bnpo"}).means["forget"].reduction == "micro_batch"

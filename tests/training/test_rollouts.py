@@ -74,7 +74,9 @@ def letters() -> Iterator[None]:
     api._REWARDS.remove("letters")
 
 
-def run(model: Any, encoder: Encoder, folder: Path | None = None, break_at: int = 0, **keys: Any) -> Any:
+def run(
+    model: Any, encoder: Encoder, folder: Path | None = None, break_at: int = 0, plan: Any = None, **keys: Any
+) -> Any:
     """Train a copy; return its weights and its log."""
     model = copy.deepcopy(model)
 
@@ -82,7 +84,7 @@ def run(model: Any, encoder: Encoder, folder: Path | None = None, break_at: int 
         if break_at and done == break_at:
             raise KeyError("broken")
 
-    goal = objective("PURGE", PLAN)
+    goal = objective("PURGE", PLAN | (plan or {}))
     rows = {"forget": encode_sets([FORGET], encoder)}
     done = train(
         model, goal, rows, TrainArgs(**{**SGD, **keys}), pad_id=0, progress=progress, checkpoints=folder,
@@ -152,6 +154,36 @@ def test_a_broken_run_samples_the_same_texts_again(start: Any, encoder: Encoder,
     assert again.resumed_at == 3
     assert torch.equal(result, whole)
     assert again.history == log.history
+
+
+def test_the_kl_term_compares_with_the_model_before_the_run(start: Any, encoder: Encoder) -> None:
+    """The second step against plain autograd: the reference is neither the model of the step nor of the one before."""
+    beta, rows = 0.7, {"max_steps": 2, "per_device_train_batch_size": 4}
+    plan = objective("PURGE", PLAN).method.rollouts
+    first, _ = run(start, encoder, plan={"beta": beta}, **{**rows, "max_steps": 1})
+    result, _ = run(start, encoder, plan={"beta": beta}, **rows)
+    model = copy.deepcopy(start).eval()
+    torch.nn.utils.vector_to_parameters(first.clone(), model.parameters())
+    batch = RolloutSampler(model, plan, rollout_source([FORGET], encoder), seed=0)(model, [0, 1, 2, 3], 1)
+    backward_by_hand(model, batch, (4, 3))
+    for row in batch.rows:
+        now, before = (one(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1) for one in (model, start))
+        at = [(t - 1, row.ids[t]) for t in range(row.n_prompt, len(row.ids))]
+        d = torch.stack([before[i].detach() - now[i] for i in at])
+        (beta * (d.exp() - d - 1).mean() / len(batch.rows)).backward()
+    expected = torch.cat([(p - 0.05 * p.grad).detach().flatten() for p in model.parameters()])
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-6)
+    without, _ = run(start, encoder, **rows)
+    assert (result - without).abs().max() > 1e-4
+
+
+def test_a_broken_run_with_the_kl_term_keeps_its_reference(start: Any, encoder: Encoder, tmp_path: Path) -> None:
+    keys = {"num_train_epochs": 3, "checkpoint": CheckpointArgs(steps=1), "plan": {"beta": 0.7, "loss_type": "bnpo"}}
+    whole, _ = run(start, encoder, **keys)
+    with pytest.raises(KeyError, match="broken"):
+        run(start, encoder, tmp_path, break_at=4, **keys)
+    result, again = run(start, encoder, tmp_path, **keys)
+    assert again.resumed_at == 3 and torch.equal(result, whole)
 
 
 def rollout(text: str, answer: str = "Ana Silva") -> Rollout:

@@ -51,7 +51,8 @@ class Requirements:
     `*_ref` come from the reference, the model before unlearning. `*_teacher` come from another model, which the
     method's registration names. `alternate` holds the forget questions with another answer (a refusal, or one from a
     file). `rollout` holds the questions of `rollout_sides` with texts that the model samples at each step (`Rollouts`);
-    its rewards are `LossInputs.rewards_B`. `layer` names the module, or the modules, whose output HIDDEN selects, as in
+    its rewards are `LossInputs.rewards_B`. `rollout_ref` is the reference on these texts, for which the run holds a
+    frozen copy of the model. `layer` names the module, or the modules, whose output HIDDEN selects, as in
     the model (`model.layers.7`). `model.layers.7:input` is the input of that module. A reference contains the same
     hidden states, frozen. `marks` requests `SideOutputs.marked_N`: the tokens of reasoning traces, of both sides, or
     the unwanted words of the forget answers.
@@ -66,6 +67,7 @@ class Requirements:
     forget_teacher: Quantity | None = None
     retain_teacher: Quantity | None = None
     rollout: Quantity | None = None
+    rollout_ref: Quantity | None = None
     rollout_sides: tuple[str, ...] = ("forget",)
     forget_positions: ScoredPositions = ScoredPositions.ANSWER
     retain_positions: ScoredPositions = ScoredPositions.ANSWER
@@ -96,13 +98,14 @@ class Rollouts:
 
     n: texts of a question. max_new_tokens: the limit of a text. rewards: weight by name of a registered reward
     (`training.rewards`); the reward of a text is the weighted sum. temperature: 1 samples from the distribution whose
-    log-probabilities the loss reads.
+    log-probabilities the loss reads. forbidden: terms that rewards look for (`Rollout.forbidden`).
     """
 
     n: int
     max_new_tokens: int
     rewards: Mapping[str, float]
     temperature: float = 1.0
+    forbidden: tuple[str, ...] = ()
 
 
 PerToken = Callable[..., "Tensor"]  # (logits_CV, *other inputs) -> one value for each of C positions
@@ -259,6 +262,7 @@ class LossInputs:
     forget_teacher: SideOutputs | None = None
     retain_teacher: SideOutputs | None = None
     rollout: SideOutputs | None = None
+    rollout_ref: SideOutputs | None = None
     rewards_B: Tensor | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 

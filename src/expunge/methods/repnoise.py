@@ -35,9 +35,10 @@ class RepNoise:
     mean squared distance between two different points, without gradient.
 
     Defaults: beta = 0.001, ascent = 1 and the kernels are those of the authors' code, and the MMD equals theirs on the
-    same points. Three things are our reading. The points of the MMD are token positions; in the code they are whole
-    padded rows. NLL_f is the model's; the code has (NLL_f + the sum of the NLL of each of n layers through the LM head)
-    / n. `layers` names the MLPs; the code takes all.
+    same points. Four things are our reading. The points of the MMD are token positions; in the code they are whole
+    padded rows. The positions predict the answers; in the code they hold the answers. NLL_f is the model's; paper and
+    code have a mean with the NLL of each layer's states through the LM head. `layers` names the MLPs; the code takes
+    all.
 
     Pitfalls: the authors search the learning rate, ascent and beta per model. Without a good alpha the ascent wins.
 

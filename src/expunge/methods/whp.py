@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     reduction="token",
     retain_loss_type=None,
     teacher="reinforced",
-    fidelity="reading",
+    fidelity="formula",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +33,18 @@ class WHP:
     Idea: a model trained further on the forget examples raises exactly the logits to forget. Lowering those logits in
     the model before unlearning approximates a model that never saw the examples.
     Loss: mean over the forget answers' tokens of the cross-entropy of the model against v = v_b - alpha relu(v_r - v_b)
-        v_b, v_r  the logits of the model before unlearning, and of that model reinforced on the forget examples
-        target    argmax: the token of the largest v (the paper's alternative labels); softmax: all of softmax(v)
+        v_b, v_r  the logits of the model before unlearning, and of that model reinforced on the forget examples (eq. 1)
+        target    argmax: the token of the largest v (the paper's alternative labels); softmax: all of softmax(v), ours
     With alpha=0 and target=softmax the model is distilled into itself, and the gradient starts at 0.
 
-    v equals the code of MUSE's authors on the same logits. The training on `target` is our reading.
+    v equals the code of MUSE's authors on the same logits; argmax and alpha = 5 are the paper's. The paper's second
+    part is not here: it computes v_b on a text whose names a dictionary replaces by generic ones.
 
     The reinforced model is a separate job with the training settings of this run (without a gradient transform), or
     with `reinforce_epochs` and `reinforce_learning_rate`. Both models' outputs are read from stored references.
 
     Pitfalls: logits have no zero point, so a shift of all of v_r against v_b changes the target. There is no retain
-    term. The paper also replaces names by generic ones, which this method does not. alpha is the paper's, not the
-    weight of a retain term.
+    term. alpha is the paper's, not the weight of a retain term.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=WHP task_name=mine trainer.method_args.target=softmax
     """

@@ -29,8 +29,8 @@ from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.config import TrainArgs
 from expunge.training.data_parallel import gather_whole, rank_batches
 from expunge.training.optimizers import optimizer_class
-from expunge.training.phases import SIDES, Phase, TrainingSample, plan_phases, spec_for
-from expunge.training.reference import Reference, reference
+from expunge.training.phases import ROLLOUT, SIDES, Phase, TrainingSample, plan_phases, spec_for
+from expunge.training.reference import Reference, ResidentReference, reference
 from expunge.training.run_state import AfterStep, Logged, PhasePosition, Progress, RunState, TrainResult
 from expunge.training.throughput import ThroughputMeter, step_flops
 from expunge.training.trainer import PhaseTrainer, StepCallback, as_batch, training_arguments
@@ -255,4 +255,6 @@ def _references(
             out[side] = reference(model, rows[side], numbers, spec, pad_id=pad_id, topk=args.topk)
         if spec_for(objective.needs, side, teacher=True) is not None and f"{side}_teacher" not in out:
             raise JobError(f"{objective.spec.name} learns from a teacher, but the {side} rows have no teacher outputs")
+    if (spec := spec_for(objective.needs, ROLLOUT, ref=True)) is not None:
+        out[ROLLOUT] = ResidentReference(model, spec)
     return out

@@ -158,7 +158,7 @@ class StoredReference:
 
 
 class ResidentReference:
-    """A frozen second model, run at each step: only for numbers that depend on the shape of the batch."""
+    """A frozen second model, run at each step: for texts of the step, and numbers that depend on the batch's shape."""
 
     def __init__(self, model: Any, spec: ForwardSpec) -> None:
         self._model = copy.deepcopy(model).eval().requires_grad_(False)

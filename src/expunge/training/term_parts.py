@@ -57,7 +57,7 @@ def retain_part(objective: Objective) -> Objective | None:
         return None
     needs = dataclasses.replace(
         objective.needs, forget=None, forget_ref=None, forget_teacher=None, alternate=None, alternate_ref=None,
-        rollout=None, retain=None, retain_ref=None, retain_teacher=None,
+        rollout=None, rollout_ref=None, retain=None, retain_ref=None, retain_teacher=None,
     )  # fmt: skip
     own: Requirements = getattr(objective.method, "needs", objective.spec.needs)
     needs = dataclasses.replace(needs, retain=own.retain, retain_positions=own.retain_positions)

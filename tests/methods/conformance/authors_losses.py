@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -336,6 +337,7 @@ def _(folder: Path, inputs: Inputs) -> Any:
     return code.forward(own).logits
 
 
+@case("grpo", "kl")
 @case("grpo", "loss")
 def _(folder: Path, inputs: Inputs) -> Any:
     """The loss and its gradient in the log-probabilities of a padded batch of texts, by TRL's trainer."""
@@ -345,10 +347,12 @@ def _(folder: Path, inputs: Inputs) -> Any:
     )
     own = MagicMock()
     own.configure_mock(
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=0.0,
-        loss_type="grpo", epsilon_low=0.2, epsilon_high=0.2, use_vllm=False, _entropy_bonus_enabled=False,
-        aux_loss_enabled=False, use_adaptive_entropy=False, current_gradient_accumulation_steps=1,
+        top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token",
+        beta=inputs.get("beta", 0.0), loss_type=inputs.get("loss_type", "grpo"), epsilon_low=0.2, epsilon_high=0.2,
+        use_vllm=False, _entropy_bonus_enabled=False, aux_loss_enabled=False, use_adaptive_entropy=False,
+        current_gradient_accumulation_steps=1,
     )  # fmt: skip
+    own.args.use_bias_correction_kl = False  # TRL's default
     own.args.delta = None
     own.accelerator.gather = lambda x: x
     own._get_per_token_logps_and_entropies = lambda *_, **__: (logps_BT, torch.zeros_like(logps_BT), None)
@@ -356,10 +360,20 @@ def _(folder: Path, inputs: Inputs) -> Any:
     batch = {
         "prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids,
         "completion_mask": tensor(inputs["mask"]), "advantages": tensor(inputs["advantages"]),
+        "ref_per_token_logps": tensor(inputs.get("reference", inputs["logps"])),
     }  # fmt: skip
     loss = code._compute_loss(own, None, batch)
     loss.backward()
     return {"loss": loss, "gradient": logps_BT.grad}
+
+
+@case("purge", "reward")
+def _(folder: Path, inputs: Inputs) -> Any:
+    """The authors' reward `binary` of some texts, for a list of terms."""
+    code = definitions(folder / "src/rewards/binary.py", ["BinaryReward"], {"re": re, "RewardFunction": object})
+    code.BinaryReward.load_forget_words = classmethod(lambda cls, file: set(file))
+    code.BinaryReward.preprocess(SimpleNamespace(forget_words_file=inputs["forbidden"]))
+    return code.BinaryReward.calc_reward(inputs["texts"])
 
 
 @case("unilogit", "reverse")

@@ -277,10 +277,20 @@ class PURGEConfig(UnlearnConfig):
     """The maximum number of tokens of a rollout (TRL's name)."""
 
     rewards: tuple[str, ...] = ("no_answer",)
-    """Names of the rewards: no_answer, refusal, rouge, length, or one of a plugin."""
+    """Names of the rewards: no_answer, no_forbidden, refusal, rouge, length, or one of a plugin."""
 
     reward_weights: tuple[float, ...] = ()
     """The weight of each reward, in the same order. Empty: 1 each. A negative weight is a penalty."""
+
+    forbidden: tuple[str, ...] = ()
+    """Terms of the reward no_forbidden: names, titles and other words that a text must not have."""
+
+    beta: float = 0.0
+    """Weight of the KL divergence from the model before unlearning (TRL's name). Above 0 a copy of it is held."""
+
+    loss_type: Literal["grpo", "bnpo"] = "grpo"
+    """grpo: the mean over texts of their token means. bnpo: the mean over all tokens of a micro-batch (TRL's
+    names)."""
 
 
 @strict
@@ -397,6 +407,9 @@ class RULEConfig(UnlearnConfig):
 
     reward: str = "refusal_boundary"
     """The name of the reward: refusal_boundary, or one of a plugin, which reads `Rollout.side`."""
+
+    beta: float = 0.0
+    """Weight of the KL divergence from the model before unlearning (TRL's name). Above 0 a copy of it is held."""
 
 
 @strict

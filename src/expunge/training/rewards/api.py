@@ -14,7 +14,7 @@ class Rollout:
 
     answer: the true answer. trace: the true trace, if the example has one. text: the whole generation, with its own
     trace and without special tokens. n_tokens: its number of tokens, with the end. stopped: whether the model ended it,
-    not the length limit. side: the side of the question, "forget" or "retain".
+    not the length limit. side: the side of the question, "forget" or "retain". forbidden: the method's forbidden terms.
     """
 
     question: str
@@ -24,6 +24,7 @@ class Rollout:
     stopped: bool
     trace: str | None = None
     side: str = "forget"
+    forbidden: tuple[str, ...] = ()
 
 
 RewardFunction = Callable[[Sequence[Rollout]], Sequence[float]]

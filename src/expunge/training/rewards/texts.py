@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from expunge.data.refusals import REFUSALS
 from expunge.metrics.answer_content import contains
@@ -26,6 +27,17 @@ _REFUSAL = re.compile(
 def no_answer(rollouts: Sequence[Rollout]) -> list[float]:
     """Return 1 for a text without the content of the true answer, else 0 (`answer_in_text` defines content)."""
     return [0.0 if contains(r.text, r.answer) else 1.0 for r in rollouts]
+
+
+@reward("no_forbidden")
+def no_forbidden(rollouts: Sequence[Rollout]) -> list[float]:
+    """Return 1 for a text without any of the method's forbidden terms as whole words in any case, else 0 (PURGE)."""
+    return [0.0 if r.forbidden and _any_of(r.forbidden).search(r.text) else 1.0 for r in rollouts]
+
+
+@lru_cache(maxsize=8)
+def _any_of(terms: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, terms))})\b", re.IGNORECASE)
 
 
 @reward("refusal")
