@@ -50,6 +50,11 @@ def test_tokens_are_grouped_by_variant_and_row() -> None:
     assert [row.tolist() for row in answers.by_row(answers.logp)] == [[-1.0, -3.0, -0.5], [-4.0], [-1.0, -2.0]]
 
 
+def test_a_loop_over_the_records_is_refused() -> None:
+    with pytest.raises(TypeError, match="'TokenRecords' object is not iterable"):
+        list(token_records(pa.Table.from_pylist(LINES, schema=TOKENS)))  # type: ignore[call-overload]
+
+
 def test_the_order_of_the_lines_does_not_count() -> None:
     shuffled = LINES.copy()
     random.Random(3).shuffle(shuffled)

@@ -178,9 +178,10 @@ _COLUMNS = ("token_id", "logp", "mean", "var", "is_argmax", "is_eos")
 
 @dataclass(frozen=True)
 class TokenRecords:
-    """The token records of one set of rows, by variant."""
+    """The token records of one set of rows, by variant: `records["answer"]`, `records["trace"]`."""
 
     by_variant: Mapping[str, AnswerTokens]
+    __iter__ = None  # a loop over the records raises TypeError, not KeyError: 0
 
     def __getitem__(self, variant: str) -> AnswerTokens:
         return self.by_variant[variant]

@@ -158,7 +158,7 @@ class MetricInputs:
 
     @property
     def tokens(self) -> TokenRecords | None:
-        """Return the token records, if the metric reads any."""
+        """Return the token records, if the metric reads any; `tokens["answer"]` has those of one answer."""
         return self.records.get("tokens")
 
     @property
