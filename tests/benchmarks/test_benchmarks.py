@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from expunge.benchmarks import BenchmarkConfig, benchmarks, find_benchmark, settings
+from expunge.benchmarks import Benchmark, BenchmarkConfig, benchmarks, find_benchmark, settings
+from expunge.benchmarks.example_metrics import rows_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.data.examples import Example, ExampleSet
 
 
 def test_every_benchmark_has_a_page_with_a_command() -> None:
@@ -68,3 +70,11 @@ def test_the_retain_split_is_the_partner_of_the_forget_split(shared: Path) -> No
         BenchmarkConfig(root=str(shared / "data" / "tofu"), forget_split="forget05")
     )
     assert (benchmark.split, len(benchmark.sets["forget"]), len(benchmark.sets["retain"])) == ("forget05", 200, 3800)
+
+
+def test_a_role_of_a_set_that_is_not_there_is_refused() -> None:
+    rows = {"full": ExampleSet("full", (Example(0, "q", {"answer": "a"}),))}
+    with pytest.raises(ConfigError, match=r"^benchmark own: full_sets: no set named 'ful'; did you mean 'full'\?"):
+        Benchmark("own", "x", rows, (), full_sets=("ful",), retain_sets=())
+    with pytest.raises(ConfigError, match=r"^rows_panel: sets has no forget_eval, the rows that the metrics read"):
+        rows_panel(rows)

@@ -16,7 +16,7 @@ from expunge.core.plugins import load_plugins
 from expunge.core.records import KEYS, answer_numbers
 from expunge.data.examples import Example, ExampleSet
 from expunge.evaluation import kinds
-from expunge.evaluation.kinds import RecordKind, find_kind, parts
+from expunge.evaluation.kinds import RecordKind, ScoringInputs, find_kind, parts
 from expunge.metrics import api
 from expunge.metrics.added import added_metrics
 from expunge.metrics.api import Metric
@@ -128,3 +128,19 @@ def test_without_the_plugin_its_metric_is_not_there(model: Any, tokenizer: Any) 
     assert "hidden_norm" not in api.families()
     with pytest.raises(ConfigError, match=r"eval\.metrics: no metric named 'hidden_norm'.*--plugin FILE\.py"):
         added_metrics(["hidden_norm"], [], {"forget_eval"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([{"row_id": 999, "variant": "answer", "value": 1.0}], "row_id 999 is no row of forget_eval; use row.row_id"),
+        ([{"row_id": 0, "variant": "answer"}], "its table has the columns row_id, variant; its schema has row_id, var"),
+    ],
+)
+def test_a_table_with_other_rows_or_columns_is_refused(lines: list[dict[str, Any]], words: str) -> None:
+    schema = pa.schema([("row_id", pa.int32()), ("variant", pa.string()), ("value", pa.float64())])
+    kind = RecordKind("odd", schema, lambda inputs: pa.Table.from_pylist(lines))
+    rows = ExampleSet("forget_eval", (Example(0, "q", {"answer": "a"}),))
+    inputs = ScoringInputs(model=None, examples=rows, names=("answer",), encoder=None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"^record kind odd: {words}"):
+        kind.table(inputs)

@@ -81,6 +81,15 @@ class Mirror(LlamaForCausalLM):
         return out
 
 
+class Peeking(LlamaForCausalLM):
+    """A prediction is the token that follows."""
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        out = super().forward(input_ids, **kwargs)
+        out.logits = 20 * torch.nn.functional.one_hot(input_ids.roll(-1, 1), out.logits.shape[-1]).float()
+        return out
+
+
 class Broken(LlamaForCausalLM):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("no kernel\nfor this machine")
@@ -153,6 +162,7 @@ def test_rounding_of_large_logits_in_half_precision_does_not_end_batches() -> No
     ("kind", "words"),
     [
         (Mirror, "model: Mirror cannot be scored: a later token changes the predictions before it, so it is no causal"),
+        (Peeking, "model: Peeking cannot be scored: a later token changes the predictions before it, so it is no caus"),
         (Broken, "model: Broken cannot be scored: its forward fails: no kernel$"),
     ],
 )

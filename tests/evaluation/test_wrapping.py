@@ -350,3 +350,10 @@ def test_the_example_plugin(tiny, caution) -> None:
     difference = result(ids).logits - tiny[0](ids).logits
     torch.testing.assert_close(difference[0, :, end], torch.tensor([3.0, 3.0]))
     assert difference.abs().sum() == pytest.approx(6.0, rel=1e-5)
+
+
+def test_a_state_that_is_no_tensor_is_refused(tiny: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^TokenFilter: prepare returned float for 'penalty'; return tensors, and keep"
+    ):
+        WrappedModel(tiny[0], TokenFilter(), {"penalty": 1.0})  # type: ignore[dict-item]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import (
     bootstrap_interval,
     log_sum_of_answers,
@@ -41,6 +42,16 @@ def test_many_rows_stay_within_memory_and_time() -> None:
     low, high = bootstrap_interval(np.arange(10_000, dtype=float))
     assert time.perf_counter() - began < 5.0
     assert 4900 < low < 4999.5 < high < 5100
+
+
+def test_columns_of_other_lengths_than_the_rows_are_refused() -> None:
+    two, three = np.arange(2), np.zeros(3)
+    with pytest.raises(
+        ConfigError, match=r"^mean_over_rows: values_R has 3 entries for 2 rows; give one for each row$"
+    ):
+        mean_over_rows(two, three, {})
+    with pytest.raises(ConfigError, match=r"^mean_over_rows: x has 3 entries for 2 rows"):
+        mean_over_rows(two, three[:2], {"x": three.tolist()})
 
 
 def test_order_of_rows_does_not_matter() -> None:

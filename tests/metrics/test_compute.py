@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -159,3 +160,12 @@ def test_a_row_that_is_not_a_number_is_counted_and_never_averaged(records, famil
     result = compute([metric], {"tokens": tokens})["m"]
     assert result.extra["n_missing"] == 1
     assert result.value == compute([metric], {"tokens": alone})["m"].value
+
+
+def test_a_family_that_returns_no_result_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = dataclasses.replace(find_family("model_utility"), compute=lambda inputs: 0.5)
+    monkeypatch.setattr("expunge.metrics.compute.find_family", lambda name: plain)
+    with pytest.raises(
+        ConfigError, match=r"^metric m: family model_utility returned float, no MetricResult; return mean"
+    ):
+        compute([Metric("m", "model_utility")], {})

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import expunge
+from expunge.core.distributed import Rank
 from expunge.core.errors import ConfigError, DataError, JobError
 from expunge.core.plugin_code import declared
 from expunge.core.plugins import load_plugins
@@ -25,6 +26,7 @@ from expunge.methods.api import Rollouts
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.pipelines.study_jobs.job_values import MethodRef
 from expunge.training.config import CheckpointArgs, TrainArgs
+from expunge.training.data_parallel import check_several
 from expunge.training.encoding import encode_sets
 from expunge.training.loop import train
 from expunge.training.phases import check_run
@@ -184,6 +186,15 @@ def test_a_broken_run_with_the_kl_term_keeps_its_reference(start: Any, encoder: 
         run(start, encoder, tmp_path, break_at=4, **keys)
     result, again = run(start, encoder, tmp_path, **keys)
     assert again.resumed_at == 3 and torch.equal(result, whole)
+
+
+@pytest.mark.parametrize("name", ["PURGE", "RULE"])
+def test_several_processes_are_refused(name: str) -> None:
+    check_several(objective(name), False, Rank(0, 1), sharded=False)
+    with pytest.raises(
+        JobError, match=f"^{name} samples texts during training, which takes one process; start the run"
+    ):
+        check_several(objective(name), False, Rank(0, 2), sharded=False)
 
 
 def rollout(text: str, answer: str = "Ana Silva") -> Rollout:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import fingerprint
-from expunge.methods import objective
+from expunge.methods import LossInputs, Quantity, Requirements, objective
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
+from expunge.training.phases import spec_for
 from expunge.training.trainable import set_trainable
 
 DOWN = r"model\.layers\.\d+\.mlp\.down_proj\.weight"
@@ -113,3 +115,24 @@ def test_a_loss_that_reaches_nothing_trained_is_told(step, make_model, rows) -> 
     )  # RMU reads layer 0, and runs no other
     with pytest.raises(ConfigError, match=r"^trainer\.args: RMU's loss depends on none of the parameters"):
         train(make_model(), objective("RMU", {"module_regex": "model.layers.0"}), rows, args, pad_id=0)
+
+
+def test_a_forget_term_without_a_gradient_is_refused(make_model, rows) -> None:
+    class Detached:
+        def forget_loss(self, view: LossInputs) -> torch.Tensor:
+            return view.forget.logps_N.detach().mean()
+
+    goal = dataclasses.replace(objective("GradDiff"), method=Detached())
+    with pytest.raises(
+        ConfigError, match=r"^method GradDiff: forget_loss returned a number without a gradient, so noth"
+    ):
+        train(make_model(), goal, rows, TrainArgs(max_steps=1), pad_id=0)
+
+
+def test_hidden_states_of_no_module_are_refused() -> None:
+    for side, ref in (("forget", False), ("retain", True)):
+        needs = Requirements(**{f"{side}{'_ref' * ref}": Quantity.HIDDEN})
+        with pytest.raises(
+            ConfigError, match=rf"^Requirements\({side}=Quantity\.HIDDEN\): hidden states of which modules"
+        ):
+            spec_for(needs, side, ref=ref)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from expunge.core.decode import decode, strict
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, nearest
 from expunge.core.registry import Fidelity, Registry
 from expunge.data.examples import ExampleSet
 from expunge.data.world import WorldConfig
@@ -61,6 +61,13 @@ class Benchmark:
     loss_sets: tuple[str, ...] = ()
     traced: Mapping[str, str] = field(default_factory=dict)
     preview: tuple[str, ...] = ()  # first rows, for the terminal alone: a report must not repeat the forget set
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a role of a set that is not there."""
+        for role in ("full_sets", "retain_sets"):
+            for name in getattr(self, role):
+                if name not in self.sets:
+                    raise ConfigError(f"benchmark {self.name}: {role}: no set named {name!r}{nearest(name, self.sets)}")
 
     @property
     def measured_utility(self) -> str:

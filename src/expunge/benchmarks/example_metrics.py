@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from expunge.benchmarks.metric_suite import tofu_panel
+from expunge.core.errors import ConfigError
 from expunge.data.examples import PARAPHRASE, TRACE, ExampleSet
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
@@ -30,7 +31,12 @@ def rows_panel(sets: Mapping[str, ExampleSet], *, truth_ratio: str = "geometric"
     the answer itself (as in arcsf). The attacks require a holdout in `sets`. Model utility is the harmonic mean of the
     available ones of the retain rows' probability, ROUGE and truth ratio. Sets with a trace in every row also get the
     metrics of `trace_panel`.
+
+    Raises:
+        ConfigError: If `sets` has no forget_eval or no retain_eval.
     """
+    if absent := {"forget_eval", "retain_eval"} - sets.keys():
+        raise ConfigError(f"rows_panel: sets has no {min(absent)}, the rows that the metrics read; add this set")
     selected = {*PLAIN}
     for ratio, rows in zip(RATIOS, (sets["forget_eval"], sets["retain_eval"]), strict=True):
         if all(row.perturbed for row in rows):

@@ -138,7 +138,7 @@ class Evaluator:
                     batch_tokens=self.batch_tokens,
                     whole=whole,
                 )
-                tables[part.rows, part.kind] = part.spec.compute(inputs)
+                tables[part.rows, part.kind] = part.spec.table(inputs)
         return tables
 
     def results(self, tables: Tables, shadows: Sequence[Mapping[str, MetricResult]] = ()) -> dict[str, MetricResult]:

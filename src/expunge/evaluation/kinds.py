@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from expunge.core.errors import ConfigError
 from expunge.core.records import GeneratedText, Records, answer_numbers
 from expunge.core.registry import Registry
 from expunge.data.encoder import Encoder
@@ -87,6 +88,21 @@ class RecordKind:
     """The kind whose table it reads in place of the model."""
     collective: bool = False
     """Whether several processes share the examples. Each then calls `compute` and gets the whole table."""
+
+    def table(self, inputs: ScoringInputs) -> pa.Table:
+        """Return the records of `compute`. Raises ConfigError for other columns, or for a row that is not there."""
+        table = self.compute(inputs)
+        if table.schema.names != self.schema.names:
+            raise ConfigError(
+                f"record kind {self.name}: its table has the columns {', '.join(table.schema.names)}; its schema has "
+                f"{', '.join(self.schema.names)}"
+            )
+        known = {row.row_id for row in inputs.examples}
+        if strange := sorted(set(table["row_id"].unique().to_pylist()) - known):
+            raise ConfigError(
+                f"record kind {self.name}: row_id {strange[0]} is no row of {inputs.examples.name}; use row.row_id"
+            )
+        return table
 
     @property
     def absent(self) -> str | None:

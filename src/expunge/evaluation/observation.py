@@ -173,7 +173,8 @@ class _Observer:
         row = self.rows[3]
         other = self.rows[0].ids[0] if self.rows[0].ids[0] != row.ids[-1] else self.rows[1].ids[0]
         changed = (*row.ids[:-1], other)
-        if not self._close(_next_logps(self._plain_logits(changed), changed)[:-1], row.logps[:-1]):
+        # The last prediction is that of the row's own last id: a model may look one token ahead, and no further.
+        if not self._close(_next_logps(self._plain_logits(changed), row.ids), row.logps):
             raise ConfigError(
                 f"model: {self.name} cannot be scored: a later token changes the predictions before it, so it is no "
                 "causal language model"

@@ -52,7 +52,15 @@ def mean_over_rows(
         per_row: Statistic -> R entries, stored with the rows.
         extra: Further numbers of the result.
         unscored: Reason for rows without a value.
+
+    Raises:
+        ConfigError: If the columns have other numbers of entries than the rows.
     """
+    sizes = {"values_R": len(values_R)} | {name: len(column) for name, column in per_row.items()}
+    if wrong := [name for name, n in sizes.items() if n != len(row_ids)]:
+        raise ConfigError(
+            f"mean_over_rows: {wrong[0]} has {sizes[wrong[0]]} entries for {len(row_ids)} rows; give one for each row"
+        )
     order = np.argsort(row_ids, kind="stable")
     if not any(_contains(column, values_R) for column in per_row.values()):
         per_row = {**per_row, VALUE: values_R.tolist()}

@@ -105,7 +105,13 @@ def compute(
             retain=(retain or {}).get(metric.retain) if metric.retain is not None else None,
             shadows=by_role if metric.shadows else {},
         )
-        done[metric.name] = find_family(metric.family).compute(inputs, **metric.args)
+        result = find_family(metric.family).compute(inputs, **metric.args)
+        if not isinstance(result, MetricResult):
+            raise ConfigError(
+                f"metric {metric.name}: family {metric.family} returned {type(result).__name__}, no MetricResult; "
+                'return mean_over_rows(...) or missing("reason")'
+            )
+        done[metric.name] = result
     return {metric.name: done[metric.name] for metric in listed}
 
 

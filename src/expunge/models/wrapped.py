@@ -48,6 +48,11 @@ class WrappedModel(nn.Module):
         self.inner, self.wrapper = model, wrapper
         self._names = tuple(state)
         for name, tensor in state.items():
+            if not isinstance(tensor, Tensor):
+                raise ConfigError(
+                    f"{type(wrapper).__name__}: prepare returned {type(tensor).__name__} for {name!r}; return tensors, "
+                    "and keep other values as settings"
+                )
             self.register_buffer(f"state_{name}", tensor, persistent=False)
         self.head = _LogitsHead(model.get_output_embeddings())
         check_helpers(wrapper, helpers)

@@ -67,6 +67,11 @@ def spec_for(needs: Requirements, side: str, *, ref: bool = False, teacher: bool
     serve: Quantity | None = getattr(needs, f"{side}{'_teacher' if teacher else '_ref' if ref else ''}", None)
     if serve is None:
         return None
+    if serve in HIDDEN_STATES and needs.layer is None:
+        raise ConfigError(
+            f"Requirements({side}=Quantity.{serve.name}): hidden states of which modules? Name them in layer, such as "
+            "layer='model.layers.7'"
+        )
     positions: ScoredPositions = getattr(needs, f"{side}_positions", ScoredPositions.ANSWER)
     if serve is Quantity.HIDDEN and positions is ScoredPositions.ANSWER:
         positions = ScoredPositions.OWN

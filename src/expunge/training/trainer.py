@@ -340,6 +340,11 @@ class PhaseTrainer(transformers.Trainer):
                 f"trainer.args: {objective.spec.name}'s loss depends on none of the parameters that are trained; "
                 "choose others by trainable_last_k_layers, trainable_params_regex or lora.target_modules"
             )
+        if "forget" in terms.parts and not terms.parts["forget"].requires_grad:
+            raise ConfigError(
+                f"method {objective.spec.name}: forget_loss returned a number without a gradient, so nothing would be "
+                "forgotten; compute it from the tensors of the view, without detach"
+            )
         return terms
 
     def check_loss(self) -> None:

@@ -136,7 +136,7 @@ def score(
         tokens=cache.tokens.get(rows.fingerprint()),
         progress=step,
     )
-    table = part.spec.compute(inputs)
+    table = part.spec.table(inputs)
     weights = next(model.parameters())
     how = arithmetic_notes(weights.device.type, dtype=str(weights.dtype).removeprefix("torch."))
     notes = [*cache.notes, *encoder.notes, *how]
@@ -173,7 +173,7 @@ def compare_texts(
         embedder=Embedder(embedder, pick_device(setting.model.device)),
         source=pq.read_table(_records_file(texts)),
     )
-    table = part.spec.compute(inputs)
+    table = part.spec.table(inputs)
     pq.write_table(table, folder / part.file)
     progress(1, 1)
     return {"compared": table.num_rows}
@@ -193,7 +193,7 @@ def judge_generations(
         judge=generation_judge(judge, "eval.judge"),
         source=pq.read_table(_records_file(texts)),
     )
-    table = part.spec.compute(inputs)
+    table = part.spec.table(inputs)
     pq.write_table(table, folder / part.file)
     progress(1, 1)
     return {"judged": table.num_rows, "without_score": int(sum(math.isnan(x) for x in table["score"].to_pylist()))}
