@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toy_jobs import CallJob
 
-from expunge.core.files import read_sealed, whole_folder, write_sealed
+from expunge.core.errors import JobError
+from expunge.core.files import (
+    CHECKSUMS,
+    READ,
+    check_sealed_folder,
+    read_sealed,
+    seal_folder,
+    whole_folder,
+    write_sealed,
+)
 from expunge.core.fingerprints import note
-from expunge.engine.job import Job
+from expunge.engine.job import Job, JobContext
+from expunge.engine.lease import LOCKS
 from expunge.engine.record import RECORD, proof
 from expunge.engine.retention import GarbagePlan, empty_trash, remove, restore_trash, weight_files
 from expunge.engine.run import plan, run
 from expunge.engine.show import change_notes, changed_files, show, write_manifest
 from expunge.engine.store import PASSPORTS, Store
 from expunge.engine.verify import TRASH, root, verify_jobs, verify_store
+from expunge.engine.worker import do_job, failure
 
 WEIGHTS = "model.safetensors"
 
@@ -35,6 +47,26 @@ def job(name: str, parents: Mapping[str, Job] | None = None, *, text: str = "", 
         return {"loss": 0.5, "ends": -1e300}
 
     return CallJob(kind="test", label=name, what={"name": name, "rate": 1e-5}, do=do, parents=parents or {})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ResumableJob(Job):
+    """A job that writes checkpoints of some steps, and fails."""
+
+    kind: str = "test"  # type: ignore[misc]
+    steps: Sequence[int]
+
+    @property
+    def resumable(self) -> bool:
+        return True
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        assert context.checkpoints is not None
+        for step in self.steps:
+            with whole_folder(context.checkpoints / f"step-{step}", READ) as part:
+                (part / "state.json").write_text(f'{{"step": {step}, "loss": 0.25}}')
+                seal_folder(part)
+        raise JobError("stopped")
 
 
 def ignore(*_: Any) -> None:
@@ -66,11 +98,15 @@ def test_each_of_a_thousand_flips_in_any_file_is_found(store: Store) -> None:
     run([job("third", {"model": job("second", {"model": first})}), job("other"), job("gone")], store, ignore)
     for name in (PASSPORTS, ".loaded", ".runs"):
         write_sealed(store.root / name / "one.json", {"model": "m"})
+    with pytest.raises(JobError):
+        store.make(ResumableJob(label="unfinished", steps=(3, 5)), ignore)
+    assert do_job(job("fails", fails=JobError("no memory")), store, ignore) == "no memory"
     removals = [GarbagePlan(store.path(job("gone")), job("gone").key, "test")]
     remove([*removals, GarbagePlan(store.path(first), first.key, "test", (WEIGHTS,))], store, to_trash=True)
     assert verify_store(store, ignore).faults == ()
     files = [p for p in store.root.rglob("*") if p.is_file() and p.stat().st_size]
-    assert {WEIGHTS, RECORD, "made.txt", "log.jsonl", "one.json"} == {p.name for p in files}
+    own = {WEIGHTS, RECORD, "made.txt", "log.jsonl", "one.json", f"{job('fails').key[:32]}.json"}
+    assert {p.name for p in files} == own | {"state.json", CHECKSUMS}  # locks are empty once their process has ended
     draw = random.Random(7)
     missed = []
     for _ in range(1000):
@@ -329,3 +365,84 @@ def test_verify_names_each_job_with_other_outputs_once(store: Store) -> None:
     (fault,) = verify_store(store, ignore).faults
     assert fault.path == store.path(odd) and f"in test/{odd.folder_name} differ from those in test/" in fault.reason
     note("nothing", "outside", "of a job")
+
+
+@pytest.mark.parametrize("name", ["state.json", CHECKSUMS])
+def test_a_damaged_checkpoint_is_named_and_no_result_with_it(store: Store, name: str) -> None:
+    one = ResumableJob(label="one", steps=(3, 5))
+    run([one, job("other")], store, ignore)
+    step = store.unfinished(one) / "step-5"
+    assert verify_store(store, ignore).faults == verify_jobs([one], store, ignore).faults == ()
+    flip(step / name, 8 * 14)
+    for report in (verify_store(store, ignore), verify_jobs([one], store, ignore)):
+        (fault,) = report.faults
+        assert fault.note and fault.path == step and fault.reason.startswith(f"{name} is damaged: its checksum is not")
+        assert fault.reason.endswith("its run resumes from an earlier checkpoint, or starts again")
+    assert verify_jobs([job("other")], store, ignore).faults == ()
+    (step / name).unlink()
+    assert verify_store(store, ignore).faults[0].reason.startswith(f"{name} is missing; ")
+
+
+def test_a_checkpoint_that_its_process_writes_or_removes_now_is_no_fault(store: Store, monkeypatch: Any) -> None:
+    one = ResumableJob(label="one", steps=(3, 5))
+    run([one], store, ignore)
+    (store.unfinished(one) / ".step-7.0a1b.part").mkdir()
+    (store.unfinished(one) / ".step-7.0a1b.part" / "state.json").write_text("{")
+    assert verify_store(store, ignore).faults == ()
+    seen: list[str] = []
+
+    def while_read(place: Path) -> None:
+        """Remove one checkpoint, and replace the other, after the first of their files was read."""
+        seen.append(place.name)
+        if len(seen) <= 2:
+            os.rename(place, store.root / f"away-{place.name}")
+            if place.name == "step-5":
+                with whole_folder(place, READ) as part:
+                    (part / "state.json").write_text("{}")
+                    seal_folder(part)
+            raise FileNotFoundError(2, "No such file or directory")
+        check_sealed_folder(place)
+
+    monkeypatch.setattr("expunge.engine.verify.check_sealed_folder", while_read)
+    assert verify_store(store, ignore).faults == () and seen == ["step-3", "step-5", "step-5"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o444), (0o077, 0o400), (0o002, 0o444)])
+def test_no_file_of_a_store_can_be_written(store: Store, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        one, whole, unfinished = job("one"), job("whole"), ResumableJob(label="unfinished", steps=(3,))
+        run([one, whole, unfinished], store, ignore)
+        assert do_job(job("fails", fails=JobError("no memory")), store, ignore)
+        removals = [
+            GarbagePlan(store.path(one), one.key, "test", (WEIGHTS,)),
+            GarbagePlan(store.path(whole), whole.key, ""),
+        ]
+        for _ in range(2):
+            remove(removals, store, to_trash=True)
+            assert _modes(store) == {mode} and verify_store(store, ignore).faults == ()
+            assert restore_trash(store)[1] == []
+            assert _modes(store) == {mode} and verify_store(store, ignore).faults == ()
+        remove(removals[:1], store)
+        store.restore(one)
+        assert _modes(store) == {mode} and verify_store(store, ignore).faults == ()
+        assert do_job(job("fails"), store, ignore) is None and failure(store, job("fails").key) is None
+    finally:
+        os.umask(before)
+
+
+def _modes(store: Store) -> set[int]:
+    """Return the permissions of all files but locks, which processes must open for writing."""
+    files = [p for p in store.root.rglob("*") if p.is_file() and p.parent.name != LOCKS]
+    return {p.stat().st_mode & 0o777 for p in files}
+
+
+def test_a_damaged_note_of_a_failure_is_named_and_does_not_end_the_command(store: Store) -> None:
+    fails = job("fails", fails=JobError("no memory"))
+    do_job(fails, store, ignore)
+    assert failure(store, fails.key) == "no memory" and verify_store(store, ignore).faults == ()
+    (note_file,) = (store.root / ".failures").iterdir()
+    flip(note_file, 8 * 12)
+    assert f"{note_file} with the reason cannot be read" in str(failure(store, fails.key))
+    (fault,) = verify_store(store, ignore).faults
+    assert fault.path == note_file and fault.note

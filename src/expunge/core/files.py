@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError
+from expunge.core.fingerprints import file_sha256
 
 CHECKSUM = "sha256"
+CHECKSUMS = "checksums.json"  # in a sealed folder: the checksums of its other files
 READ, READ_WRITE = 0o444, 0o666
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of a file until one of the two is written
 
@@ -34,19 +36,24 @@ def check_place(folder: Path, key: str, *, writable: bool = False) -> None:
         raise ConfigError(f"{key}: {folder} cannot be written: no permission in {above}; name another folder")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` atomically; a reader sees the old file or the new one."""
-    write_parts(path, (data,))
+def write_bytes(path: Path, data: bytes, allowed: int | None = None) -> None:
+    """Replace `path` by `data` atomically; a reader sees the old file or the new one. allowed: as in `write_parts`."""
+    write_parts(path, (data,), allowed)
 
 
-def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """Replace `path` atomically by parts, one after the other, for data that does not fit into memory at once."""
+def write_parts(path: Path, parts: Iterable[bytes], allowed: int | None = None) -> None:
+    """Replace `path` atomically by parts, one after the other, for data that does not fit into memory at once.
+
+    allowed: the permissions that the file may have, as in `set_modes`; None: the default permissions of new files.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as f:
             for part in parts:
                 f.write(part)
+            if allowed is not None:
+                os.fchmod(f.fileno(), path.parent.stat().st_mode & allowed)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
@@ -156,6 +163,13 @@ def sweep_parts(path: Path, leftovers: Iterable[Path] | None = None) -> None:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove a folder in one step for readers."""
+    hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    os.rename(folder, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -169,10 +183,13 @@ def json_lines(values: Iterable[Any]) -> str:
     return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace `path` by JSON whose last entry is the checksum of the text before it. `value` has at least one key."""
+def write_sealed(path: Path, value: Mapping[str, Any], allowed: int | None = None) -> None:
+    """Replace `path` by JSON whose last entry is the checksum of the text before it. `value` has at least one key.
+
+    allowed: the permissions that the file may have, as in `write_parts`.
+    """
     body = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).removesuffix("\n}")
-    write_text(path, body + _seal(body.encode()))
+    write_bytes(path, (body + _seal(body.encode())).encode(), allowed)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -188,3 +205,25 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _seal(body: bytes) -> str:
     return f',\n "{CHECKSUM}": "{hashlib.sha256(body).hexdigest()}"\n}}\n'
+
+
+def seal_folder(folder: Path) -> None:
+    """Write the checksums of all files of a folder next to them, as the last file of the folder."""
+    write_sealed(folder / CHECKSUMS, {"files": {p.name: file_sha256(p) for p in sorted(folder.iterdir())}})
+
+
+def check_sealed_folder(folder: Path) -> None:
+    """Raise ValueError if a file of a sealed folder was changed, added or removed since `seal_folder`, or OSError."""
+    try:
+        sums = read_sealed(folder / CHECKSUMS).get("files", {})
+    except FileNotFoundError:
+        raise ValueError(f"{CHECKSUMS} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{CHECKSUMS} is damaged: {error}") from None
+    for name in sorted({*sums, *(p.name for p in folder.iterdir())} - {CHECKSUMS}):
+        if not (folder / name).exists():
+            raise ValueError(f"{name} is missing")
+        if name not in sums:
+            raise ValueError(f"{name} is not in {CHECKSUMS}")
+        if file_sha256(folder / name) != sums[name]:
+            raise ValueError(f"{name} is damaged: its checksum is not the stored one")

@@ -17,11 +17,11 @@ from pathlib import Path
 from filelock import Timeout
 
 from expunge.core.errors import JobError
-from expunge.core.files import sweep_parts
+from expunge.core.files import sweep, sweep_parts
 from expunge.engine.job import Job
 from expunge.engine.lease import LOCKS, Lease, claimed_now, gc_lease, read_now
 from expunge.engine.record import RECORD, read_record, write_record
-from expunge.engine.store import WEIGHTS, Store, lock_file, sweep
+from expunge.engine.store import WEIGHTS, Store, lock_file
 from expunge.engine.verify import TRASH, artifacts
 
 NOT_REACHED = "no named study reaches it"
@@ -130,7 +130,7 @@ def remove(
 def _sweep_unfinished(root: Path) -> None:
     """Remove the unfinished folders of killed jobs, which may have texts of rows. Those of running jobs stay."""
     for part in root.glob("*/.*.part"):
-        key = part.name.rsplit(".", 2)[0].rpartition("-")[2]
+        key = part.name.rsplit(".", 2)[0].rpartition("-")[2].removeprefix(".")
         for path in (root / LOCKS).glob(f"{key}*.lock"):
             lease = Lease(path, "gc")
             if lease.acquire_now():

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,7 @@ from safetensors import SafetensorError
 
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.files import READ, sweep_parts, unfinished_parts, whole_folder
+from expunge.core.files import READ, sweep, sweep_parts, unfinished_parts, whole_folder
 from expunge.core.fingerprints import comparing, file_sha256
 from expunge.core.terminal import complain
 from expunge.engine.job import Job, JobContext, Progress, silent
@@ -171,7 +169,8 @@ class Store:
                     with whole as folder, self._recorded(job, folder, _checking(lease, progress)) as attempt:
                         attempt.facts = job.run(attempt.inputs, folder, attempt.context)
                     if job.resumable:
-                        shutil.rmtree(self._unfinished(job), ignore_errors=True)
+                        with contextlib.suppress(OSError):
+                            sweep(self.unfinished(job))
                     return attempt.record
         except LeaseLostError as error:
             if not distributed.here().alone:
@@ -243,7 +242,7 @@ class Store:
         except JobError as error:
             raise JobError(f"{job.name}: its {role} ({parent.name}): {error}") from None
 
-    def _unfinished(self, job: Job) -> Path:
+    def unfinished(self, job: Job) -> Path:
         """Return the checkpoint folder of a resumable job."""
         return self.root / CHECKPOINTS / job.key[:32]
 
@@ -251,7 +250,7 @@ class Store:
     def _recorded(self, job: Job, folder: Path, progress: Progress) -> Iterator[_Attempt]:
         """Write the record of a job, with the checksums of its files, after the block has run it."""
         inputs = {role: self.path(parent) for role, parent in job.parents.items()}
-        context = JobContext(progress, self._unfinished(job) if job.resumable else None, self._memory)
+        context = JobContext(progress, self.unfinished(job) if job.resumable else None, self._memory)
         attempt, start = _Attempt(inputs, context), JobStart()
         parents = [(self.record(parent) or {}).get(DIGESTS, {}) for parent in job.parents.values()]
         with comparing(parents, f"{job.kind}/{job.folder_name}") as digests:
@@ -362,10 +361,3 @@ def wrong_file(file: Path, sha: str, n_bytes: int, sums: dict[tuple[int, ...], s
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     return None if sums[_place(stat)] == sha else "is damaged: its checksum is not the stored one"
-
-
-def sweep(folder: Path) -> None:
-    """Remove a folder in one step for readers."""
-    hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    os.rename(folder, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from expunge.core.errors import JobError
-from expunge.core.files import read_sealed
+from expunge.core.files import check_sealed_folder, read_sealed
 from expunge.core.fingerprints import difference, fingerprint
 from expunge.engine.job import Job, in_order
 from expunge.engine.lease import LOCKS
@@ -18,6 +20,7 @@ from expunge.engine.store import CHECKPOINTS, Store, wrong_file
 OnProgress = Callable[[int, int], None]
 TRASH = ".trash"  # in the store: the results that the last `expunge gc` moved away
 _DAMAGED_NOTE = "is damaged, or was written by an earlier version; remove it, because no result depends on it"
+_DAMAGED_CHECKPOINT = "no result depends on it: its run resumes from an earlier checkpoint, or starts again"
 _TRIES = 5  # checks of a folder that another process changes
 
 
@@ -45,16 +48,20 @@ class VerifyReport:
 
 
 def verify_store(store: Store, on_progress: OnProgress) -> VerifyReport:
-    """Verify every file of a store: results, the trash of `expunge gc`, passports of models and other notes."""
+    """Verify every file of a store: results, the trash of `expunge gc`, checkpoints, passports of models, other notes.
+
+    Lock files are left out: they are empty, or name the process that holds them.
+    """
     notes = [file for file in _notes(store.root) if not _sealed(file)]
     folders = [*artifacts(store.root), *artifacts(store.root / TRASH)]
     report = _verify(folders, store.root, on_progress)
-    faults = (*report.faults, *(StoreFault(file, _DAMAGED_NOTE, note=True) for file in notes))
+    checkpoints = _checkpoint_faults(store.root / CHECKPOINTS)
+    faults = (*report.faults, *(StoreFault(file, _DAMAGED_NOTE, note=True) for file in notes), *checkpoints)
     return VerifyReport(report.folders, report.files, report.bytes, faults)
 
 
 def verify_jobs(jobs: Sequence[Job], store: Store, on_progress: OnProgress) -> VerifyReport:
-    """Verify the artifacts of some jobs and their ancestors.
+    """Verify the artifacts of some jobs and their ancestors, and the checkpoints of unfinished jobs.
 
     A parent of a finished job must exist, unless it is ephemeral.
     """
@@ -70,7 +77,8 @@ def verify_jobs(jobs: Sequence[Job], store: Store, on_progress: OnProgress) -> V
     other = [StoreFault(store.path(j), f"holds another job's record than {j.name}") for j in here if _others(store, j)]
     report = _verify([store.path(job) for job in here], store.root, on_progress)
     waiting = sum(job.key not in have and not job.ephemeral for job in ordered) - len(missing)
-    faults = (*missing, *other, *report.faults)
+    checkpoints = [f for job in ordered for f in _checkpoint_faults(store.unfinished(job))]
+    faults = (*missing, *other, *report.faults, *checkpoints)
     return VerifyReport(report.folders, report.files, report.bytes, faults, waiting)
 
 
@@ -104,6 +112,37 @@ def _sealed(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _checkpoint_faults(folder: Path) -> list[StoreFault]:
+    """Return the damaged checkpoints below a folder, without checkpoints that a running process writes or removes."""
+    faults = []
+    for place in sorted(Path(place) for place, _, files in os.walk(folder) if files):
+        reason = None if any(name.startswith(".") for name in place.relative_to(folder).parts) else _checkpoint(place)
+        if reason is not None:
+            faults.append(StoreFault(place, f"{reason}; {_DAMAGED_CHECKPOINT}", note=True))
+    return faults
+
+
+def _checkpoint(place: Path) -> str | None:
+    """Return the fault of a checkpoint, or None. One that a process removes or replaces meanwhile is read again."""
+    reason = None
+    for _ in range(_TRIES):
+        try:
+            before = os.stat(place)
+        except FileNotFoundError:
+            return None
+        try:
+            check_sealed_folder(place)
+            return None
+        except ValueError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}"
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(place), before):
+                return reason
+    return None
 
 
 def _others(store: Store, job: Job) -> bool:

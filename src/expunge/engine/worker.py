@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, ExpungeError, JobError
-from expunge.core.files import write_json
+from expunge.core.files import READ, read_sealed, write_sealed
 from expunge.core.terminal import quiet, say
 from expunge.engine.job import Job, Progress, silent
 from expunge.engine.job_file import JobFile
@@ -26,7 +25,7 @@ def do_job(job: Job, store: Store, progress: Progress) -> str | None:
         store.make(job, progress)
     except ExpungeError as error:
         with contextlib.suppress(OSError):  # on a full disk only the caller receives the reason
-            write_json(_failure(store, job.key), {"job": job.name, "reason": str(error)})
+            write_sealed(_failure(store, job.key), {"job": job.name, "reason": str(error)}, READ)
         return str(error)
     return None
 
@@ -58,9 +57,11 @@ def run_task(path: Path, index: int) -> int:
 def failure(store: Store, key: str) -> str | None:
     """Return the reason of a job's last failure; None if it did not fail."""
     try:
-        return str(json.loads(_failure(store, key).read_text(encoding="utf-8"))["reason"])
+        return str(read_sealed(_failure(store, key))["reason"])
     except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        return f"unknown: {_failure(store, key)} with the reason cannot be read: {error}"
 
 
 def forget_failure(store: Store, key: str) -> None:

@@ -1,13 +1,15 @@
 """Checkpoints of an unfinished run, so that it can resume: plain tensors and JSON with checksums, no pickle.
 
 A checkpoint is a folder `step-<n>` that is renamed into place: `state.safetensors` contains every tensor, `state.json`
-all other values and the places of the tensors, `checksums.json` the SHA-256 of both. The two newest stay; a run skips a
-damaged one and loads the one before. The states of all random generators are among the values. With a model in shards
-each process writes its own part next to it, in the same format.
+all other values and the places of the tensors, `checksums.json` the checksums of both, by which `expunge verify` and a
+resumed run find a damaged one. The two newest stay; a run skips a damaged one and loads the one before. The states of
+all random generators are among the values. With a model in shards each process writes its own part next to it, in the
+same format.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -32,14 +34,13 @@ from torch.distributed.tensor import DTensor
 
 from expunge.core import distributed
 from expunge.core.errors import JobError, kind_of
-from expunge.core.files import whole_folder, write_json
-from expunge.core.fingerprints import file_sha256
+from expunge.core.files import READ, check_sealed_folder, seal_folder, sweep, whole_folder, write_json
 from expunge.training.config import CheckpointArgs
 
 log = logging.getLogger(__name__)
-TENSORS, REST, SUMS = "state.safetensors", "state.json", "checksums.json"
+TENSORS, REST = "state.safetensors", "state.json"
 KEPT = 2
-FORM = 2  # raised when the contents of a checkpoint change
+FORM = 3  # raised when the contents of a checkpoint change
 State = dict[str, Any]
 
 
@@ -147,15 +148,15 @@ class Checkpoints:
         tensors: dict[str, Tensor] = {}
         rest = {"form": FORM, "made_by": _made_by(), "state": pack(state, tensors)}
         try:
-            with whole_folder(place) as part:
+            with whole_folder(place, READ) as part:
                 save_file(tensors, part / TENSORS)
                 write_json(part / REST, rest)
-                write_json(part / SUMS, {name: file_sha256(part / name) for name in (TENSORS, REST)})
+                seal_folder(part)
         except (OSError, SafetensorError) as error:
             log.warning("no checkpoint could be written to %s: %s", place, error)
             return
         for old in self._folders()[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
 
     def save_shards(self, step: int, state: State, shard: State) -> None:
         """Write a checkpoint in parts: each process its `shard`, the first also `state`. All processes call it.
@@ -194,7 +195,7 @@ class Checkpoints:
         if distributed.here().first:
             log.warning("%s is not used: a process has no shard of it; the run resumes from an earlier one, or starts "
                         "again", self._place(self._step))  # fmt: skip
-            shutil.rmtree(self._place(self._step), ignore_errors=True)
+            _remove(self._place(self._step))
         return self.load(fits, device)
 
     def _newest(self, fits: Mapping[str, Any] | None, device: torch.device, upto: int | None = None) -> State | None:
@@ -205,7 +206,7 @@ class Checkpoints:
         if upto is not None:
             for late in self._folders():
                 if int(late.name.removeprefix("step-")) > upto:
-                    shutil.rmtree(late, ignore_errors=True)
+                    _remove(late)
         for left in self._folder.glob(".step-*.part"):  # of an attempt that was killed while writing
             shutil.rmtree(left, ignore_errors=True)
         for place in self._folders():
@@ -215,7 +216,7 @@ class Checkpoints:
                     raise ValueError("it is from another kind of device, or from another number of processes")
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("%s is not used: %s; the run resumes from an earlier one, or starts again", place, error)
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
                 continue
             self._written, self._step = time.monotonic(), int(place.name.removeprefix("step-"))
             return state
@@ -257,12 +258,15 @@ class Checkpoints:
             restore()
 
 
+def _remove(place: Path) -> None:
+    """Remove a checkpoint in one step, so that a process that reads it now finds all of its files or none."""
+    with contextlib.suppress(OSError):
+        sweep(place)
+
+
 def _read(place: Path, device: torch.device) -> State:
     """Read a checkpoint and check it. Raises ValueError if it is damaged or another version's."""
-    sums = json.loads((place / SUMS).read_text(encoding="utf-8"))
-    for name in (TENSORS, REST):
-        if file_sha256(place / name) != sums[name]:
-            raise ValueError(f"the checksum of {name} is wrong")
+    check_sealed_folder(place)
     rest = json.loads((place / REST).read_text(encoding="utf-8"))
     if (rest["form"], rest["made_by"]) != (FORM, _made_by()):
         raise ValueError("it is from another version of expunge, torch or transformers")
