@@ -119,3 +119,16 @@ def test_the_types_of_keys() -> None:
     assert item_hint(hint_of("run", "seeds.train")) is int
     assert hint_of("run", "trainer.args.optim") is None and hint_of("unlearn", "unlearn.optim") is None
     assert hint_of("run", "template_args") is None and hint_of("run", "model.template_args.compat") is not None
+
+
+@pytest.mark.parametrize("text", ["{a:1,a:2}", "{b:{a:1, a: 2}}", "[{a:1},{a:1,b:2,a:1}]", "{a:1,b:[{c:1,c:1}]}"])
+def test_a_key_stands_once_in_a_mapping(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"the key '[ac]' stands twice in one mapping; write it once$"):
+        parse_value("run", "train", text)
+
+
+def test_a_key_stands_in_several_mappings() -> None:
+    assert parse_value("run", "train", "{a:{a:1},b:{a:[{a:1},{a:2}]}}") == {
+        "a": {"a": 1},
+        "b": {"a": [{"a": 1}, {"a": 2}]},
+    }

@@ -53,6 +53,7 @@ FILES: dict[str, str | bytes | None] = {  # None: a folder
     "number.yaml": "7",
     "tag.yaml": "a: !!python/name:os.system x",
     "twice.yaml": "train: {}\ntrain: {}\n",
+    "deep_twice.yaml": "methods:\n- method_args:\n    beta: 1\n    beta: 2\n  trainer: NPO\n",
     "env.yaml": "methods: [{trainer: NPO, label: '${oc.env:HOME}'}]",
     "esc.yaml": 'methods: [{trainer: NPO, label: "a\\x1b[31mb"}]',
     "nul.yaml": 'paths: {store: "a\\0b"}',

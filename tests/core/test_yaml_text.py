@@ -20,7 +20,7 @@ FAULTS = {
     "alias bomb": (BOMB, "more than 100000 values"),
     "5,000 lists": ("a: " + "[" * 5000, f"more than {MOST_DEPTH} levels"),
     "5,000 mappings": ("{a: " * 5000, f"more than {MOST_DEPTH} levels"),
-    "duplicate key": ("a: 1\nb: 2\na: 3\n", "line 3: the key 'a' stands twice"),
+    "duplicate key": ("a: 1\nb: 2\na: 3\n", "line 3: the key 'a' stands twice, first in line 1; write it once"),
     "python object": ("a: !!python/object/apply:os.system [ls]", "the tag"),
     "own tag": ("a: !mine x", "line 1: the tag '!mine' is not supported"),
     "a set": ("a: !!set {x}", "is not supported"),

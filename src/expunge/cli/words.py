@@ -119,6 +119,7 @@ def _grammar(key: str, text: str) -> Any:
 
     try:
         parsed = OverridesParser.create().parse_override(f"x={text}")
+        twice = _repeated_key(text) if text.count(":") > 1 else None
     except HydraException as error:
         if _open(text):
             raise ConfigError(
@@ -126,9 +127,31 @@ def _grammar(key: str, text: str) -> Any:
                 f"word: '{key}={text} ...'"
             ) from None
         raise ConfigError(f"{key}={text}: not a value: {_first(error)}") from None
+    if twice is not None:
+        raise ConfigError(f"{key}={text}: the key {twice!r} stands twice in one mapping; write it once")
     if parsed.is_sweep_override():
         raise ConfigError(f"{key}={text}: several values; -m runs a job for each (`expunge train`, `unlearn`, `eval`)")
     return parsed.value()
+
+
+def _repeated_key(text: str) -> str | None:
+    """Return a key that stands twice in one mapping of a value that Hydra can read, which keeps the last one."""
+    from antlr4 import CommonTokenStream, InputStream
+    from hydra.grammar.gen.OverrideLexer import OverrideLexer
+    from hydra.grammar.gen.OverrideParser import OverrideParser
+
+    parser: Any = OverrideParser(CommonTokenStream(OverrideLexer(InputStream(f"x={text}"))))
+    nodes = [parser.override()]
+    while nodes:
+        node = nodes.pop()
+        children = list(node.getChildren()) if hasattr(node, "getChildren") else []
+        pairs = [child for child in children if isinstance(child, OverrideParser.DictKeyValuePairContext)]
+        keys = [str(pair.getChild(0).getText()).strip() for pair in pairs]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            return twice
+        nodes += children
+    return None
 
 
 def sweep_of(mode: str, word: Word) -> list[str] | None:

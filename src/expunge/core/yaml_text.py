@@ -16,6 +16,10 @@ MOST_NODES = 100_000  # after aliases are expanded
 PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))
 
 
+class _RepeatedKeyError(yaml.YAMLError):
+    """A mapping has a key twice: valid YAML, of which one value would be lost."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 with `1e-3` as a number, dates and `1:30` as text. Duplicate keys, cycles and alias bombs are errors."""
 
@@ -54,12 +58,14 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        lines: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
-                seen.add(key.value)
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise _RepeatedKeyError(f"line {line}: the key {key.value!r} stands twice, first in line "
+                                            f"{lines[key.value]}; write it once")  # fmt: skip
+                lines[key.value] = line
         return super().construct_mapping(node, deep)
 
 
@@ -86,6 +92,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where} has {len(text)} characters of YAML, at most {MOST_BYTES} are read")
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
+    except _RepeatedKeyError as error:
+        raise ConfigError(f"{where}: {error}") from None
     except _FAULTS as error:
         raise ConfigError(f"{where} is not YAML: {_one_line(error)}") from None
 
