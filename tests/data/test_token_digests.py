@@ -17,10 +17,14 @@ from expunge.data.encoder import Encoder
 from expunge.data.examples import ANSWER, Example, ExampleSet
 from expunge.data.row_tokenizer import RowTokenizer
 from expunge.data.template import Template
+from expunge.evaluation.edit_statistics import ModelStatistics
+from expunge.evaluation.wrapping import wrapped_by
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import TokenizerArgs
 from expunge.models.identity import applied_tokenizer_identity
 from expunge.models.load import load_tokenizer, save_model
+from expunge.models.wrapper_api import wrapper_registry
+from expunge.pipelines.study import task_context
 
 ROWS = ExampleSet("rows", tuple(Example(i, f"Who wrote book {i}?", {ANSWER: f"Ana {i}"}) for i in range(3)))
 TEXTS = ExampleSet("texts", tuple(Example(i, "", {ANSWER: f"Ana wrote {i}."}) for i in range(3)), form="text")
@@ -60,7 +64,11 @@ def prompts(encoder: Encoder) -> None:
     encoder.row_prompts(dataclasses.replace(ROWS, shots=(("Who?", "Ana did."),)), ROWS.rows)
 
 
-@pytest.mark.parametrize("encode", [answers, pieces, prompts])
+def pairs(encoder: Encoder) -> None:
+    encoder.pairs("refusals", [("Who wrote it?", "Ana knows."), ("Who?", "No idea.")])
+
+
+@pytest.mark.parametrize("encode", [answers, pieces, prompts, pairs])
 @pytest.mark.parametrize("compat", ["clean", "openunlearning"])
 def test_patched_code_is_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, encode: Any, compat: Any) -> None:
     template = Template(compat=compat)
@@ -113,6 +121,51 @@ def test_copies_of_a_tokenizer_have_one_identity(tokenizer: Any, tmp_path: Path)
     assert identity(tmp_path / "a") != identity(tmp_path / "b")
 
 
+def test_edits_and_wrappers_note_the_texts_that_are_no_rows(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(Template(), tokenizer, lambda: "one")
+    model = build_llama("llama-64k", tokenizer, vocab_size=300, seed=0)
+    rule = wrapper_registry()["in_context"].cls(n_forget=1, n_retain=1)
+
+    def edit(_: Encoder) -> None:
+        ModelStatistics(model, encoder, [ROWS], [], ["Ana knows."])
+
+    def wrap(_: Encoder) -> None:
+        wrapped_by(rule, model, encoder, [ROWS], [ROWS], ["Ana knows."])
+
+    for work, name in ((edit, "forget with refusals"), (wrap, "texts of InContext")):
+        before = digests(work, encoder)
+        assert [values[0] for values in before.values() if name in values[0]] == [f"token ids of {name} (answer)"]
+    patch(monkeypatch)
+    with pytest.raises(JobError, match="token ids of"), comparing([before], "later"):
+        wrap(encoder)
+
+
+def test_the_identity_of_a_tokenizer_is_computed_once_for_its_files_and_settings(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        tokenizer.save_pretrained(tmp_path / name)
+    computed: list[str] = []
+
+    def counted(loaded: Any, source: str, revision: str | None) -> str:
+        computed.append(Path(source).name)
+        return applied_tokenizer_identity(loaded, source, revision)
+
+    monkeypatch.setattr(task_context, "applied_tokenizer_identity", counted)
+    monkeypatch.setattr(task_context, "_identities", {})
+
+    def identity(name: str, **options: str) -> str:
+        encoder = task_context.job_encoder(Template(), str(tmp_path / name), TokenizerArgs(options=options))
+        ((inputs, _),) = digests(answers, encoder).items()
+        return inputs
+
+    assert identity("a") == identity("b") == identity("a") and computed == ["a"]
+    assert identity("a", eos_token="A") != identity("a") and computed == ["a", "a"]
+    file = tmp_path / "b" / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}}))
+    assert identity("b") != identity("a") and computed == ["a", "a", "b"]
+
+
 def test_verify_names_a_damaged_note_and_a_run_after_a_patch(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +180,7 @@ def test_verify_names_a_damaged_note_and_a_run_after_a_patch(
     assert main(["verify", "--store", "saves/store"]) == 0
     note, *_ = Path("saves/store/.loaded").iterdir()
     text = note.read_text()
+    note.chmod(0o644)
     note.write_text(f" {text}")
     capsys.readouterr()
     assert main(["verify", "--store", "saves/store"]) == 1

@@ -221,6 +221,7 @@ def test_a_stored_passport_is_read_and_not_made_again(
         again = load_model(str(saved), args, device=CPU)
         assert check_model(again, tokenizer, str(saved), args, store=tmp_path / "s") == first
         assert observed_capabilities(again) == Capabilities()
+    file.chmod(0o644)
     file.write_text("{")
     model = load_model(str(saved), args, device=CPU)
     assert check_model(model, tokenizer, str(saved), args, store=tmp_path / "s") == first

@@ -119,6 +119,7 @@ def test_a_damaged_checkpoint_is_refused(make_model, rows, tmp_path: Path, caplo
     older, newer = broken_at(make_model, rows, tmp_path, 5)
     data = bytearray((newer / file).read_bytes())
     data[len(data) // 2] ^= 1
+    (newer / file).chmod(0o644)
     (newer / file).write_bytes(bytes(data))
     with caplog.at_level(logging.WARNING):
         result, again = run(make_model, rows, tmp_path)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.fingerprints import is_comparing
 from expunge.data.example_text import ExampleText, TextParts, row_named, without_blanks
-from expunge.data.examples import Example, ExampleSet
+from expunge.data.examples import ANSWER, Example, ExampleSet
 from expunge.data.row_tokenizer import PIECES, PROMPT, Coded, RowTokenizer, added_tokens, leading_ids, note_ids
 from expunge.data.template import FRAME, LENGTH, MOST_LENGTH, Template
 
@@ -345,6 +345,20 @@ class Encoder:
         if self.template.compat == "openunlearning":
             return self._join_peer(*self.text.peer(question, answer))
         return self._join(self.text.parts(question, answer, where), where)
+
+    def pairs(self, name: str, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
+        """Encode questions with answers that are no rows of a set, such as refusals, as `encode` does.
+
+        name: a name of the pairs, for errors and for the digest of a job.
+        """
+        encoded = [self.encode(*pair, where=f"{name} {i}") for i, pair in enumerate(pairs)]
+        self.note_pairs(name, pairs, encoded)
+        return encoded
+
+    def note_pairs(self, name: str, pairs: Sequence[tuple[str, str]], encoded: Sequence[Encoded]) -> None:
+        """Note the ids of pairs that `encode` has encoded, if a job runs. name: as in `pairs`."""
+        rows = ExampleSet(name, tuple(Example(i, pair[0], {ANSWER: pair[1]}) for i, pair in enumerate(pairs)))
+        self._note(rows, ((row, ANSWER, one.ids, one.n_prompt) for row, one in zip(rows, encoded, strict=True)))
 
     def _cut(self, prompt: list[int], tail: list[int], where: str) -> Encoded:
         ids = prompt + tail

@@ -44,7 +44,9 @@ class ModelStatistics:
         if not questions or not refusals:
             raise ConfigError("weight edit: needs forget examples and refusals; pass both")
         self._rows = {
-            "forget": [encoder.encode(q, refusals[i % len(refusals)]) for i, q in enumerate(questions)],
+            "forget": encoder.pairs(
+                "forget with refusals", [(q, refusals[i % len(refusals)]) for i, q in enumerate(questions)]
+            ),
             "retain": [row for one in retain for row in encoder.rows(one, [(r, "answer") for r in one.rows])],
         }
         if any(row.n_prompt == 0 for row in self._rows["forget"]):

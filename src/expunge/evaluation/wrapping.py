@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, as_texts
-from expunge.data.encoder import Encoder
+from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
@@ -91,10 +91,11 @@ def wrapped_by(
     helpers: Sequence[Any] = (),
 ) -> WrappedModel:
     """Return the model with a wrapper whose tensors are computed from these examples."""
+    own: list[tuple[tuple[str, str], Encoded]] = []  # the texts that the wrapper encodes, such as refusals
 
     def encode(question: str, answer: str) -> tuple[Sequence[int], int]:
-        encoded = encoder.encode(question, answer)
-        return encoded.ids, encoded.n_prompt
+        own.append(((question, answer), encoder.encode(question, answer)))
+        return own[-1][1].ids, own[-1][1].n_prompt
 
     def ids(sets: Sequence[ExampleSet]) -> list[tuple[Sequence[int], int]]:
         rows = [row for one in sets for row in encoder.rows(one, [(row, "answer") for row in one.rows])]
@@ -111,4 +112,6 @@ def wrapped_by(
         encode=encode,
         refusals=refusals,
     )
-    return WrappedModel(model, rule, rule.prepare(inputs), helpers).eval()
+    state = rule.prepare(inputs)
+    encoder.note_pairs(f"texts of {type(rule).__name__}", [pair for pair, _ in own], [encoded for _, encoded in own])
+    return WrappedModel(model, rule, state, helpers).eval()

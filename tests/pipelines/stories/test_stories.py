@@ -65,6 +65,8 @@ def test_every_job_is_done_and_none_is_done_again(ran: tuple[StudyHandle, StudyR
     study, result = ran
     assert not result.failures
     assert {p.state for p in study.plan()} == {"hit"}
+    notes = [values[0] for p in study.plan() for values in (study.store.record(p.job) or {})["digests"].values()]
+    assert "token ids of the stories" in notes
     kinds = [p.job.kind for p in study.plan()]
     assert {k: kinds.count(k) for k in ("pretrain", "measure", "delete", "recover", "probe")} == {
         "pretrain": 2, "measure": 2, "delete": 1, "recover": 2, "probe": 3,

@@ -13,6 +13,7 @@ from typing import Any
 
 from expunge.core.decode import decode
 from expunge.core.files import link, write_json, write_text
+from expunge.core.fingerprints import fingerprint, folder_sha256, is_comparing, note
 from expunge.core.numbers import finite
 from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import Example, ExampleSet
@@ -20,7 +21,7 @@ from expunge.data.stories.cache import cached
 from expunge.data.stories.documents import TokenDocuments
 from expunge.data.stories.gather import gather
 from expunge.data.stories.generate import generate
-from expunge.data.stories.pretokenize import pretokenize
+from expunge.data.stories.pretokenize import pretokenize, read_dataset
 from expunge.data.stories.records import INDEX, Split, Story, load_records, open_stories, split_numbers
 from expunge.data.stories.text import StoryVariant, prompt, render, transform
 from expunge.data.stories.tokens import load_tokenizer as story_tokenizer
@@ -43,6 +44,7 @@ from expunge.methods.objective import objective
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.capabilities import kept_modes
 from expunge.models.config import ModelConfig
+from expunge.models.identity import tokenisation_identity
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
 from expunge.pipelines.stories.config import StoriesStudy
 from expunge.pipelines.study.task_context import job_encoder
@@ -100,8 +102,17 @@ def dataset(folder: Path, source: Path, variant: StoryVariant, seed: int, progre
     """Assemble one data set of tokens from the tokenised lines."""
     tokens = pretokenize(source / STORIES, source / TOKENIZER, variant, folder / DATASET, seed=seed)
     (folder / f".{DATASET}.lock").unlink(missing_ok=True)
+    _note_tokens(folder / DATASET)
     progress(1, 1)
     return {k: v for k, v in dataclasses.asdict(tokens).items() if k not in ("folder", "made")}
+
+
+def _note_tokens(folder: Path) -> None:
+    """Note the token ids of a data set if a job runs: its fingerprint covers the stories, tokenizer and variant."""
+    if is_comparing():
+        files = [file.name for suffix in ("bin", "npy") for file in sorted(folder.glob(f"*.{suffix}"))]
+        inputs = fingerprint([tokenisation_identity(), read_dataset(folder)["fingerprint"]])
+        note("token ids of the stories", inputs, folder_sha256(folder, files))
 
 
 def base(folder: Path, source: Path, model: ModelConfig, size: int, progress: Progress) -> dict[str, Any]:

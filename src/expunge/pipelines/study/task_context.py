@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
+from expunge.core.fingerprints import fingerprint
 from expunge.data.encoder import Encoder
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Template
@@ -18,7 +19,7 @@ from expunge.evaluation.evaluator import TOKENIZER, tokenizer_mark
 from expunge.methods.objective import Objective
 from expunge.metrics.api import FIRST_ROWS
 from expunge.models.config import TOKENIZERS, ModelConfig, TokenizerArgs, check_source, looks_local, tokenizer_folder
-from expunge.models.identity import applied_tokenizer_identity, hub_file
+from expunge.models.identity import applied_tokenizer_identity, hub_file, tokenizer_identity
 from expunge.models.load import check_tokenizer, load_tokenizer, pick_device
 from expunge.models.passport import check_folder
 
@@ -69,11 +70,22 @@ class TaskContext:
         return None if encoder is None else encoder.text.rendered()
 
 
+_identities: dict[str, str] = {}
+"""Identities of tokenizers by their files and settings: that of 49,000 tokens takes half a second of the processor."""
+
+
 def job_encoder(template: Template, source: str, args: TokenizerArgs) -> Encoder:
     """Return a template bound to the tokenizer of a folder or hub id. Jobs note digests of its token ids."""
     tokenizer = load_tokenizer(source, args)
-    identity = functools.partial(applied_tokenizer_identity, tokenizer, source, args.revision)
-    return Encoder(template, tokenizer, functools.cache(identity))
+
+    @functools.cache
+    def identity() -> str:
+        files = fingerprint([tokenizer_identity(source, args.revision), args])
+        if files not in _identities:
+            _identities[files] = applied_tokenizer_identity(tokenizer, source, args.revision)
+        return _identities[files]
+
+    return Encoder(template, tokenizer, identity)
 
 
 def changed(setting: TaskContext, **fields: Any) -> TaskContext:
@@ -150,8 +162,8 @@ def check_retain_file(
     for key, of in (("truth_ratio", "eval.truth_ratio"), ("template", "model.template_args")):
         if stored_meta.get(key, meta.get(key)) != meta.get(key):
             raise ConfigError(f"retain_logs_path: {path} was measured with another {of} than this job's")
-    for name, fingerprint in (stored_meta.get("rows") or {}).items():
-        if meta["rows"].get(name, fingerprint) != fingerprint:
+    for name, rows in (stored_meta.get("rows") or {}).items():
+        if meta["rows"].get(name, rows) != rows:
             raise ConfigError(f"retain_logs_path: {path} was measured on other {name} rows than this job's")
     if TOKENIZER in stored_meta and tokenizer_mark() not in (None, stored_meta[TOKENIZER]):
         raise ConfigError(
