@@ -102,11 +102,8 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
         if word.key in GROUPS[mode]:
             value = None if word.remove else parse_value(mode, word.key, word.text)
             choices[word.key] = None if value is None else str(value)
-    replaced = None
-    if "model" not in choices and _names_a_folder(words):
-        replaced = _model_of_experiment(mode, choices)
-        choices["model"] = PLAIN_MODEL
-    files = Composition(mode, choices)
+    plain = "model" not in choices and _names_a_folder(words)
+    files = Composition(mode, choices, other_model=PLAIN_MODEL if plain else None)
     tree = files.run()
     set_keys: set[str] = {*files.user_keys, *({"trainer"} & choices.keys())}
     for word in words:
@@ -123,8 +120,9 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     else:
         tree = _with_whole_steps(tree)
         if experiment := choices.get("experiment"):
-            from expunge.interop.open_unlearning.differences import notes_on_differences
+            from expunge.interop.open_unlearning.differences import is_theirs, notes_on_differences
 
+            replaced = files.files_model if is_theirs(experiment) else None
             notes += notes_on_differences(mode, experiment, tree, SOURCE in set_keys, replaced)
     return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, set_keys)])))
 
@@ -141,17 +139,6 @@ def _with_whole_steps(tree: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     whole_steps: dict[str, Any] = merge(tree, {"trainer": {"args": {"evaluate": between}}})
     return whole_steps
-
-
-def _model_of_experiment(mode: str, choices: Mapping[str, str | None]) -> str | None:
-    """Return the model that an experiment of OpenUnlearning's selects, whose template a bare folder replaces."""
-    from expunge.interop.open_unlearning.differences import is_theirs
-
-    if not is_theirs(choices.get("experiment") or ""):
-        return None
-    files = Composition(mode, choices)
-    files.run()
-    return files.choices.get("model")
 
 
 def _names_a_folder(words: Sequence[Word]) -> bool:

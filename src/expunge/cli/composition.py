@@ -41,11 +41,13 @@ OTHER_GROUPS = {
 class Composition:
     """The files of one command, laid over each other in the order of their `defaults`.
 
-    choices: the group choices of the command line, which win over every file's. notes: messages for the user.
+    choices: the group choices of the command line, which win over every file's. other_model: a model to use in place of
+    the files' choice. files_model: that choice, if it was replaced. notes: messages for the user.
     """
 
-    def __init__(self, mode: str, choices: Mapping[str, str | None]) -> None:
-        self.mode = mode
+    def __init__(self, mode: str, choices: Mapping[str, str | None], *, other_model: str | None = None) -> None:
+        self.mode, self._other_model = mode, other_model
+        self.files_model: str | None = None
         self.notes: list[str] = []
         self.choices: dict[str, str | None] = dict(choices)
         self.near: dict[str, Path | None] = {}
@@ -69,6 +71,9 @@ class Composition:
         file = open_file(self.mode, main, name, None, self.notes) if name else None
         if file is not None:
             self._collect(file)
+        if self._other_model is not None:
+            self.files_model, self.choices["model"] = self.choices.get("model"), self._other_model
+            self.near.pop("model", None)
         self.tree = tree_of(self.mode)
         self._merge_groups()
         self._merge_profile(after=False)
