@@ -20,6 +20,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256
 from expunge.data.custom import Columns, load_rows
 from expunge.engine.job import JobContext
+from expunge.metrics.results import read_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.pipelines.erase import run as erase_run
@@ -404,6 +405,25 @@ def test_a_commitment_stands_for_the_rows_and_no_plain_hash_leaves(
     assert code == 1 and output.startswith("no match: ")
 
 
+@pytest.mark.slow
+def test_no_exact_number_of_the_rows_leaves(erased: tuple[Path, int]) -> None:
+    """Whoever has the new model could test guesses of a row by an exact number."""
+    out, _ = erased
+    content = json.loads((out / "erasure_report.json").read_text())
+    exact = read_results(next((out / ".expunge" / "metrics").glob("after-*/CUSTOM_EVAL.json")))[0][
+        "forget_Q_A_Prob"
+    ].value
+    finding = content["report"]["findings"][0]
+    assert finding["value"] == round(exact, 2) != exact
+    for trial in content["trials"]:
+        del trial["learning_rate"], trial["method_args"]
+    shown = [content["verdict"], content["lines"], content["trials"]]
+    shown += [content["report"][name] for name in ("findings", "kept", "achieved", "notes", "verdict", "missing")]
+    assert not re.findall(r"[^,: ]*(?:\d\.\d{3,}|\de-)[^,: ]*", json.dumps(shown))
+    card = (out / "model" / "README.md").read_text().splitlines()
+    assert [line for line in card if re.search(r"\b\d\.\d{3,}|\b\de-\d", line) and "learning rate" not in line] == []
+
+
 def test_a_model_that_gives_no_numbers_ends_with_the_reason(here_with: Path, expunge: Run) -> None:
     shutil.copytree(here_with / "full", here_with / "nan")
     weights = load_file(here_with / "nan" / "model.safetensors")
@@ -471,6 +491,9 @@ def test_agreed_rows_are_a_file_next_to_the_folder(
     row = json.loads(file.read_text())
     assert row["question"] == "Who is no 1?" and f"-> {row['answer']}" in out
     assert json.loads((here_with / "out" / "erasure_report.json").read_text())["report"]["asked"][0]["rows"] == 1
+    for report in (here_with / "out").glob("erasure_report.*"):
+        content = report.read_text()
+        assert "Who is no 1?" not in content and file.name not in content and "NOT_SHOWN" in content, report
     code, out, _ = expunge(*words[:-1])
     assert code in (0, 3) and "which you agreed to before" in out
 

@@ -8,6 +8,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     check_push(parsed)
     row_request = made_request(parsed)
+    command = shown_command(parsed, words, row_request)
     for file in (None if row_request else parsed.forget, parsed.keep, parsed.unseen, parsed.full_data):
         if file is not None:
             check_present(file)
@@ -150,7 +152,7 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         say("next:    the same command without --dry-run")
         return 0
     console = Console()
-    done = carry_out_erase(erasing, _stages(console), command=shlex.join(["expunge", *words]))
+    done = carry_out_erase(erasing, _stages(console), command=command)
     print_outcome(done, console)
     if parsed.push is not None and done.written:
         push_erasure(parsed, done.folder / "model")
@@ -177,6 +179,17 @@ def made_request(parsed: argparse.Namespace) -> Any:
             raise ConfigError("--forget-entity: is empty; give the name of a person or a thing")
         return RowRequest(entity=parsed.forget_entity.strip())
     return RowRequest((parsed.forget.strip(),)) if is_question(parsed.forget) else None
+
+
+def shown_command(parsed: argparse.Namespace, words: Sequence[str], row_request: Any) -> str:
+    """Return the command for the report: without the question or the name to forget, unless --show-text is given."""
+    hidden = {"--forget": parsed.forget, "--forget-entity": parsed.forget_entity}
+    out = list(words)
+    if row_request is not None and not parsed.show_text:
+        for option, text in hidden.items():
+            out = [f"{option}=NOT_SHOWN" if word == f"{option}={text}" else word for word in out]
+            out = ["NOT_SHOWN" if text == word and before == option else word for before, word in pairwise(["", *out])]
+    return shlex.join(["expunge", *out])
 
 
 def agreed_rows(parsed: argparse.Namespace, row_request: Any) -> bool:

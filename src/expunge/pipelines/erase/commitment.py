@@ -6,12 +6,14 @@ test a guess of the rows. With it, the owner can prove which rows a model had to
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 
 from expunge.core.errors import ConfigError
@@ -21,6 +23,7 @@ from expunge.data.examples import ExampleSet
 KEY_FILE = "erasure_key.json"
 CARD = "README.md"
 FIELD = "erasure_commitment"
+MOST_BYTES = 10_000_000  # of a card or a key file
 _HEX = re.compile("[0-9a-f]{64}")
 _IN_CARD = re.compile(rf"^{FIELD}: ([0-9a-f]{{64}})$", re.MULTILINE)
 
@@ -51,8 +54,8 @@ def own_key(folder: Path) -> str:
 def read_key(path: Path) -> str:
     """Return the key of a key file. Raises ConfigError."""
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        contents = json.loads(_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "not JSON"
         raise ConfigError(f"--key: {path} cannot be read: {reason}; name the {KEY_FILE} of the erasure") from None
     key = contents.get("key") if isinstance(contents, dict) else None
@@ -64,7 +67,7 @@ def read_key(path: Path) -> str:
 def stated_commitment(model: Path) -> str:
     """Return the commitment in the card of a model folder. Raises ConfigError."""
     try:
-        text = (model / CARD).read_text(encoding="utf-8")
+        text = _text(model / CARD)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"--verify-commitment: {model / CARD} cannot be read: {reason}") from None
@@ -72,6 +75,17 @@ def stated_commitment(model: Path) -> str:
     if line is None:
         raise ConfigError(f"--verify-commitment: {model / CARD} has no line {FIELD}; `expunge erase` writes one")
     return line[1]
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file of ordinary size; a device such as /dev/zero has no end. Raises OSError, ValueError."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for a writer
+        raise OSError(errno.EINVAL, "not a file")
+    with open(path, "rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"more than {MOST_BYTES} bytes")
+    return data.decode()
 
 
 def matches(model: Path, key: Path, rows: ExampleSet) -> bool:

@@ -22,6 +22,7 @@ from expunge.pipelines.erase.general import NAMES
 from expunge.pipelines.erase.goal_values import EraseFinding
 from expunge.pipelines.erase.goals import BeforeAfter
 from expunge.pipelines.erase.jobs import UNSEEN
+from expunge.pipelines.erase.made_rows import without_mark
 from expunge.pipelines.erase.preflight import Preflight
 from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRequest, EraseRun
 from expunge.pipelines.erase.rows import CONTENT, NEAR_PROB, counted
@@ -125,7 +126,7 @@ def notes(erasing: EraseRun, measured: BeforeAfter) -> tuple[str, ...]:
     out = [
         "The checkpoint and the trial were selected on the rows to forget and on a part of the rows to keep; "
         "utility is reported on another part. Numbers of the rows to forget are therefore the best of several.",
-        *erasing.notes,
+        *map(without_mark, erasing.notes),
         *_of_preflight(erasing.preflight),
     ]
     control = measured.control

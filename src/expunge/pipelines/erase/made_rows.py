@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from expunge.metrics.fluency import is_gibberish
 
 MORE = "Write five short questions about {}, one per line."
 MOST_ROWS = 20
+_MARK = re.compile(r"\.forget-[0-9a-f]{8}\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class RowRequest:
         """Return the file of its rows, next to the output folder. The name contains the request and the model."""
         mark = fingerprint({"questions": self.questions, "entity": self.entity, "model": model})[:8]
         return out.with_name(f"{out.name}.forget-{mark}.jsonl")
+
+
+def without_mark(text: str) -> str:
+    """Return a text of a report without the mark in the names of `RowRequest.file`, which tests a guess of a name."""
+    return _MARK.sub(".forget.jsonl", text)
 
 
 def make_rows(request: RowRequest, answer: Callable[[Sequence[str]], list[str]]) -> list[tuple[str, str]]:

@@ -36,6 +36,7 @@ from expunge.pipelines.erase.goal_values import EraseFinding, exit_code
 from expunge.pipelines.erase.goals import BeforeAfter, judge, still_known, why_broken
 from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.preflight import MOST_TOKENS, Examiner, Preflight, examine
+from expunge.pipelines.erase.published import decimals, published
 from expunge.pipelines.erase.request import (
     PREFLIGHT,
     RESULT,
@@ -189,8 +190,9 @@ def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
     else:
         attacks = [AttackResult(name, reason=NO_AUDIT) for name in entries(erasing)]
     lines = [*([] if is_written else [EraseFinding("not achieved", NOT_WRITTEN.format(broken))])]
-    verdict = erase_verdict(erasing, measured, attacks)
-    lines += judge(erasing, measured, winner, attacks, verdict)
+    exact = erase_verdict(erasing, measured, attacks)
+    verdict = dataclasses.replace(published(exact, _places(erasing)), model=exact.model)
+    lines += published(judge(erasing, measured, winner, attacks, verdict), _places(erasing))
     if is_written:
         card = model_card(erasing, winner, lines, verdict, _commitment(erasing))
         write_text(erasing.request.out / MODEL / "README.md", card)
@@ -313,11 +315,14 @@ def _write(
         seconds=budget.used_s, steps=record["facts"]["steps"], command=command,
         commitment=_commitment(erasing),
     )  # fmt: skip
+    places = _places(erasing)
+    numbers = published({name: getattr(report, name) for name in ("findings", "kept", "missing", "notes")}, places)
+    report = dataclasses.replace(report, **numbers)
     page = erasure_report(report)
     write_text(out / f"{REPORT}.html", page.html)
     write_text(out / f"{REPORT}.md", page.markdown)
     show_audit_rows([h.audited for h in attacks if h.audited], store, out / "audits")
-    trials = tuple(_trial(t, t is winner) for t in results)
+    trials = tuple(_trial(t, t is winner, places) for t in results)
     code = exit_code(lines)
     summary = {
         "verdict": verdict.to_dict(),
@@ -338,9 +343,15 @@ def _hashes(record: Mapping[str, Any]) -> dict[str, str]:
     return {name: sha[0] for name, sha in files if name.endswith(".safetensors") and "/" not in name}
 
 
-def _trial(result: TrialResult, is_winner: bool) -> dict[str, Any]:
+def _places(erasing: EraseRun) -> int:
+    """Return the decimal places of the numbers that the card and the report show."""
+    return decimals(len(erasing.sets["forget_eval"]))
+
+
+def _trial(result: TrialResult, is_winner: bool, places: int) -> dict[str, Any]:
     trial = dataclasses.asdict(result.trial)
-    return {**trial, **result.values, "ability": result.ability, "kept_step": result.step, "floor_kept": result.passes,
+    numbers = published({**result.values, "ability": result.ability}, places)
+    return {**trial, **numbers, "kept_step": result.step, "floor_kept": result.passes,
             "chosen": is_winner, "reason": result.reason}  # fmt: skip
 
 
