@@ -307,7 +307,7 @@ def test_a_disk_that_is_full_while_a_tokenizer_is_written_ends_one_job(store: St
 
 def test_each_damaged_note_of_a_store_is_named(store: Store) -> None:
     run([job("one")], store, ignore)
-    notes = [store.root / name / "a note" for name in (PASSPORTS, ".loaded", ".runs")]
+    notes = [*(store.root / name / "a note" for name in (PASSPORTS, ".loaded", ".runs")), store.root / "plan.json"]
     for path in notes:
         write_sealed(path, {"parts": None})
     assert verify_store(store, ignore).faults == ()

@@ -34,6 +34,7 @@ def test_a_claimed_folder_belongs_to_its_request(tmp_path: Path) -> None:
     check(out)
     with pytest.raises(ConfigError, match=r"contains another audit \(other model or rows\)"):
         check(out, "b")
+    (out / WORK / "request.json").unlink()
     (out / WORK / "request.json").write_text("{}")
     with pytest.raises(ConfigError, match="is not empty"):
         check(out)

@@ -98,9 +98,10 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _notes(root: Path) -> list[Path]:
-    """Return the sealed files in the hidden folders of a store."""
+    """Return the sealed files in the hidden folders of a store, and those of a program next to its results."""
     folders = [folder for folder in root.glob(".*") if folder.name not in (LOCKS, CHECKPOINTS, TRASH)]
-    return sorted(file for folder in folders for file in folder.glob("[!.]*") if file.is_file())
+    files = [*root.glob("[!.]*.json"), *(file for folder in folders for file in folder.glob("[!.]*"))]
+    return sorted(file for file in files if file.is_file())
 
 
 def _sealed(file: Path) -> bool:
