@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.core.files import check_place, sweep_parts, whole_folder, write_bytes, write_json, write_text
+from expunge.core.files import check_place, sweep_parts, whole_folder, write_bytes, write_json, write_parts, write_text
 
 
 def everything(folder: Path) -> set[str]:
@@ -85,3 +86,22 @@ def test_a_link_to_nothing_cannot_be_a_folder(tmp_path: Path, place: str) -> Non
     (tmp_path / "absent").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"^paths\.store: .* is a link to nothing"):
         check_place(tmp_path / place, "paths.store")
+
+
+@pytest.mark.parametrize("fill", ["file", "folder"])
+def test_a_full_disk_is_reported_with_the_path(tmp_path: Path, fill: str) -> None:
+    """A write error of the system has no path: /dev/full gives one without a full disk."""
+
+    def parts() -> Iterator[bytes]:
+        yield b"first"
+        with open("/dev/full", "wb") as full:
+            full.write(b"second")
+            full.flush()
+
+    with pytest.raises(OSError, match="No space left on device") as error:
+        if fill == "file":
+            write_parts(tmp_path / "out", parts())
+        else:
+            with whole_folder(tmp_path / "out"):
+                list(parts())
+    assert error.value.filename == str(tmp_path / "out") and list(tmp_path.iterdir()) == []

@@ -49,7 +49,7 @@ def write_parts(path: Path, parts: Iterable[bytes], allowed: int | None = None) 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(temporary, "wb") as f:
+        with _naming(path), open(temporary, "wb") as f:
             for part in parts:
                 f.write(part)
             if allowed is not None:
@@ -88,6 +88,17 @@ def set_modes(folder: Path, allowed: int = READ_WRITE) -> None:
 
 
 @contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Add a path to a disk error of the block that names none: the system does not, if a write fails."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def whole_folder(
     path: Path, allowed: int = READ_WRITE, *, before_rename: Callable[[], None] | None = None
 ) -> Iterator[Path]:
@@ -103,7 +114,8 @@ def whole_folder(
     part.mkdir()
     handle = os.open(part, os.O_RDONLY)  # while it is open, no other folder has its number
     try:
-        yield part
+        with _naming(path):
+            yield part
         set_modes(part, allowed)
         for file in part.rglob("*"):
             if file.is_file():
