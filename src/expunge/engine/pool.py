@@ -32,6 +32,7 @@ from expunge.engine.worker import do_job, forget_failure
 
 TICK_S = 0.2  # seconds between progress reports
 GRACE_S = 1.0  # seconds that workers have for their checkpoints after Ctrl-C
+ENDS = (signal.SIGTERM, signal.SIGHUP)  # signals that end a process, besides Ctrl-C
 TRIES = 2  # attempts at a job that was running when a worker died
 
 
@@ -61,8 +62,9 @@ def run_pool(
     Each worker receives the jobs as a `JobFile`, and loads the plugins first. An error ends only that job and the jobs
     that depend on it. When a worker dies, the jobs that were running get a second attempt, from their checkpoints.
     After Ctrl-C the workers write checkpoints. So do workers whose parent process is gone; then they exit.
+    SIGTERM and SIGHUP (a closed terminal) act as Ctrl-C.
     """
-    with claimed(store.root, (job.key for job in in_order(targets))):
+    with _ends_as_interrupts(), claimed(store.root, (job.key for job in in_order(targets))):
         return _run_pool(targets, store, launch, tell, plugins)
 
 
@@ -230,11 +232,27 @@ class _Worker:
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Delay Ctrl-C until the block ends. Processes that start in the block inherit the mask until they unblock it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDS})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _ends_as_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt within the block for SIGTERM and SIGHUP, unless the caller handles or ignores them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    mine = [number for number in ENDS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
@@ -284,7 +302,7 @@ def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, repor
     _Worker.store = Store(Path(root))
     threading.Thread(target=_follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, _interrupted)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *ENDS})
 
 
 def _work(key: str) -> str | None:

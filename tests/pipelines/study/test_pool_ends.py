@@ -54,7 +54,7 @@ def group(number: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["interrupted", "parent alone", "twice", "killed"])
+@pytest.mark.parametrize("how", ["interrupted", "parent alone", "twice", "terminated", "hung up", "killed"])
 def test_nobody_is_left_when_the_study_goes(how: str, micro: list[str], tmp_path: Path) -> None:
     study = start(micro, tmp_path)
     try:
@@ -64,6 +64,9 @@ def test_nobody_is_left_when_the_study_goes(how: str, micro: list[str], tmp_path
         elif how == "parent alone":
             study.send_signal(signal.SIGINT)
             study.wait(30)  # two seconds, and more on a busy machine; the jobs take minutes
+        elif how in ("terminated", "hung up"):
+            study.send_signal(signal.SIGTERM if how == "terminated" else signal.SIGHUP)
+            study.wait(30)
         elif how == "twice":
             for _ in range(2):
                 study.send_signal(signal.SIGINT)
@@ -79,4 +82,5 @@ def test_nobody_is_left_when_the_study_goes(how: str, micro: list[str], tmp_path
     if how != "killed":
         assert study.returncode == 130
         assert "Traceback" not in output and "interrupted; run the same command again" in output
+        assert "Warning" not in output
     assert checkpoints(tmp_path)
