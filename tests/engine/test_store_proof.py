@@ -24,12 +24,12 @@ from expunge.core.files import (
 )
 from expunge.core.fingerprints import note
 from expunge.engine.job import Job, JobContext
-from expunge.engine.lease import LOCKS
+from expunge.engine.lease import LOCKS, Lease
 from expunge.engine.record import RECORD, proof
 from expunge.engine.retention import GarbagePlan, empty_trash, remove, restore_trash, weight_files
 from expunge.engine.run import plan, run
 from expunge.engine.show import change_notes, changed_files, show, write_manifest
-from expunge.engine.store import PASSPORTS, Store
+from expunge.engine.store import PASSPORTS, Store, lock_file
 from expunge.engine.verify import TRASH, root, verify_jobs, verify_store
 from expunge.engine.worker import do_job, failure
 
@@ -446,3 +446,20 @@ def test_a_damaged_note_of_a_failure_is_named_and_does_not_end_the_command(store
     assert f"{note_file} with the reason cannot be read" in str(failure(store, fails.key))
     (fault,) = verify_store(store, ignore).faults
     assert fault.path == note_file and fault.note
+
+
+def test_checkpoints_that_a_killed_process_did_not_remove_go_with_the_next_gc(store: Store) -> None:
+    one, other = ResumableJob(label="one", steps=(3,)), job("other")
+    run([one, other], store, ignore)
+    folder = store.unfinished(one)
+    left = folder.with_name(f".{folder.name}.0a1b2c3d.part")  # as `sweep` renames it
+    os.rename(folder, left)
+    assert verify_store(store, ignore).faults == ()
+    lease = Lease(lock_file(store.root, one.key), "one")
+    assert lease.acquire_now()
+    remove([GarbagePlan(store.path(other), other.key, "test")], store)
+    assert left.is_dir()  # the process still runs
+    lease.release()
+    run([other], store, ignore)
+    remove([GarbagePlan(store.path(other), other.key, "test")], store)
+    assert not left.exists()
