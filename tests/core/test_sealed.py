@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from expunge.core.files import read_sealed, write_sealed
+from expunge.core.files import check_sealed_folder, read_sealed, seal_folder, write_sealed
+from expunge.core.fingerprints import file_sha256
 
 
 def test_a_value_comes_back(tmp_path: Path) -> None:
@@ -32,3 +34,33 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "one.json").write_text(text)
     with pytest.raises(ValueError, match="checksum"):
         read_sealed(tmp_path / "one.json")
+
+
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path) -> None:
+    """A pipe has no writer, and /dev/zero has no end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        for read in (read_sealed, file_sha256):
+            with pytest.raises(OSError, match="not a file"):
+                read(path)
+
+
+def test_each_change_of_a_sealed_folder_is_found(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    seal_folder(tmp_path)
+    check_sealed_folder(tmp_path)
+    (tmp_path / "b").write_text("B")
+    with pytest.raises(ValueError, match=r"^b is damaged: its checksum is not the stored one$"):
+        check_sealed_folder(tmp_path)
+    (tmp_path / "b").unlink()
+    with pytest.raises(ValueError, match=r"^b is missing$"):
+        check_sealed_folder(tmp_path)
+    (tmp_path / "b").write_text("b")
+    (tmp_path / "c").write_text("c")
+    with pytest.raises(ValueError, match=r"^c is not in checksums.json$"):
+        check_sealed_folder(tmp_path)
+    (tmp_path / "c").unlink()
+    (tmp_path / "checksums.json").unlink()
+    with pytest.raises(ValueError, match=r"^checksums.json is missing$"):
+        check_sealed_folder(tmp_path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError
-from expunge.core.fingerprints import file_sha256
+from expunge.core.fingerprints import file_sha256, open_regular
 
 CHECKSUM = "sha256"
 CHECKSUMS = "checksums.json"  # in a sealed folder: the checksums of its other files
@@ -206,7 +206,8 @@ def write_sealed(path: Path, value: Mapping[str, Any], allowed: int | None = Non
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """Return the value of a sealed file. Raises ValueError if a byte differs from those written, or OSError."""
-    data = path.read_bytes()
+    with open_regular(path) as file:
+        data = file.read()
     body = data[: -len(_seal(b""))]
     if data != body + _seal(body).encode():
         raise ValueError("its checksum is not the stored one")

@@ -12,13 +12,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import errno
 import functools
 import hashlib
 import itertools
 import json
 import math
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +112,16 @@ def fingerprint_rows(rows: Iterable[Any], fields: Mapping[str, Any] | None = Non
 _BLOCK = 1024  # rows whose text is in memory at a time
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read its bytes. Raises OSError, also for a device (it may have no end) and a pipe (no writer)."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a file")
+    return open(path, "rb")
+
+
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with open(path, "rb") as f:
+    """Return the SHA-256 of a file's bytes. Raises OSError, as `open_regular` does."""
+    with open_regular(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from expunge.core.errors import JobError
 from expunge.core.files import check_sealed_folder, read_sealed
-from expunge.core.fingerprints import difference, fingerprint
+from expunge.core.fingerprints import difference, fingerprint, open_regular
 from expunge.engine.job import Job, in_order
 from expunge.engine.lease import LOCKS
 from expunge.engine.record import DIGESTS, LEFTOVER, RECORD, Record, proof, read_record
@@ -196,7 +196,8 @@ def _state(folder: Path, root: Path) -> tuple[object, ...]:
     state: list[object] = [names]
     for file in (folder / RECORD, root / folder.parent.name / folder.name / RECORD):
         try:
-            state.append(file.read_bytes())
+            with open_regular(file) as content:
+                state.append(content.read())
         except OSError:
             state.append(None)
     return tuple(state)

@@ -13,11 +13,10 @@ import json
 import os
 import re
 import secrets
-import stat
 from pathlib import Path
 
 from expunge.core.errors import ConfigError
-from expunge.core.fingerprints import canonical
+from expunge.core.fingerprints import canonical, open_regular
 from expunge.data.examples import ExampleSet
 
 KEY_FILE = "erasure_key.json"
@@ -79,9 +78,7 @@ def stated_commitment(model: Path) -> str:
 
 def _text(path: Path) -> str:
     """Return the text of a file of ordinary size; a device such as /dev/zero has no end. Raises OSError, ValueError."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for a writer
-        raise OSError(errno.EINVAL, "not a file")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise OSError(errno.EFBIG, f"more than {MOST_BYTES} bytes")
