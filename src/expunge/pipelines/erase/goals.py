@@ -185,11 +185,11 @@ def _content(measured: BeforeAfter) -> EraseFinding | None:
 
 def _target(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
     before, after = measured.answered(measured.before), measured.answered(measured.after)
-    message = f"forgetting: probability of the answers {before:.3f} before, {after:.3f} after"
+    message = f"forgetting: probability of the answers {before:.6f} before, {after:.6f} after"
     goal = forgetting_goal(measured, erasing.request.target)
     if goal is None:
         return EraseFinding("not known", f"{message}; the model hardly knew them, so forgetting cannot be measured")
-    against = "" if measured.reference is None else f", {measured.reference:.3f} in a model that never saw them"
+    against = "" if measured.reference is None else f", {measured.reference:.6f} in a model that never saw them"
     return goal_line(goal, f"{message}{against}; {goal.shown} of it is left (target {goal.limit:.0%})")
 
 
@@ -278,7 +278,7 @@ def _attack(erasing: EraseRun, measured: BeforeAfter, name: str, way: str, one: 
         one.full, one.value, (one.low, one.high), limit=erasing.request.target, rows=one.rows,
         reference=measured.reference, unseen_R=measured.unseen_R,
     )  # fmt: skip
-    message = f"{name}, {way}: probability of the answers {one.value:.3f}, {one.full:.3f} before"
+    message = f"{name}, {way}: probability of the answers {one.value:.6f}, {one.full:.6f} before"
     if goal is None:
         return EraseFinding("not known", f"{message}; the model before hardly knew them with this attack")
     return goal_line(goal, f"{message}; {goal.shown} is left (target {goal.limit:.0%})")
