@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import expunge as package
 from expunge.cli.arguments import build_parser
 from expunge.cli.catalogue import show
 from expunge.cli.lists import command_lines
@@ -200,6 +201,11 @@ def test_a_name_may_follow_an_option(expunge: Run, here: Path) -> None:
     assert out.startswith("NPO") and "arXiv:2404.05868" in out
 
 
+def test_the_version_is_a_plain_line(expunge: Run) -> None:
+    code, out, err = expunge("--version")
+    assert (code, out, err) == (0, f"expunge {package.__version__}\n", "")
+
+
 def test_without_words_it_shows_ways_to_start(expunge: Run) -> None:
     code, out, err = expunge()
     assert (code, err) == (0, "")
@@ -260,8 +266,22 @@ def test_a_page_is_wrapped_once() -> None:
 
     page = "One line\nof a paragraph.\n\n    x = 1\n    y = 2\n\nTry: expunge run \\\n    study=quickstart"
     assert rewrapped(page).split("\n\n") == [
-        "One line of a paragraph.", "    x = 1\n    y = 2", "Try: expunge run \\\n    study=quickstart"
+        "One line of a paragraph.", "    x = 1\n    y = 2", "Try: expunge run study=quickstart"
     ]  # fmt: skip
+
+
+def test_the_command_of_a_page_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from expunge.cli.lists import rewrapped
+
+    monkeypatch.setenv("COLUMNS", "60")
+    command = "expunge unlearn experiment=unlearn/tofu/default \\\n    trainer=NPO 'trainer.method_args.layers=[a b]'"
+    page = f"Try: {command} task_name=x"
+    assert rewrapped(page).splitlines() == [
+        "Try:",
+        "  expunge unlearn experiment=unlearn/tofu/default \\",
+        "    trainer=NPO 'trainer.method_args.layers=[a b]' \\",
+        "    task_name=x",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from expunge.core.console import Console
-from expunge.core.terminal import printable, say
+from expunge.core.terminal import printable, say, say_json
 
 HOSTILE = "a\x1b[31mb\x07\x9b2J\u202ec\r"
 
@@ -22,6 +26,19 @@ def test_say_replaces_what_the_stream_cannot_encode() -> None:
     stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
     say("é \ud800", file=stream)
     assert raw.getvalue() == b"\\xe9 \\ud800\n"
+
+
+def test_json_for_programs_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    say_json({"nan": float("nan"), "far": [float("inf"), 0.5], "none": None, "yes": True, "path": Path("a/é")})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    line = capsys.readouterr().out
+    assert line.isascii() and line.count("\n") == 1
+    assert json.loads(line, parse_constant=refuse) == {
+        "nan": None, "far": [None, 0.5], "none": None, "yes": True, "path": "a/é"
+    }  # fmt: skip
 
 
 def test_a_console_writes_only_its_own_codes() -> None:

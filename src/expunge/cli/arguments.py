@@ -24,7 +24,7 @@ from expunge.cli.commands.short import (
     verify_store,
     write_report,
 )
-from expunge.cli.parser import Parser, add_push
+from expunge.cli.parser import Parser, ShowVersion, add_push
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it forgot."
 
@@ -65,7 +65,7 @@ ELSEWHERE = (
 def build_parser(command: str) -> argparse.ArgumentParser:
     """Return the parser of all commands. If `command` is none of this file's, the other files are read as well."""
     parser = Parser(prog="expunge", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"expunge {__version__}")
+    parser.add_argument("--version", action=ShowVersion, version=f"expunge {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_studies(commands)
     _add_clusters(commands)

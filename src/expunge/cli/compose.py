@@ -95,7 +95,8 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
         notes += more
         if mode == "train":
             plain_words, notes = with_split(plain_words, notes)
-    words = [_renamed(mode, word, notes) for word in split_words(plain_words)]
+    group = "study" if mode == "run" else "experiment"
+    words = [_renamed(mode, word, notes) for word in split_words(plain_words, group)]
     _check_groups(mode, words)
     choices: dict[str, str | None] = {}
     for word in words:

@@ -61,8 +61,17 @@ def rewrapped(page: str) -> str:
     out = []
     for paragraph in re.split(r"\n\s*\n", page):
         lines = paragraph.splitlines()
-        literal = paragraph.startswith("Try: ") or any(
-            line.startswith((" ", "- ", "* ")) or line.endswith("\\") for line in lines
-        )
+        if paragraph.startswith("Try: expunge "):
+            out.append(_example(lines))
+            continue
+        literal = any(line.startswith((" ", "- ", "* ")) or line.endswith("\\") for line in lines)
         out.append(paragraph if literal else "\n".join(wrapped(" ".join(lines), "", "")))
     return "\n\n".join(out)
+
+
+def _example(lines: list[str]) -> str:
+    """Return the lines of "Try: COMMAND". A long command stands below the word, as `command_lines` breaks it."""
+    text = " ".join(line.rstrip("\\").strip() for line in lines)
+    if len(text) <= width():
+        return text
+    return "\n".join(("Try:", *command_lines(text.removeprefix("Try: "), "  ")))

@@ -29,7 +29,7 @@ def combinations(mode: str, words: Sequence[str]) -> list[tuple[str, list[str]]]
 
     The name, `learning_rate=1e-5,beta=0.1`, becomes the last folder of task_name (and of paths.output_dir).
     """
-    split = split_words(words)
+    split = split_words(words, "experiment")
     values = {
         i: options for i, word in enumerate(split) if not word.remove and (options := sweep_of(mode, word)) is not None
     }

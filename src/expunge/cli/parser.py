@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from expunge.core.errors import UserError, nearest
+from expunge.core.terminal import say
 
 START = """\
 Expunge makes a language model forget chosen data, and measures whether it did.
@@ -70,8 +71,21 @@ class Parser(argparse.ArgumentParser):
         elif message.endswith(" is required"):
             message += self._mistyped()
         elif unknown and unknown[2].startswith("--"):
-            message = unknown[1] + nearest(unknown[2].partition("=")[0], self._all_options())
+            hint = self._setting(unknown[2]) or nearest(unknown[2].partition("=")[0], self._all_options())
+            message = unknown[1] + hint
         raise UserError(f"{' '.join(message.split())}; see `{self.prog} --help`")
+
+    def _setting(self, option: str) -> str:
+        """Return a hint if an unknown option is the key of a setting, and the command takes settings."""
+        if not any(action.metavar == "key=value" for action in self._actions):
+            return ""
+        from expunge.cli.commands.help import all_keys  # only this error needs the list of all keys
+        from expunge.cli.schema import GROUPS
+
+        keys = (*all_keys(), *GROUPS["run"], *GROUPS["train"])
+        key = option.removeprefix("--").partition("=")[0]
+        named = [name for name in (key, key.replace("-", "_")) if name in keys]
+        return f"; a setting has no dashes: {named[0]}=..." if named else ""
 
     def _mistyped(self) -> str:
         """Return a hint for the first unknown option: its right name may be the one that is missing."""
@@ -96,6 +110,19 @@ class Parser(argparse.ArgumentParser):
         parsed, rest = super().parse_known_args(args, namespace)
         parsed.parser = getattr(parsed, "parser", self)
         return parsed, rest
+
+
+class ShowVersion(argparse.Action):
+    """`--version`: print the version and end. argparse's own action formats the line as a page of help."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, version: str) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help="show the version and exit")
+        self.version = version
+
+    def __call__(self, parser: argparse.ArgumentParser, *parsed: Any) -> NoReturn:
+        """Print the version and end the program."""
+        say(self.version)
+        parser.exit()
 
 
 def add_push(sub: argparse.ArgumentParser, result: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from expunge.cli.config_files import options
 from expunge.cli.schema import GROUPS, hint_of, is_text, item_hint, members, optional
 from expunge.core.errors import ConfigError
 
@@ -39,8 +40,11 @@ class Word:
     remove: bool = False
 
 
-def split_words(words: Sequence[str]) -> list[Word]:
-    """Split each word at its first `=`; values stay unparsed. Raises ConfigError for a word of another form."""
+def split_words(words: Sequence[str], group: str = "study") -> list[Word]:
+    """Split each word at its first `=`; values stay unparsed. Raises ConfigError for a word of another form.
+
+    group: the key that a file of settings belongs to, for the hint of the error.
+    """
     out: list[Word] = []
     for i, word in enumerate(words):
         if word.startswith("~"):
@@ -49,14 +53,16 @@ def split_words(words: Sequence[str]) -> list[Word]:
         key, equals, text = word.partition("=")
         bare = key.lstrip("+")
         if not equals or KEY.fullmatch(bare) is None:
-            raise ConfigError(_not_a_word(word, words[i - 1] if i else ""))
+            raise ConfigError(_not_a_word(word, words[i - 1] if i else "", group))
         out.append(Word(bare, text))
     return out
 
 
-def _not_a_word(word: str, before: str) -> str:
+def _not_a_word(word: str, before: str, group: str) -> str:
     """Return one line for a word that is not `key=value`: mostly a value that the shell split at a blank."""
     key, equals, text = before.partition("=")
+    if word.endswith((".yaml", ".yml")) or word in options(group):
+        return f"{word!r}: not of the form key=value; did you mean '{group}={word}'?"
     if equals and (_open(text) or word[-1:] in "]})"):
         return f"{word!r}: not of the form key=value; the shell split the value of {key}. Write '{before} {word}'"
     if equals:

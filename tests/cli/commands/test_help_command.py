@@ -56,7 +56,9 @@ def test_a_key_and_its_group(expunge: Run) -> None:
     code, out, _ = expunge("help", "beta")
     assert code == 0 and "NPO in methods/npo.py" in out
     code, out, _ = expunge("help")
-    assert code == 0 and "benchmark" in out
+    assert code == 0 and "benchmark" in out and max(map(len, out.splitlines())) <= 80
+    code, out, _ = expunge("help", "unlearn")
+    assert code == 0 and "Training settings" in out and out.endswith("of this name: expunge unlearn --help\n")
 
 
 def test_a_wrong_key_names_the_nearest(expunge: Run) -> None:

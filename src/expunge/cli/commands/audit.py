@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from expunge.cli.given_rows import OWN_SETTINGS, ROWS, model_source, model_words, refuse_settings
 from expunge.cli.parser import command_line
 from expunge.core.errors import ConfigError
-from expunge.core.terminal import complain, quiet, say
+from expunge.core.terminal import complain, quiet, say, say_json
 
 TEXT = "audit a model that you were given: has it forgotten the rows?"
 EPILOG = """\
@@ -133,7 +132,7 @@ def audit(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     done = carry_out_audit(prepared, _progress(console), command)
     if parsed.json:
         values = {"page": str(done.page), "exit_code": done.code, "verdict": done.verdict.to_dict()}
-        say(json.dumps(values | {"failures": dict(done.failures)}))
+        say_json(values | {"failures": dict(done.failures)})
         return done.code
     console.print(f"{done.verdict}\n", highlight=False, markup=False)
     for line in done.report.unknown:
@@ -158,7 +157,7 @@ def show_audit_plan(prepared: Any, *, as_json: bool) -> None:
     names = [str(entry["name"]) for entry in prepared.graph.study.audits]
     if as_json:
         jobs = [plan_values(one) for one in planned]
-        say(json.dumps({"audits": names, "not_run": dict(prepared.not_run), "jobs": jobs}, indent=1))
+        say_json({"audits": names, "not_run": dict(prepared.not_run), "jobs": jobs}, indent=1)
         return
     sets = prepared.graph.setting.benchmark.sets
     say(f"rows: {', '.join(f'{len(sets[name])} {name}' for name in ROW_SETS if name in sets)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.cli.lists import width
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import check_place, write_text
-from expunge.core.terminal import say
+from expunge.core.terminal import say, say_json
 
 if TYPE_CHECKING:
     from expunge.metrics.api import MetricResult
@@ -56,18 +55,13 @@ def _compare(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     write_text(out, compare_page(pairs, {**more, **directions}, shlex.join(["expunge", *words])))
     if parsed.json:
         lines = [{"models": pair.name, **dataclasses.asdict(d)} for pair in pairs for d in pair.comparison.values()]
-        say(json.dumps({"page": str(out), "differences": _finite(lines)}, indent=1))
+        say_json({"page": str(out), "differences": lines}, indent=1)
         return 0
     for pair in pairs:
         _print(pair)
     say(f"page: {out}")
     say("next: open it; it has each example's difference")
     return 0
-
-
-def _finite(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return lines for JSON: NaN becomes null."""
-    return [{k: None if isinstance(v, float) and v != v else v for k, v in line.items()} for line in lines]
 
 
 def _print(pair: Any) -> None:

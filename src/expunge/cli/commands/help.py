@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import json
@@ -71,8 +72,8 @@ def show_key(name: str | None) -> int:
             if "." not in key:
                 for line in entry_lines(key, _first_sentence(infos[0].doc)):
                     say(line)
-        say("\nexpunge help KEY shows one key, or all keys of a group: expunge help train.learning_rate")
-        say("expunge help NAME shows a command, a method, a metric or another name: expunge help erase")
+        say("\nOne key, or all keys of a group:              expunge help train.learning_rate")
+        say("A command, a method, a metric or another name: expunge help erase")
         return 0
     key_name = name.partition("=")[0].lstrip("+~")
     matches = (
@@ -97,16 +98,25 @@ def show_key(name: str | None) -> int:
         if key.removeprefix(key_name).lstrip(".[]").count(".") == 0:
             for line in entry_lines(key, _first_sentence(known[key][0].doc)):
                 say(line)
+    if name in _commands():
+        say(f"\nThe command of this name: expunge {name} --help")
     return 0
+
+
+def _commands() -> Mapping[str, argparse.ArgumentParser]:
+    """Return the parser of each command, by name."""
+    from expunge.cli.arguments import build_parser
+    from expunge.cli.parser import commands_of
+
+    return commands_of(build_parser(""))
 
 
 def _show_other(word: str, key: str, keys: Sequence[str]) -> int:
     """Print the help of a command, or the page of a listed name. Raises ConfigError with the names nearest to `key`."""
-    from expunge.cli.arguments import LISTS, build_parser
+    from expunge.cli.arguments import LISTS
     from expunge.cli.catalogue import names_of, show
-    from expunge.cli.parser import commands_of
 
-    commands = commands_of(build_parser(""))
+    commands = _commands()
     if word in commands:
         commands[word].print_help()
         return 0

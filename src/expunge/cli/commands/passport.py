@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from expunge.core.errors import ConfigError
-from expunge.core.terminal import complain, say
+from expunge.core.terminal import complain, quiet, say, say_json
 from expunge.core.yaml_text import parse_yaml
 
 EPILOG = """\
@@ -51,6 +50,7 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.models.load import check_tokenizer, pick_device
     from expunge.models.options import with_options
 
+    quiet()
     tree: dict[str, Any] = {}
     for word in parsed.settings:
         key, equals, value = word.partition("=")
@@ -67,7 +67,7 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     )
     passport = inspect_model(parsed.model, args, tokenizer_args, pick_device(parsed.device))
     if parsed.json:
-        say(json.dumps(passport.to_dict(), indent=1, ensure_ascii=False))
+        say_json(passport.to_dict(), indent=1)
     else:
         width = max(len(line.name) for line in passport.lines)
         for line in passport.lines:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.cli.compose import check
 from expunge.cli.parser import command_line
 from expunge.core.console import Console
-from expunge.core.terminal import complain, say
+from expunge.core.terminal import complain, say, say_json
 
 if TYPE_CHECKING:
     from expunge.engine.run import PlannedJob
@@ -45,7 +44,7 @@ def show_plan(words: Sequence[str], parsed: argparse.Namespace) -> int:
     for note in notes:
         complain(f"note: {note}")
     if parsed.json:
-        say(json.dumps([plan_values(p) for p in planned], indent=1))
+        say_json([plan_values(p) for p in planned], indent=1)
     else:
         print_plan(planned, waiting, every_job=parsed.all)
         say(f"next:    {command_line(mode, words, parsed)}")

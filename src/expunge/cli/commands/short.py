@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.cli.parser import command_line
 from expunge.core.distributed import here
-from expunge.core.terminal import complain, say
-
-# The next useful command after a single job.
-NEXT = {
-    "train": "expunge unlearn experiment=unlearn/tofu/default task_name=NAME "
-    "model.model_args.pretrained_model_name_or_path={folder}",
-    "unlearn": "expunge compare A B: this folder and another one with the same evaluation",
-    "eval": "expunge compare A B: this folder and another one with the same evaluation",
-}
+from expunge.core.terminal import complain, say, say_json
 
 
 def show_notes(notes: Sequence[str]) -> None:
@@ -50,9 +41,7 @@ def run_study(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     result = study.run(console=console, command=command, example=None if silent else complain)
     page = result.folder / "report.html"
     if parsed.json:
-        say(
-            json.dumps({"report": str(page), "results": result.table(), "failures": dict(result.failures)}, default=str)
-        )
+        say_json({"report": str(page), "results": result.table(), "failures": dict(result.failures)})
         return 1 if result.failures else 0
     from expunge.report.text import to_rich
 
@@ -111,7 +100,7 @@ def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         address = push_job(parsed, done, job.prepared, shlex.join(["expunge", *words]))
     if parsed.json and here().first:
         numbers = {"folder": str(done.folder), "metrics": dict(done.summary), "reasons": dict(done.reasons)}
-        say(json.dumps(numbers | ({"pushed": address} if address else {})))
+        say_json(numbers | ({"pushed": address} if address else {}))
         return 0
     if done.verdict is not None:
         console.print(f"{done.verdict}\n", highlight=False, markup=False)
@@ -124,9 +113,10 @@ def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     show_notes(done.notes)
     if here().first:
         say(f"written: {done.folder}")
-    console.print(
-        f"next:    {NEXT[parsed.mode].format(folder=done.folder)}", highlight=False, markup=False, soft_wrap=True
-    )
+        if not parsed.quiet:
+            from expunge.cli.next_command import next_command
+
+            say(f"next:    {next_command(parsed.mode, parsed, done.folder, job.prepared.single.model.source)}")
     return 0
 
 

@@ -1,0 +1,76 @@
+"""The next useful command after a single job. It is complete, so that it can be pasted."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.cli.config_files import options
+from expunge.cli.parser import command_line
+from expunge.core.errors import ConfigError
+from expunge.core.yaml_text import read_yaml
+
+SAME_DATA = ("benchmark", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain", "holdout")
+SOURCE = "model.model_args.pretrained_model_name_or_path"
+ANY = "expunge ui"
+"""The command after a job for which nothing nearer is known: it shows all results."""
+
+
+def next_command(mode: str, parsed: argparse.Namespace, folder: Path, source: str | None) -> str:
+    """Return the command that follows a job of `mode`, whose result is in `folder`.
+
+    A trained model is unlearned. An unlearned or measured one is compared with another of the same evaluation, or, if
+    there is none, with its start model, which is measured first. source: the start model.
+    """
+    words: Sequence[str] = parsed.overrides
+    if mode == "train":
+        common = _common_words(words, "unlearn", ("model.template_args.",))
+        own = ["trainer=NPO", f"task_name={folder.name}_NPO", f"model={folder}"]
+        return ANY if common is None else command_line("unlearn", [*common, *own], parsed)
+    other = next(_others(folder), None)
+    if other is not None:
+        return command_line("compare", [str(other), str(folder)], parsed)
+    common = _common_words(words, "eval", ("model.", "eval."), ("model", "retain_logs_path"))
+    if mode == "eval" or common is None or source is None:
+        return ANY
+    common = [word for word in common if not word.startswith(f"{SOURCE}=")]
+    own = [f"{SOURCE}={source}"] if f"model={source}" not in common else []
+    return command_line("eval", [*common, *own, f"task_name={folder.name}_before"], parsed)
+
+
+def _common_words(words: Sequence[str], mode: str, groups: Sequence[str], more: Sequence[str] = ()) -> list[str] | None:
+    """Return the words that another job on the same data has. None: `mode` has no experiment of this kind."""
+    out = []
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        if key == "experiment":
+            value = f"{mode}/{value.partition('/')[2]}"
+            if value not in options("experiment"):
+                return None
+            out.append(f"experiment={value}")
+        elif key in (*SAME_DATA, *more) or key.startswith(("data.", "paths.store", *groups)):
+            out.append(word)
+    return out
+
+
+def _others(folder: Path) -> Iterator[Path]:
+    """Yield the folders next to this one whose models were measured on the same data with the same settings."""
+    mine = _evaluation(folder)
+    places = {folder.parent, *(folder.parent.parent / mode for mode in ("eval", "unlearn"))}
+    folders = {config.parent for place in places for config in place.glob("*/config.yaml")} - {folder}
+    for other in sorted(folders, key=lambda one: (-one.stat().st_mtime, one)):
+        if mine is not None and _evaluation(other) == mine:
+            yield other
+
+
+def _evaluation(folder: Path) -> Mapping[str, Any] | None:
+    """Return the settings of a folder's evaluation, or None if it has none."""
+    if not any(folder.glob("*_EVAL.json")) and not any(folder.glob("evals/*_EVAL.json")):
+        return None
+    try:
+        tree = read_yaml(folder / "config.yaml", "")
+    except ConfigError:
+        return None
+    return {key: tree.get(key) for key in (*SAME_DATA, "data", "eval")}
