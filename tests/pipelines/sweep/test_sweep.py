@@ -347,6 +347,15 @@ def test_what_is_wrong_with_a_sweep_over_a_grid(changes: dict[str, Any], message
         next_stage(tree(**changes), Store(tmp_path))
 
 
+def test_a_set_that_is_too_small_for_two_parts_is_refused_before_any_trial(tmp_path: Path) -> None:
+    """The trials measure the sets of the rule alone; the report reads the small one."""
+    data = {"world": {**WORLD, "facts": 1}}
+    with pytest.raises(
+        ConfigError, match=r"eval.split_share: of the 1 questions of real_authors, all are in the report part"
+    ):
+        next_stage(tree(data=data), Store(tmp_path))
+
+
 def test_a_rule_that_names_no_metric_is_told_before_any_job(tmp_path: Path) -> None:
     settings = tree()
     settings["sweep"] = {**settings["sweep"], "rule": {"forget": "forget_Prob"}}

@@ -268,7 +268,8 @@ def _rule_args(study: StudyConfig, benchmarks: dict[str, Benchmark]) -> Evaluate
     key = fingerprint(task_fields(study))
     if key not in benchmarks:
         check_model(study.model, runs_here=study.launch.kind == "local")
-        benchmarks[key] = resolve_task(study).benchmark
+        last = dataclasses.replace(study, eval=dataclasses.replace(study.eval, split="report"))
+        benchmarks[key] = resolve_task(last).benchmark  # the trials may read fewer sets: refuse a small one before them
     benchmark, rule = benchmarks[key], study.sweep.rule
     rule = dataclasses.replace(rule, utility=rule.utility or benchmark.utility)
     args = EvaluateArgs(steps=1, panel="full", rule=rule)
