@@ -116,6 +116,13 @@ def test_a_running_study_is_shown_with_its_jobs(saves: Path, routes: Make) -> No
     assert live["mark"] in page
 
 
+def test_a_study_whose_report_is_elsewhere_says_so(saves: Path, routes: Make, tmp_path: Path) -> None:
+    """A store that was copied has notes of studies in other folders."""
+    note(saves / "store", tmp_path / "other" / "study" / "far", [], state="done")
+    page = text(routes())
+    assert "its report is not in these folders" in page and "no report yet" not in page
+
+
 def test_the_mark_changes_with_results_and_not_with_progress(saves: Path) -> None:
     new = saves / "study" / "new"
     note(saves / "store", new, [], state="running", done=3)
@@ -160,6 +167,7 @@ def test_two_models_and_two_studies_are_compared(saves: Path, routes: Make) -> N
     one, other = (model.id for model in first.models)
     page = text(routes(), f"/compare?a={one}&b={other}")
     assert "NPO, seed 0 and GradDiff, seed 0" in page and "+0.300" in page  # .5 - .2 in every row
+    assert '<a href="/">Workspace</a>' in page and "<pre>" not in page
     whole = text(routes(), f"/compare?a=study-{first.id}&b=study-{first.id}")
     assert whole.count("+0.000") >= 2
     before = text(routes(), f"/compare?a={result.models[-1].id}&b={one}")

@@ -83,8 +83,16 @@ def paired(first: Mapping[str, Results], second: Mapping[str, Results], a: str, 
     return [(name, name, name) for name in shared]
 
 
-def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], command: str) -> str:
-    """Return the page. directions: metric -> meaning of a larger value."""
+def compare_page(
+    pairs: Sequence[ComparedPair],
+    directions: Mapping[str, str],
+    command: str = "",
+    workspace: tuple[str, str] | None = None,
+) -> str:
+    """Return the page. directions: metric -> meaning of a larger value.
+
+    workspace: the names of both sides, on a page of the workspace, which has a link back.
+    """
     tests = sum(math.isfinite(d.p) for pair in pairs for d in pair.comparison.values())
     all_lines = iter(corrected([d for pair in pairs for d in pair.comparison.values()]))
     lines = [[next(all_lines) for _ in pair.comparison] for pair in pairs]
@@ -95,7 +103,16 @@ def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], c
     ]  # fmt: skip
     about = ABOUT.format(tests=tests, chance=f"{tests * 0.05:.2g}")
     page = environment().get_template("compare.html")
-    return page.render(sections=sections, about=about, command=command, width=WIDTH, height=HEIGHT)
+    directed = any(direction for _, mine, _ in sections for _, direction, _, _ in mine)
+    return page.render(
+        sections=sections,
+        about=about,
+        command=command,
+        workspace=workspace,
+        directed=directed,
+        width=WIDTH,
+        height=HEIGHT,
+    )
 
 
 def differences(pair: ComparedPair, d: PairedDifference) -> ExampleDifferences | None:

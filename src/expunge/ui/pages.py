@@ -107,7 +107,7 @@ def comparison(workspace: Workspace, first: str, second: str) -> str:
         ComparedPair(name, one, other, a[one], b[other], compare(a[one], b[other]))
         for name, one, other in paired(a, b, a_name, b_name)
     ]
-    return compare_page(pairs, {}, f"{a_name} and {b_name}")
+    return compare_page(pairs, {}, workspace=(a_name, b_name))
 
 
 def rows(workspace: Workspace, first: str, second: str, name: str, words: str, page: str) -> str:

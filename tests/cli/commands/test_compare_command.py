@@ -39,6 +39,7 @@ def test_two_folders_are_compared_example_by_example(logs: Path, expunge: Run) -
     assert leak["p"] is None and "not a mean" in leak["note"]
     page = (logs / result["page"]).read_text("utf-8")
     assert ": higher in 1 of 4 examples, lower in 3" in page
+    assert "a larger value means" not in page  # a log does not say it, and an empty column helps nobody
     assert page.count("<rect ") == 4 and "+0.100" in page and "-0.500" in page
 
 
