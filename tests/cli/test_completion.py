@@ -28,7 +28,10 @@ LINES = {
     "expunge unlearn trainer=SimN": "trainer=SimNPO",
     "expunge unlearn experiment=unlearn/tofu/tuned_N": "experiment=unlearn/tofu/tuned_NPO",
     "expunge help seeds.unl": "seeds.unlearn",
+    "expunge help eras": "erase",
+    "expunge help SimN": "SimNPO",
     "expunge list methods Sim": "SimNPO",
+    "expunge erase --method SimN": "SimNPO",
     "expunge audit quanti": "quantize",
     "expunge erase --forget myst": "mystudy.yaml",
 }

@@ -40,7 +40,10 @@ def _words_of(parser: argparse.ArgumentParser, lists: Sequence[str]) -> Mapping[
         takes_settings = command in ("run", "plan", "train", "unlearn", "eval")
         out[command] = [*out.get(command, []), *choices, *own, *words, *(settings if takes_settings else ())]
     out["audit"] += [*options("model"), *names_of("audits")]
-    out["list"] += [name for what in lists for name in names_of(what)]
+    names = [name for what in lists for name in names_of(what)]
+    out["list"] += names
+    out["help"] = list(dict.fromkeys((*out["help"], *out[""], *names)))
+    out["erase"] += options("trainer")
     return out
 
 
