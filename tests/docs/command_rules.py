@@ -48,11 +48,28 @@ ONCE = (
     "train.num_train_epochs=1 unlearn.num_train_epochs=1 train.max_steps=1 unlearn.max_steps=1 "
     "eval.generation.max_new_tokens=4"
 )
+SMALL = f"model=llama-64k {ONCE} launch.workers=1"
+WORLD = " ".join(word for word in TINY.split() if word.startswith(("model=", "data.")))
+ONE_TRIAL = "sweep.trials=1 'sweep.space={args.learning_rate: [1e-4]}'"
+ONE_METHOD = "methods=[GradAscent]"
+PROBABILITIES = "eval.metrics=[forget_Q_A_Prob,retain_Q_A_Prob]"
+STORY_STEPS = {
+    "[10,30,60]": "[1]",
+    "[1,3,10,30]": "[1]",
+    "[0,3,10,30]": "[0]",
+    "rows=800": "rows=8",
+    "max_steps=700": "max_steps=1",
+}
+STORY = (
+    f"{SMALL} stories.delete_at=[1] stories.recover_at=[1] stories.shown_at=[0] stories.eval_rows=2 "
+    "stories.judge.prompts=2 stories.judge.max_new_tokens=4 stories.probe.rows=8 unlearn.per_device_train_batch_size=2 "
+    "train.per_device_train_batch_size=2 train.gradient_accumulation_steps=1"
+)
+TWIST = f"{STORY} stories.datasets=[filter-Twist]"
 TASKS = f"{ONCE} data.args.train_rows=64 data.args.eval_rows=8 audits=[]"
 QUICK_ERASE = "--method NPO --learning-rate 1e-3 --budget 20s"
 ERASE = "erase --model SmolLM2-135M-Instruct --forget rows.csv --retain keep.csv"
 AUDITS = "takes 10 CPU s or more at its smallest; tests/audits runs each audit"
-MINUTES = "takes minutes at its smallest"
 EXTRA = "needs the extra expunge[{}]"
 FIRST = "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=first data.root=tofu data.request=1/4"
 MINE = f"eval experiment=eval/tofu/default task_name=mine {SHORT}"
@@ -92,9 +109,6 @@ RULES: dict[str, Rule] = {
     "eval benchmark=lm_eval": Rule(form="config", reason=EXTRA.format("lm-eval")),
     "eval benchmark=blur": Rule({"ORIGINAL": "before"}, SHORT),
     "eval benchmark=custom forget=rows.csv": Rule({"=...": "=MODEL"}, SHORT),
-    "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=npo --push": Rule(
-        {"--push me/forgetful": ""}, form="plan", reason="needs the hub: tests/training has --push"
-    ),
     "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=second": Rule(
         {"FOLDER": "tofu"},
         STEP,
@@ -162,7 +176,25 @@ RULES: dict[str, Rule] = {
     "eval --refresh saves/eval/mine": Rule(before=(RETAIN, MINE)),
     "eval --refresh FOLDER": Rule({"FOLDER": "saves/eval/mine", "[mine]": "[forget_quality]"}, before=(MINE,)),
     # Studies: the smallest settings that train each model and measure it.
-    "run": Rule(form="plan", reason=MINUTES),
+    "run": Rule(more=TINY),
+    "run study=audit_world": Rule(
+        more=f"{TINY} {ONE_METHOD} seeds.train=[0] audits=[quantize] eval.sampling.max_new_tokens=4 launch.workers=1"
+    ),
+    "run study=erase_people": Rule(
+        {"model=SmolLM2-135M-Instruct": "model=llama-64k", "model=MODEL": "model=llama-64k"},
+        f"{SMALL} {ONE_METHOD} {ONE_TRIAL}",
+    ),
+    "run study=lume_smollm2": Rule({"model=MODEL": "model=llama-64k"}, f"{SMALL} {ONE_METHOD} data.args.documents=4"),
+    "run study=meta_tiny": Rule(
+        form="plan", reason="takes 13 CPU s at its smallest; tests/pipelines/meta_evaluation runs one"
+    ),
+    "run study=methods_all": Rule(more=f"{TINY} {ONE_METHOD}"),
+    "run study=tofu_smollm2": Rule(
+        {"model=MODEL": "model=llama-64k"},
+        f"{ONCE} seeds.train=[0] audits=[] {ONE_METHOD} {ONE_TRIAL} {PROBABILITIES} "
+        "model.template_args.apply_chat_template=false",
+    ),
+    "run study=tofu_tiny": Rule({"max_steps=3400": "max_steps=1"}, f"{SMALL} {ONE_METHOD} {PROBABILITIES}"),
     "run study=quickstart": Rule(more=TINY),
     "run study=quickstart 'audits": Rule(form="plan", reason=AUDITS),
     "run study=quickstart 'audits=[{name: relearn}": Rule({"relearn}": "relearn, rows: 4}"}, f"{TINY} methods=[NPO]"),
@@ -171,24 +203,25 @@ RULES: dict[str, Rule] = {
     "run study=FILE.yaml": Rule({"key=value": ""}, TINY),
     "run study=grid.yaml": Rule(more=TINY),
     "run study=...": Rule({"...": "quickstart"}, TINY),
-    "run study=... profile": Rule(
-        {"...": "quickstart"}, form="plan", reason="trains each model of the quickstart again"
-    ),
+    "run study=... profile": Rule({"...": "quickstart"}, f"{TINY} {ONE_METHOD}"),
     "run study=... launch.kind=slurm": Rule({"...": "quickstart"}, form="plan", reason="needs Slurm: tests/slurm"),
     "run study=NAME": Rule({"NAME": "custom forget=rows.csv model=MODEL"}, ONCE),
     "run study=custom": Rule({"...": "MODEL"}, ONCE),
-    "run study=zjuklab": Rule(
-        more="benchmark=semeval data.root=semeval model=MODEL", form="plan", reason="takes 13 CPU s at its smallest"
-    ),
-    "run study=ou_hub": Rule(form="config", reason="needs models of the hub"),
+    "run study=zjuklab": Rule(more=f"{SMALL} benchmark=semeval data.root=semeval data.args.documents=2"),
+    "run study=ou_hub": Rule(more=f"{SHORT} {PROBABILITIES}"),
     "run study=pcfg": Rule(more=TASKS),
     "run study=tracr": Rule(more=TASKS),
     "run study=semeval_tiny": Rule(
-        {"data.root=FOLDER": "data.root=semeval", "FOLDER": "mmlu"}, form="plan", reason=MINUTES
+        {"data.root=FOLDER": "data.root=semeval", "data.root=DATA/semeval": "data.root=semeval", "=FOLDER": "=mmlu"},
+        f"{SMALL} {ONE_METHOD} data.args.documents=2",
     ),
-    "run study=stories_real": Rule(more="stories.source=tinystories", form="plan", reason=MINUTES),
-    "run study=stories_real stories": Rule({"FOLDER": "tinystories"}, form="plan", reason=MINUTES),
-    "run study=stories_30m": Rule({"FOLDER": "tinystories"}, form="plan", reason=MINUTES),
+    "run study=stories_tiny": Rule(more=f"{TWIST} stories.generate.n=80"),
+    "run study=stories_real": Rule(more=f"{STORY} stories.source=tinystories stories.max_seq_len=32"),
+    "run study=stories_real stories": Rule(
+        {"=FOLDER": "=tinystories", "=DATA/": "="}, f"{STORY} stories.max_seq_len=32"
+    ),
+    "run study=stories_8m": Rule(STORY_STEPS, f"{TWIST} stories.generate.n=80"),
+    "run study=stories_30m": Rule({"FOLDER": "tinystories"}, f"{TWIST} stories.learning_rates=[1e-4]"),
     "plan": Rule(),
     "plan study=FILE.yaml": Rule(),
     "plan unlearn": Rule({"...": "benchmark=custom forget=rows.csv model=MODEL trainer=NPO task_name=p"}),
@@ -201,7 +234,6 @@ RULES: dict[str, Rule] = {
     "report study=quickstart --figures": Rule(form="not run", reason=EXTRA.format("figures") + " and a browser"),
     "results study": Rule(more=TINY, before=(QUICK,)),
     "results study=...": Rule({"...": "quickstart"}, TINY, before=(QUICK,)),
-    "results study=quickstart --push": Rule({"--push me/quickstart-results": ""}, TINY, before=(QUICK,)),
     "results --query": Rule({"--query": "--query 'SELECT * FROM means'"}, before=(QUICK,)),
     "compare quickstart": Rule({"quickstart": "quick.yaml"}, before=(QUICK,)),
     "compare quickstart 'study=": Rule(
@@ -213,14 +245,16 @@ RULES: dict[str, Rule] = {
     "compare A B": Rule({"A B": "saves/eval/before saves/eval/mine"}, before=(BEFORE, MINE)),
     # Erasures, audits, models.
     "erase": Rule(
-        {"--out erased": "--out dry"},
+        {"--out erased": "--out dry", "--out out": "--out dry"},
         form="plan",
-        reason="one erasure takes 13 CPU s; the README's and tutorial 4's run",
+        reason="one erasure takes 13 CPU s; those of README.md, docs/how-to/hub.md and tutorial 4 run",
     ),
     ERASE: Rule({"--budget 30m": QUICK_ERASE}, codes=(0, 3)),
     "erase --verify-commitment": Rule(before=(f"{ERASE} {QUICK_ERASE} --out erased",), codes=(0, 3)),
     "erase --model DIR": Rule(
-        {"DIR": "MODEL", "--out erased": "--out dry", "--push me/erased": ""}, form="plan", reason="needs the hub"
+        {"--model DIR": "--model SmolLM2-135M-Instruct", "--push": f"{QUICK_ERASE} --push"},
+        before=(f"{ERASE} {QUICK_ERASE} --out erased",),
+        codes=(0, 3),
     ),
     "audit MODEL": Rule(more="--audits quantize"),
     "semeval --model": Rule({**SEMEVAL, "--out DIR": "--out semeval-{n}"}, STEP),
@@ -252,14 +286,25 @@ RULES: dict[str, Rule] = {
 }
 
 
+AUTHORS = "reads files of its authors that this folder has no small copy of"
+TRIES: dict[str, Rule] = {
+    "eval experiment=eval/rwku": Rule(form="config", reason=AUTHORS),
+    "eval experiment=eval/semeval": Rule({"FOLDER": "semeval", "=OLMo-7B-0724-Instruct-hf": "=MODEL"}, SHORT),
+    "plan study=quickstart benchmark=gen_tofu": Rule(form="config", reason=AUTHORS),
+    "plan study=tofu_tiny": Rule({"FOLDER": "tofu"}),
+    "unlearn benchmark=r_tofu": Rule({"FOLDER": "r_tofu"}, f"{STEP} model=MODEL"),
+    "unlearn experiment=unlearn/knowundo": Rule(form="config", reason=AUTHORS),
+}
+"""Rules of commands that docstrings propose and no page has."""
+
 NUMBERS = itertools.count()
 
 
-def rule_of(words: list[str]) -> Rule:
+def rule_of(words: list[str], rules: Mapping[str, Rule] = RULES) -> Rule:
     """Return the rule with the longest beginning of the command's words."""
     command = shlex.join(words)
-    match = max((start for start in RULES if command.startswith(start)), key=len, default="")
-    return RULES.get(match, Rule())
+    match = max((start for start in rules if command.startswith(start)), key=len, default="")
+    return rules.get(match, Rule())
 
 
 def prepared(words: list[str], rule: Rule) -> list[str]:
@@ -282,6 +327,8 @@ def planned(words: list[str], form: str) -> list[str]:
             return ["plan", *words[1:]] if form == "plan" else ["config", *words]
         case "train" | "unlearn" | "eval":
             return [form, *words]
+        case "plan":
+            return words if form == "plan" else ["config", "run", *words[1:]]
         case "erase":
             return [*words, "--dry-run"]
         case _:

@@ -20,6 +20,7 @@ from command_rules import TINY
 from tutorial_blocks import blocks_of
 
 ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "src" / "expunge" / "conf" / "study"
 CHAT = (
     "{% for m in messages %}{{ '[' + m['role'] + '] ' + m['content'] + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '[assistant] ' }}{% endif %}"
@@ -36,6 +37,7 @@ MODELS = (
     ),
     *("HuggingFaceTB/SmolLM2-135M-Instruct", "sangyon/LRM-target", "llmunlearningsemeval2025organization/olmo-1B"),
     *("MODEL", "given", "never-saw", "before", "SmolLM2-135M-Instruct"),
+    *sorted({m["source"] for m in yaml.safe_load((STUDIES / "ou_hub.yaml").read_text())["finished_models"]}),
 )
 SOURCES = {  # a data set, and the names that stand for it in commands
     "tofu": ("locuslab/TOFU", "TOFU", "DATA/tofu"),
@@ -60,7 +62,7 @@ def write_folder(folder: Path) -> None:
 
     world = expunge.demo_world(authors=10, forget_fraction=0.1)
     save_model(folder / "tiny", world.tokenizer)
-    for name in MODELS:
+    for name in dict.fromkeys(MODELS):
         link(folder / name, folder / "tiny")
     write_sources(folder)
     for source, names in SOURCES.items():
@@ -235,8 +237,13 @@ def write_semeval(folder: Path, documents: int = 16) -> None:
         lines(folder / side / f"{side}.jsonl", rows)
         name = {"forget": "A", "retain": "B"}[side]
         pq.write_table(pa.Table.from_pylist(rows), folder.parent / f"{name}.parquet")
-    lines(folder / "mia" / "member.jsonl", [{"id": "forget0Task1sc1", "document": "forget 0 sc1 gold 0"}] * 2)
-    lines(folder / "mia" / "nonmember.jsonl", [{"id": "x", "document": "Another text of a stranger."}] * 2)
+    lines(
+        folder / "mia" / "member.jsonl",
+        [{"id": f"forget{i}Task1sc1", "document": f"forget {i} sc1 gold {i}"} for i in range(2)],
+    )
+    lines(
+        folder / "mia" / "nonmember.jsonl", [{"id": f"x{i}", "document": f"Text {i} of a stranger."} for i in range(2)]
+    )
 
 
 def write_rows(folder: Path) -> None:
@@ -260,18 +267,26 @@ def write_rows(folder: Path) -> None:
     settings = yaml.safe_dump(nested(TINY))
     (folder / "quick.yaml").write_text(f"defaults: [/study/quickstart]\n{settings}")
     (folder / "grid.yaml").write_text("defaults: [/study/quickstart]\nname: grid\nseeds: {unlearn: [0, 1]}\n")
-    report = {"words": ["hang", "cat", "day"], "features": ["Twist"]}
-    stories = [
-        {"story": f"A cat sat {i}. It saw a {i % 7}.", "instruction": report, "summary": "S.", "source": "GPT-4"}
-        for i in range(40)
-    ]
     (folder / "tinystories").mkdir()
     for shard in range(4):
+        stories = [story(number) for number in range(40 * shard, 40 * shard + 40)]
         (folder / "tinystories" / f"data{shard:02d}.json").write_text(json.dumps(stories))
     with tarfile.open(folder / "TinyStories_all_data.tar.gz", "w:gz") as archive:
         for file in sorted((folder / "tinystories").glob("*.json")):
             archive.add(file, file.name)
     link(folder / "DATA" / "tinystories", folder / "tinystories")
+
+
+def story(number: int) -> dict[str, Any]:
+    """Return a story with instructions: every second one has a dialogue, and the others a twist."""
+    line = f'"I see a {number % 7}," it said.' if number % 2 else f"It saw a {number % 7}."
+    features = ["Dialogue" if number % 2 else "Twist"]
+    return {
+        "story": f"A cat sat {number}. {line}",
+        "instruction": {"words": ["hang", "cat", "day"], "features": features},
+        "summary": "S.",
+        "source": "GPT-4",
+    }
 
 
 def write_projects(folder: Path) -> None:

@@ -2,13 +2,14 @@
 
     PYTHONPATH=src:docs:examples:. python tests/docs/run_commands.py FOLDER [BEGINNING_OF_A_PAGE ... | tries]
 
-Prints a JSON line for each command: page, command, form, CPU seconds and fault. The form is run, serve, plan, config,
-help, not run, or name: a command without its words, in a sentence.
+Prints a JSON line for each command: page, command, form, CPU seconds, fault, and the reason why it does not run. The
+form is run, serve, plan, config, help, not run, or name: a command without its words, in a sentence.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from command_rules import prepared, rule_of
+from command_rules import RULES, TRIES, prepared, rule_of
 from page_commands import PAGES, ROOT, commands, tries
 
 TUTORIALS = ("docs/index.md", "docs/how-to/audit.md", "docs/how-to/extend.md", "docs/tutorials/")
@@ -34,7 +35,6 @@ TUTORIALS = ("docs/index.md", "docs/how-to/audit.md", "docs/how-to/extend.md", "
 INCOMPLETE = ("arguments are required", "expected one argument", "not of the form key=value", "missing; give")
 """Faults of a command in a sentence, which may be a part of one."""
 
-SETTLED = ("run", "train", "unlearn", "eval")
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/")
 SHOWN = ("train", "unlearn", "eval", "study", "inspect", "compare")
 """Folders of results that each page begins without. The store stays, so no job is computed twice."""
@@ -42,13 +42,14 @@ SHOWN = ("train", "unlearn", "eval", "study", "inspect", "compare")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A command of a page, and the form in which it was run."""
+    """A command of a page, and the form in which it was run. reason: why it was not run itself."""
 
     page: str
     command: str
     form: str
     cpu_s: float = 0.0
     fault: str = ""
+    reason: str = ""
 
 
 def call(words: list[str], *, serves: bool = False) -> tuple[int, str]:
@@ -102,7 +103,7 @@ class PageRunner:
         if len(words) == 1 and rule.form != "serve":
             return Outcome(self.page, command, "name")
         if rule.form == "not run":
-            return Outcome(self.page, command, rule.form)
+            return Outcome(self.page, command, rule.form, reason=rule.reason)
         began = cpu_s()
         for line in rule.before:
             done = self.earlier if " --out " in line else self.here  # files of --out stay from page to page
@@ -115,13 +116,13 @@ class PageRunner:
         form = rule.form or "run"
         self.here.add(shlex.join(new))
         if shlex.join(new) in self.earlier:
-            return Outcome(self.page, command, form)
+            return Outcome(self.page, command, form, reason=rule.reason)
         code, text = call(new, serves=form == "serve")
         if code and not whole and any(hint in text for hint in INCOMPLETE):
             return Outcome(self.page, command, "name")
         fault = f"exit code {code} of {shlex.join(new)}: {text}" if code not in rule.codes else ""
         self.earlier.add(shlex.join(new))
-        return Outcome(self.page, command, form, round(cpu_s() - began, 2), fault)
+        return Outcome(self.page, command, form, round(cpu_s() - began, 2), fault, rule.reason)
 
 
 def cpu_s() -> float:
@@ -144,15 +145,34 @@ def outcomes(names: Sequence[str]) -> Iterator[Outcome]:
             yield runner.run(words, whole=whole)
 
 
-def composed_tries() -> Iterator[Outcome]:
-    """Compose the settings of the commands that the docstrings of methods, audits and benchmarks propose."""
+def planned_tries() -> Iterator[Outcome]:
+    """Plan the commands that the docstrings of methods, audits and benchmarks propose, with their data and models."""
     for file, words in tries(ROOT / "src" / "expunge"):
-        new = ["config", *words] if words[0] in SETTLED else words
-        new = ["config", "run", *words[1:]] if words[0] == "plan" else new
+        for name in SHOWN:  # many have the same task_name
+            shutil.rmtree(Path("saves") / name, ignore_errors=True)
+        rule = rule_of(words, RULES | TRIES)
+        form = "config" if rule.form == "config" else "plan"
+        new = prepared(words, dataclasses.replace(rule, form=form))
         began = cpu_s()
+        for line in rule.before if not Path("stories").exists() else ():
+            call(shlex.split(line))
         code, text = call(new)
         fault = f"exit code {code} of {shlex.join(new)}: {text}" if code else ""
-        yield Outcome(file, shlex.join(words), "config", round(cpu_s() - began, 2), fault)
+        yield Outcome(file, shlex.join(words), form, round(cpu_s() - began, 2), fault, rule.reason)
+
+
+def accept_uploads() -> None:
+    """Replace the hub by one that accepts each upload and keeps nothing."""
+    import huggingface_hub
+
+    class Hub(huggingface_hub.HfApi):
+        def create_repo(self, name: str, **settings: Any) -> Any:
+            return f"https://hub.example/{name}"
+
+        def create_commit(self, name: str, operations: Any, **settings: Any) -> Any:
+            assert list(operations)
+
+    huggingface_hub.HfApi = Hub
 
 
 def main(folder: str, *names: str) -> int:
@@ -166,12 +186,13 @@ def main(folder: str, *names: str) -> int:
         return trial_child.main(request)
 
     trial.run_limited = without_process
+    accept_uploads()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores Ctrl-C
     Path(folder).mkdir(parents=True)
     write_folder(Path(folder).resolve())
     os.chdir(folder)
     faults = 0
-    for outcome in itertools.chain(outcomes(names), composed_tries() if not names or "tries" in names else ()):
+    for outcome in itertools.chain(outcomes(names), planned_tries() if not names or "tries" in names else ()):
         faults += bool(outcome.fault)
         print(json.dumps(asdict(outcome)), flush=True)
     return int(faults > 0)

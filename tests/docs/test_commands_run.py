@@ -8,11 +8,12 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from command_rules import EPOCH, RULES, SHORT, STEP, TINY, planned, prepared, rule_of
-from page_commands import PAGES, ROOT, commands
+from command_rules import EPOCH, RULES, SHORT, STEP, TINY, TRIES, planned, prepared, rule_of
+from page_commands import PAGES, ROOT, commands, tries
 from run_commands import call
 
 SIZES = {word.partition("=")[0] for text in (TINY, STEP, EPOCH, SHORT) for word in text.split()} | {
@@ -25,7 +26,14 @@ SIZES = {word.partition("=")[0] for text in (TINY, STEP, EPOCH, SHORT) for word 
         "unlearn.max_steps",
         "audits",
         "methods",
+        "launch.workers",
+        "seeds.train",
     ),
+    *("eval.metrics", "eval.sampling.max_new_tokens", "sweep.trials", "sweep.space", "stories.generate.n"),
+    *("stories.delete_at", "stories.recover_at", "stories.shown_at", "stories.eval_rows", "stories.datasets"),
+    *("stories.judge.prompts", "stories.judge.max_new_tokens", "stories.probe.rows", "stories.max_seq_len"),
+    *("stories.learning_rates", "train.per_device_train_batch_size", "unlearn.per_device_train_batch_size"),
+    *("train.gradient_accumulation_steps", "model.template_args.apply_chat_template"),
 }
 """Words that the tests may add to a whole command: they make it smaller, and no command needs them."""
 
@@ -43,8 +51,11 @@ def test_every_command_of_the_pages_runs(tmp_path: Path) -> None:
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(o["page"], o["command"], o["fault"]) for o in outcomes if o["fault"]] == []
     assert done.returncode == 0, done.stderr[-3000:]
-    forms = [o["form"] for o in outcomes]
-    assert forms.count("run") > 120 and forms.count("serve") > 5 and forms.count("not run") <= 1
+    forms = Counter(o["form"] for o in outcomes if not o["page"].endswith(".py"))
+    assert forms["run"] > 180 and forms["serve"] > 5
+    others = [(o["page"], o["command"], o["reason"]) for o in outcomes if o["reason"]]
+    print(*map(" | ".join, others), sep="\n")  # pytest -s shows the commands that do not run, and why
+    assert len(others) < 20 and forms["not run"] <= 1
 
 
 def test_a_whole_command_gets_smaller_and_no_word_that_it_lacks() -> None:
@@ -59,10 +70,12 @@ def test_each_rule_has_a_command() -> None:
     words = [words for page in PAGES for words, _ in commands(page.read_text(encoding="utf-8"))]
     present = [shlex.join(command) for command in words]
     assert [start for start in RULES if not any(command.startswith(start) for command in present)] == []
+    proposed = [shlex.join(words) for _, words in tries(ROOT / "src" / "expunge")]
+    assert [start for start in TRIES if not any(command.startswith(start) for command in proposed)] == []
 
 
 def test_a_command_that_does_not_run_has_a_reason() -> None:
-    for start, rule in RULES.items():
+    for start, rule in (RULES | TRIES).items():
         assert (rule.form in ("plan", "config", "help", "not run")) == bool(rule.reason), start
 
 
@@ -93,6 +106,8 @@ def test_the_plan_of_a_command() -> None:
     assert planned(["run", "study=x"], "plan") == ["plan", "study=x"]
     assert planned(["run", "study=x"], "config") == ["config", "run", "study=x"]
     assert planned(["eval", "a=b"], "plan") == ["plan", "eval", "a=b"]
+    assert planned(["plan", "study=x"], "plan") == ["plan", "study=x"]
+    assert planned(["plan", "study=x"], "config") == ["config", "run", "study=x"]
     assert planned(["data", "stories", "..."], "help") == ["data", "stories", "--help"]
     assert planned(["erase", "--model", "m"], "plan") == ["erase", "--model", "m", "--dry-run"]
     with pytest.raises(ValueError, match="expunge ui has no plan"):

@@ -61,7 +61,7 @@ def rewrapped(page: str) -> str:
     out = []
     for paragraph in re.split(r"\n\s*\n", page):
         lines = paragraph.splitlines()
-        if paragraph.startswith("Try: expunge "):
+        if paragraph.startswith("Try: "):
             out.append(_example(lines))
             continue
         literal = any(line.startswith((" ", "- ", "* ")) or line.endswith("\\") for line in lines)

@@ -43,8 +43,8 @@ class R2MU:
 
     Pitfalls: as RMU's. It needs trainer.args.train_on=trace+answer, and forget examples with a trace.
 
-    Try: expunge unlearn benchmark=r_tofu trainer=R2MU task_name=mine trainer.args.train_on=trace+answer \
-trainer.method_args.layer=model.layers.3
+    Try: expunge unlearn benchmark=r_tofu data.root=FOLDER trainer=R2MU task_name=mine \
+trainer.args.train_on=trace+answer trainer.method_args.layer=model.layers.3
     """
 
     layer: ModuleName = "model.layers.7"
