@@ -52,10 +52,10 @@ def test_every_command_of_the_pages_runs(tmp_path: Path) -> None:
     assert [(o["page"], o["command"], o["fault"]) for o in outcomes if o["fault"]] == []
     assert done.returncode == 0, done.stderr[-3000:]
     forms = Counter(o["form"] for o in outcomes if not o["page"].endswith(".py"))
-    assert forms["run"] > 180 and forms["serve"] > 5
+    assert forms["run"] > 150 and forms["serve"] > 5
     others = [(o["page"], o["command"], o["reason"]) for o in outcomes if o["reason"]]
     print(*map(" | ".join, others), sep="\n")  # pytest -s shows the commands that do not run, and why
-    assert len(others) < 20 and forms["not run"] <= 1
+    assert sum(not page.endswith(".py") for page, _, _ in others) < 20 and forms["not run"] <= 1
 
 
 def test_a_whole_command_gets_smaller_and_no_word_that_it_lacks() -> None:
