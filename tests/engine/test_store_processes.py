@@ -108,6 +108,24 @@ def test_the_claim_of_a_dead_process_does_not_count(store: Store) -> None:
     assert not list((store.root / LOCKS).glob("run-*"))
 
 
+def test_a_damaged_list_of_a_running_process_stops_gc(store: Store) -> None:
+    """Without the list nobody knows which results the process uses, so none is removed."""
+    one, two = job("one"), job("two")
+    run([one, two], store, ignore)
+    with claimed(store.root, [one.key]):
+        (note,) = (store.root / LOCKS).glob("*.claim")
+        text = note.read_bytes()
+        note.chmod(0o644)
+        note.write_bytes(text.replace(one.key[:1].encode(), b"x", 1))
+        with pytest.raises(JobError, match=r"claim: the list of the results .* cannot be read \(its checksum"):
+            remove([whole(store, two)], store)
+        with claimed(store.root, [two.key]):  # another command starts all the same
+            pass
+        assert store.done(one) and store.done(two)
+        note.write_bytes(text)
+        assert [plan.key for plan in remove([whole(store, one), whole(store, two)], store)[0]] == [two.key]
+
+
 def test_a_run_waits_for_a_gc_and_says_for_which_process(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     (store.root / LOCKS).mkdir(parents=True)
     gc = gc_lease(store.root, "gc")

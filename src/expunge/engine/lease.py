@@ -24,10 +24,12 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from expunge.core.errors import JobError
+from expunge.core.files import read_sealed, write_sealed
 from expunge.core.terminal import complain
 
 LOCKS = ".locks"  # the folder of leases and claims in a store
 _READS, _CLAIM, _LOCK = ".reads", ".claim", ".lock"
+_KEYS = "keys"  # of the results in a list
 _RUN = "run-"  # the names of claims and their locks
 FIRST_S, EVERY_S = 2.0, 10.0  # seconds until the first message, and between messages
 STOPPED_S = 300.0  # seconds after which the job of a stopped process is taken over
@@ -244,9 +246,10 @@ def claimed(root: Path, keys: Iterable[str]) -> Iterator[None]:
             gc = gc_lease(root, "run")
             gc.acquire()
             stack.callback(gc.release)
-            claimed_now(root)  # removes the claims of dead processes
+            with contextlib.suppress(JobError):  # `expunge gc` names a damaged list of another process
+                claimed_now(root)  # removes the claims of dead processes
             lock.acquire(timeout=0)
-            note.write_text(json.dumps(sorted(keys)), encoding="utf-8")
+            write_keys(note, keys)
         stack.close()
         try:
             yield
@@ -256,6 +259,11 @@ def claimed(root: Path, keys: Iterable[str]) -> Iterator[None]:
                 if lock.is_locked:
                     Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
+
+
+def write_keys(note: Path, keys: Iterable[str]) -> None:
+    """Write the list of the results that a running process uses."""
+    write_sealed(note, {_KEYS: sorted(keys)})
 
 
 def read_now(root: Path) -> set[str]:
@@ -270,14 +278,23 @@ def claimed_now(root: Path) -> set[str]:
 
 
 def _listed(note: Path, path: Path, *, only: bool = False) -> set[str]:
-    """Return the keys in a list. If its process is dead, removes the list, and its lock if that has no other use."""
+    """Return the keys in a list. If its process is dead, removes the list, and its lock if that has no other use.
+
+    Raises JobError for a damaged list of a running process, because nobody knows which results it uses.
+    """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        with contextlib.suppress(OSError, ValueError):
-            return set(json.loads(note.read_text(encoding="utf-8")))
-        return set()
+        try:
+            return set(read_sealed(note)[_KEYS])
+        except FileNotFoundError:  # its process ends just now
+            return set()
+        except (OSError, ValueError) as error:
+            raise JobError(
+                f"{note}: the list of the results that a running process uses cannot be read ({error}); try again when "
+                "that process has ended"
+            ) from None
     note.unlink(missing_ok=True)
     if only:
         path.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ when a process dies.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from expunge.core.files import READ, sweep, sweep_parts, unfinished_parts, whole
 from expunge.core.fingerprints import comparing, file_sha256
 from expunge.core.terminal import complain
 from expunge.engine.job import Job, JobContext, Progress, silent
-from expunge.engine.lease import LOCKS, Lease, LeaseLostError
+from expunge.engine.lease import LOCKS, Lease, LeaseLostError, write_keys
 from expunge.engine.provenance import JobStart, provenance
 from expunge.engine.record import DIGESTS, RECORD, Record, proof, read_record, write_record
 
@@ -300,7 +299,7 @@ class Store:
         note = reads_file(self.root, job.key)
         try:
             lease.acquire()
-            note.write_text(json.dumps([parent.key for parent in job.parents.values()]))
+            write_keys(note, (parent.key for parent in job.parents.values()))
         except Timeout:
             raise JobError(f"{job.name}: another process has held this job for a day") from None
         except OSError as error:
