@@ -30,9 +30,16 @@ def start(micro: list[str], folder: Path, *more: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # a shell that starts this in the background has SIGINT ignored, and a child inherits that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=_usual_signals,
     )
+
+
+def _usual_signals() -> None:
+    """Undo what a child inherits: a shell ignores SIGINT for programs in the background, and `nohup` ignores SIGHUP."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def until(true: Callable[[], object], seconds: float = 60.0) -> None:
