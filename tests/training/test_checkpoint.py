@@ -78,7 +78,13 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("plain", "reference and dropout") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_a_broken_run_ends_with_the_same_bits(make_model, rows, tmp_path: Path, name: str) -> None:
     case = CASES[name]
     whole, log = run(make_model, rows, None, **case)

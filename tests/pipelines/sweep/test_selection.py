@@ -26,7 +26,7 @@ def rows(name: str, *questions: str) -> ExampleSet:
 
 def setting(**sets: ExampleSet) -> TaskContext:
     panel = tuple(Metric(f"m_{name}", "probability", rows=name, reads={"tokens": ("answer",)}) for name in sets)
-    all_sets = {**sets, "retain": rows("retain", "x", "y")}
+    all_sets = {**sets, "retain": rows("retain", "x", "y"), "full": rows("full", "z")}
     result = Benchmark("b", "s", all_sets, panel, full_sets=("full",), retain_sets=("retain",), forget_set="forget")
     return TaskContext(result, ModelConfig(preset="llama-64k"), Template())
 
