@@ -17,8 +17,8 @@ from typing import Any
 
 import expunge
 from expunge.cli.arguments import build_parser
-from expunge.cli.commands.help import all_keys
 from expunge.cli.main import main
+from expunge.cli.setting_keys import all_keys
 
 LISTS = {
     "methods": "Losses, gradient transforms and weight edits. `expunge list methods NAME` prints one page.",

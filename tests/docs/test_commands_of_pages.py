@@ -10,9 +10,10 @@ import pytest
 import yaml
 from page_commands import PAGES, ROOT, START, commands, yaml_texts
 
-from expunge.cli.commands.help import _choice_pages, all_keys
+from expunge.cli.commands.help import _choice_pages
 from expunge.cli.config_files import options
 from expunge.cli.main import _parsed
+from expunge.cli.setting_keys import all_keys
 from expunge.core.errors import UserError
 from expunge.core.renamed import rename_flags, rename_key, rename_tree
 

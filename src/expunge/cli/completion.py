@@ -22,8 +22,8 @@ def completion_script(shell: str, parser: argparse.ArgumentParser, lists: Sequen
 def _words_of(parser: argparse.ArgumentParser, lists: Sequence[str]) -> Mapping[str, list[str]]:
     """Return the words that may follow each command; "" has the commands themselves."""
     from expunge.cli.catalogue import names_of
-    from expunge.cli.commands.help import all_keys
     from expunge.cli.config_files import options
+    from expunge.cli.setting_keys import all_keys
 
     named = {group: [f"{group}={name}" for name in options(group)] for group in GROUPS}
     keys = [key for key in all_keys() if "[" not in key]

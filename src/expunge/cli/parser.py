@@ -79,8 +79,8 @@ class Parser(argparse.ArgumentParser):
         """Return a hint if an unknown option is the key of a setting, and the command takes settings."""
         if not any(action.metavar == "key=value" for action in self._actions):
             return ""
-        from expunge.cli.commands.help import all_keys  # only this error needs the list of all keys
-        from expunge.cli.schema import GROUPS
+        from expunge.cli.schema import GROUPS  # only this error needs the list of all keys
+        from expunge.cli.setting_keys import all_keys
 
         keys = (*all_keys(), *GROUPS["run"], *GROUPS["train"])
         key = option.removeprefix("--").partition("=")[0]

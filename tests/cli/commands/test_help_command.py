@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from expunge.cli.commands.help import all_keys
 from expunge.cli.compose import options, study_tree
 from expunge.cli.config_files import method_settings
 from expunge.cli.field_docs import config_classes, shipped_methods
+from expunge.cli.setting_keys import all_keys
 from expunge.methods import registry
 
 Run = Callable[..., tuple[int, str, str]]

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from expunge.cli.field_docs import class_doc, config_classes
+from expunge.cli.field_docs import config_classes
 from expunge.cli.lists import entry_lines, wrapped
-from expunge.cli.schema import GROUPS, HIDDEN, NESTED, hint_of, item_hint, members, root_of
+from expunge.cli.schema import GROUPS, hint_of
+from expunge.cli.setting_keys import KeyInfo, all_keys, value_text
 from expunge.core.decode import leaves
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.fingerprints import canonical
 from expunge.core.terminal import complain, say
 
-COMMANDS = {"run": "expunge run, plan", "train": "expunge train, unlearn, eval"}
 # Groups of keys whose fields depend on a choice: folders of their classes, and the list of the choices.
 CHOSEN: Mapping[str, tuple[tuple[str, ...], str]] = {
     "data.args": (("benchmarks", "data/procedural"), "benchmarks"),
@@ -50,18 +45,6 @@ WORDS = {  # words that name a file of settings
 }
 FREE = ("Mapping", "Any")  # types of a group whose keys this package does not name
 PASSED_ON = ("model.model_args", "model.tokenizer_args")  # they accept settings of transformers, too
-
-
-@dataclass(frozen=True)
-class KeyInfo:
-    """One key: its type and default as source text, its documentation, and the commands that read it."""
-
-    key: str
-    annotation: str
-    default: str
-    doc: str
-    commands: tuple[str, ...]
-    defined: str
 
 
 def show_key(name: str | None) -> int:
@@ -170,67 +153,6 @@ def _first_sentence(text: str) -> str:
     return head + (stop.strip() if stop else "")
 
 
-@functools.cache
-def all_keys() -> Mapping[str, list[KeyInfo]]:
-    """Return every key of a study and of a single job."""
-    out: dict[str, list[KeyInfo]] = {}
-    for mode, commands in COMMANDS.items():
-        for info in _walk(root_of(mode), "", mode, commands):
-            same = next((i for i, old in enumerate(out.get(info.key, [])) if old.defined == info.defined), None)
-            if same is None:
-                out.setdefault(info.key, []).append(info)
-            else:
-                old = out[info.key][same]
-                out[info.key][same] = dataclasses.replace(old, commands=(*old.commands, *info.commands))
-    return out
-
-
-def _walk(cls: type[Any], prefix: str, mode: str, commands: str) -> Iterator[KeyInfo]:
-    for field in dataclasses.fields(cls):
-        name = {"from_models": "from"}.get(field.name, field.name)
-        key = f"{prefix}{name}"
-        if key in HIDDEN:
-            continue
-        yield _info(cls, field, key, commands)
-        hint = NESTED[key] if key in NESTED and (mode == "run") == (key == "unlearn") else _field_hint(cls, field.name)
-        hint = NESTED.get(key, hint) if key == "trainer.args" else hint
-        for member in members(hint):
-            if dataclasses.is_dataclass(member):
-                yield from _walk(member, f"{key}.", mode, commands)  # type: ignore[arg-type]  # a class
-        for member in members(item_hint(hint)) if item_hint(hint) is not None else ():
-            if dataclasses.is_dataclass(member):
-                yield from _walk(member, f"{key}[].", mode, commands)  # type: ignore[arg-type]  # a class
-    if prefix == "model.":
-        yield from _walk(NESTED["model.template_args"], "model.template_args.", mode, commands)
-
-
-def _field_hint(cls: type[Any], name: str) -> Any:
-    from typing import get_type_hints
-
-    return get_type_hints(cls)[name]
-
-
-def _info(cls: type[Any], field: dataclasses.Field[Any], key: str, commands: str) -> KeyInfo:
-    annotation, doc, defined = str(field.type), "", cls.__name__
-    for base in cls.__mro__:
-        doc_record = class_doc(base) if dataclasses.is_dataclass(base) else None
-        if doc_record is not None and field.name in doc_record.fields:
-            annotation, doc = doc_record.fields[field.name].annotation, doc_record.fields[field.name].doc
-            defined = f"{doc_record.name} in {doc_record.path}"
-            break
-    default = ""
-    if field.default is not dataclasses.MISSING:
-        default = _plain(canonical(field.default))
-    elif field.default_factory is not dataclasses.MISSING:
-        value = canonical(field.default_factory())
-        default = _plain(value) if not isinstance(value, dict) or not value else "a group of keys"
-    return KeyInfo(key, annotation, default, doc, (commands,), defined)
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) and value.strip() == value != "" else json.dumps(value, ensure_ascii=False)
-
-
 def _choice_pages(key: str) -> list[KeyInfo]:
     """Return the pages of a key that depends on the benchmark or the method, one for each class that has it."""
     group, _, name = key.rpartition(".")
@@ -271,7 +193,7 @@ def show_difference(mode: str, overrides: Sequence[str], profile: str) -> int:
     now, then = dict(leaves(tree(own))), dict(leaves(tree([*own, f"profile={name}"])))
     for key in then:
         if now.get(key) != then[key]:
-            say(f"{key}: {_plain(now.get(key))} -> {_plain(then[key])}")
+            say(f"{key}: {value_text(now.get(key))} -> {value_text(then[key])}")
     return 0
 
 
