@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -11,6 +12,15 @@ from typing import Any
 def finite(value: float) -> float | None:
     """Return the number, or None for NaN and infinities."""
     return value if math.isfinite(value) else None
+
+
+def nulled(value: Any) -> Any:
+    """Convert mappings, lists and tuples of numbers to dicts and lists, with null for NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {key: nulled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [nulled(item) for item in value]
+    return finite(value) if isinstance(value, float) else value
 
 
 def plain(value: Any) -> Any:

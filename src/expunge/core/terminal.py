@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Mapping
 from typing import Any, TextIO
 
+from expunge.core.numbers import nulled
 from expunge.core.on_use import transformers
 
 AGAIN_S = 0.05  # seconds until a lost Ctrl-C is repeated
@@ -36,17 +35,7 @@ def say(text: object = "", *, file: TextIO | None = None, flush: bool = False) -
 
 def say_json(value: Any, *, indent: int | None = None) -> None:
     """Print a value as JSON for programs. NaN and infinities become null, because JSON has no word for them."""
-    say(json.dumps(_finite(value), indent=indent, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return value if value is None or isinstance(value, str | int) else str(value)
+    say(json.dumps(nulled(value), indent=indent, allow_nan=False, default=str))
 
 
 def complain(text: object) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from expunge.core.errors import JobError
 from expunge.core.files import READ, sweep_parts, whole_folder, write_json, write_sealed, write_text
 from expunge.core.fingerprints import canonical
+from expunge.core.numbers import nulled
 from expunge.data.encoder import Encoder
 from expunge.engine.job import Job, in_order
 from expunge.engine.retention import GarbagePlan, remove
@@ -331,9 +332,9 @@ def _write(
         "lines": [dataclasses.asdict(x) for x in lines],
         "trials": trials,
     }
-    write_json(out / f"{REPORT}.json", _plain({**summary, "report": dataclasses.asdict(report)}))
+    write_json(out / f"{REPORT}.json", nulled({**summary, "report": dataclasses.asdict(report)}))
     _tidy(erasing, winner, results, attacks, store)
-    write_sealed(erasing.work / RESULT, _plain({**summary, "notes": report.notes}), READ)
+    write_sealed(erasing.work / RESULT, nulled({**summary, "notes": report.notes}), READ)
     return EraseOutcome(out, verdict, tuple(lines), trials, report.notes, code, is_written)
 
 
@@ -390,15 +391,6 @@ def _read(out: Path, done: Path) -> EraseOutcome:
         out, verdict, lines, tuple(summary["trials"]), tuple(summary["notes"]), int(summary["exit_code"]),
         bool(summary["written"]),
     )  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """Return a value for JSON, with null for a missing number."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def dry_run(erasing: EraseRun, tell: Callable[[str], None]) -> None:
