@@ -195,7 +195,7 @@ def json_lines(values: Iterable[Any]) -> str:
     return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
-def write_sealed(path: Path, value: Mapping[str, Any], allowed: int | None = None) -> None:
+def write_sealed(path: Path, value: Mapping[str, Any], allowed: int = READ) -> None:
     """Replace `path` by JSON whose last entry is the checksum of the text before it. `value` has at least one key.
 
     allowed: the permissions that the file may have, as in `write_parts`.

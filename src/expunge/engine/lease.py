@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from expunge.core.errors import JobError
-from expunge.core.files import read_sealed, write_sealed
+from expunge.core.files import READ_WRITE, read_sealed, write_sealed
 from expunge.core.terminal import complain
 
 LOCKS = ".locks"  # the folder of leases and claims in a store
@@ -263,7 +263,7 @@ def claimed(root: Path, keys: Iterable[str]) -> Iterator[None]:
 
 def write_keys(note: Path, keys: Iterable[str]) -> None:
     """Write the list of the results that a running process uses."""
-    write_sealed(note, {_KEYS: sorted(keys)})
+    write_sealed(note, {_KEYS: sorted(keys)}, READ_WRITE)
 
 
 def read_now(root: Path) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import JobError
-from expunge.core.files import READ, read_sealed, write_sealed
+from expunge.core.files import read_sealed, write_sealed
 from expunge.core.fingerprints import fingerprint
 
 RECORD = "job.json"
@@ -50,7 +50,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """
     for leftover in path.parent.glob(LEFTOVER):
         leftover.unlink(missing_ok=True)
-    write_sealed(path, record, READ)
+    write_sealed(path, record)
 
 
 def _own_key(record: Mapping[str, Any]) -> str | None:

@@ -64,7 +64,7 @@ def write_manifest(folder: Path) -> None:
     for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         stat = file.stat()
         files[file.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns, file_sha256(file)]
-    write_sealed(folder / MANIFEST, {"files": files})
+    write_sealed(folder / MANIFEST, {"files": files}, READ_WRITE)
 
 
 def changed_files(folder: Path) -> list[str]:

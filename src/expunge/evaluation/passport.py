@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.core.files import READ, read_sealed, write_sealed
+from expunge.core.files import read_sealed, write_sealed
 from expunge.engine.store import PASSPORTS
 from expunge.evaluation.observation import FAILURES, capabilities
 from expunge.models.capabilities import (
@@ -71,7 +71,7 @@ def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, sto
         passport.require()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_sealed(file, passport.to_dict(), READ)
+            write_sealed(file, passport.to_dict())
     can = passport.capabilities
     if can is not None:
         one_row = not args.batched and can.generation != "uncached"

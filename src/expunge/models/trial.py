@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import READ, read_sealed, write_sealed
+from expunge.core.files import read_sealed, write_sealed
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
 from expunge.core.names import PartName, find_name
@@ -81,7 +81,7 @@ def _note(store: Path, marks: Sequence[str], parts: Mapping[str, Any] | None) ->
     with contextlib.suppress(OSError):  # a store that cannot be written is left as it is
         (store / LOADED).mkdir(parents=True, exist_ok=True)
         for i, mark in enumerate(marks):
-            write_sealed(store / LOADED / mark, {"parts": None if i else parts}, READ)
+            write_sealed(store / LOADED / mark, {"parts": None if i else parts})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.files import READ, read_sealed, write_sealed
+from expunge.core.files import read_sealed, write_sealed
 
 WORK = ".expunge"
 MARK, LOCK = "request.json", "lock"
@@ -82,7 +82,7 @@ def claimed_folder(out: Path, mark: str, settings: Mapping[str, Any], *, noun: s
         raise ConfigError(f"--out: another process writes an {noun} to {out}") from None
     try:
         if not (work / MARK).exists():
-            write_sealed(work / MARK, {"request": mark, "settings": settings}, READ)
+            write_sealed(work / MARK, {"request": mark, "settings": settings})
         elif _stored_mark(out) != mark:
             raise ConfigError(f"--out: another process has written another {noun} to {out}; name a new folder")
         yield work

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import JobError
-from expunge.core.files import READ, sweep_parts, whole_folder, write_json, write_sealed, write_text
+from expunge.core.files import sweep_parts, whole_folder, write_json, write_sealed, write_text
 from expunge.core.fingerprints import canonical
 from expunge.core.numbers import nulled
 from expunge.data.encoder import Encoder
@@ -156,7 +156,7 @@ def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOu
     settings = canonical(shown_settings(erasing.request))
     with claimed_folder(out, erasing.mark, settings, noun="erasure"):
         if not (erasing.work / PREFLIGHT).is_file():
-            write_sealed(erasing.work / PREFLIGHT, erasing.preflight.to_dict(), READ)
+            write_sealed(erasing.work / PREFLIGHT, erasing.preflight.to_dict())
         done = erasing.work / RESULT
         outcome = _read(out, done) if done.is_file() and _is_complete(out) else None
         if outcome is None or (erasing.request.write_anyway and not outcome.written):
@@ -272,7 +272,7 @@ def _control(erasing: EraseRun, store: Store, show: Show, budget: Budget) -> tup
     if place.is_file() or (needed > CONTROL_SHARE * budget.limit_s and not store.there(control)):
         why = f"No control was trained: it takes about {needed:.0f} s, more than {CONTROL_SHARE:.0%} of the budget."
         if not place.is_file():
-            write_sealed(place, {"reason": why}, READ)
+            write_sealed(place, {"reason": why})
         why = str(read_state(place)["reason"])
         return dataclasses.replace(erasing, control=None, notes=(*erasing.notes, why)), None
     run_job("a model that never saw the rows", job, store, show)
@@ -334,7 +334,7 @@ def _write(
     }
     write_json(out / f"{REPORT}.json", nulled({**summary, "report": dataclasses.asdict(report)}))
     _tidy(erasing, winner, results, attacks, store)
-    write_sealed(erasing.work / RESULT, nulled({**summary, "notes": report.notes}), READ)
+    write_sealed(erasing.work / RESULT, nulled({**summary, "notes": report.notes}))
     return EraseOutcome(out, verdict, tuple(lines), trials, report.notes, code, is_written)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import JobError
-from expunge.core.files import READ, write_sealed
+from expunge.core.files import write_sealed
 from expunge.engine.job import Job
 from expunge.engine.record import RECORD, read_record
 from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
@@ -116,7 +116,7 @@ def plan_search(erasing: EraseRun, goal: SearchGoal, store: Store, show: Show, b
     first_s, step_s = _timed(erasing, first, goal, store, show, TIMED_SHARE * budget.limit_s)
     look_s = look_share(erasing) * step_s
     steps = sized(wanted_steps(erasing), first_s, step_s, SEARCH_SHARE * budget.left_s, look_s)
-    write_sealed(place, {"first_s": round(first_s, 3), "step_s": round(step_s, 3), "steps": steps}, READ)
+    write_sealed(place, {"first_s": round(first_s, 3), "step_s": round(step_s, 3), "steps": steps})
     return steps
 
 
@@ -197,7 +197,7 @@ def search(
             results.append(with_ability(erasing, result, store, show))
         if results[-1].reason in (NOT_RUN, STOPPED):
             break
-    write_sealed(place, {"failures": {t.trial.label: t.reason for t in results if t.step is None}}, READ)
+    write_sealed(place, {"failures": {t.trial.label: t.reason for t in results if t.step is None}})
     return results
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.files import READ, read_sealed, write_sealed
+from expunge.core.files import read_sealed, write_sealed
 from expunge.core.fingerprints import fingerprint
 from expunge.engine.lease import process_start
 from expunge.engine.run import JobEvent
@@ -117,7 +117,7 @@ class NoteWriter:
             "models": [list(model) for model in self._models],
         }
         with contextlib.suppress(OSError):
-            write_sealed(self._store.root / RUNS / f"{folder.name}-{fingerprint(str(folder))[:8]}.json", note, READ)
+            write_sealed(self._store.root / RUNS / f"{folder.name}-{fingerprint(str(folder))[:8]}.json", note)
         self._written = time.monotonic()
 
 
