@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from expunge.cli.compose import SOURCE
 from expunge.cli.config_files import options
 from expunge.cli.parser import command_line
-from expunge.core.errors import ConfigError
-from expunge.core.yaml_text import read_yaml
 
 SAME_DATA = ("benchmark", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain", "holdout")
-SOURCE = "model.model_args.pretrained_model_name_or_path"
 ANY = "expunge ui"
 """The command after a job for which nothing nearer is known: it shows all results."""
 
@@ -58,19 +56,25 @@ def _common_words(words: Sequence[str], mode: str, groups: Sequence[str], more: 
 def _others(folder: Path) -> Iterator[Path]:
     """Yield the folders next to this one whose models were measured on the same data with the same settings."""
     mine = _evaluation(folder)
+    if mine is None:
+        return
     places = {folder.parent, *(folder.parent.parent / mode for mode in ("eval", "unlearn"))}
     folders = {config.parent for place in places for config in place.glob("*/config.yaml")} - {folder}
     for other in sorted(folders, key=lambda one: (-one.stat().st_mtime, one)):
-        if mine is not None and _evaluation(other) == mine:
+        if _evaluation(other) == mine:
             yield other
 
 
-def _evaluation(folder: Path) -> Mapping[str, Any] | None:
-    """Return the settings of a folder's evaluation, or None if it has none."""
+def _evaluation(folder: Path) -> list[str] | None:
+    """Return the settings of a folder's evaluation as texts, or None if it has none.
+
+    A job writes all settings in the same order. To parse hundreds of files would take longer than a cached evaluation.
+    """
     if not any(folder.glob("*_EVAL.json")) and not any(folder.glob("evals/*_EVAL.json")):
         return None
     try:
-        tree = read_yaml(folder / "config.yaml", "")
-    except ConfigError:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return None
-    return {key: tree.get(key) for key in (*SAME_DATA, "data", "eval")}
+    settings = re.split(r"^(?=\w)", text, flags=re.MULTILINE)
+    return [one for one in settings if one.partition(":")[0] in (*SAME_DATA, "data", "eval")]
