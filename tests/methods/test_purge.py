@@ -46,12 +46,18 @@ def test_the_loss_and_its_gradient_by_hand(side) -> None:
     assert logps[1].grad.tolist() == pytest.approx([A / 2], rel=1e-14)
 
 
-def test_loss_and_gradient_equal_those_of_trl(side) -> None:
-    measured = cases("grpo")["loss"]
+@pytest.mark.parametrize("case", ["loss", "kl"])
+def test_loss_and_gradient_equal_those_of_trl(side, case: str) -> None:
+    """kl: with the settings of PURGE's authors."""
+    measured = cases("grpo")[case]
     inputs, outputs = measured["inputs"], measured["outputs"]
     lengths = [int(sum(mask)) for mask in inputs["mask"]]
     rows = [tensor(*logps[:n]).requires_grad_() for logps, n in zip(inputs["logps"], lengths, strict=True)]
-    loss = policy_loss(side(rows), tensor(*inputs["advantages"]))
+    settings = {}
+    if case == "kl":
+        before = [tensor(*logps[:n]) for logps, n in zip(inputs["reference"], lengths, strict=True)]
+        settings = {"beta": inputs["beta"], "reference": side(before), "loss_type": inputs["loss_type"]}
+    loss = policy_loss(side(rows), tensor(*inputs["advantages"]), **settings)
     loss.backward()
     assert loss.item() == pytest.approx(outputs["loss"], rel=1e-12)
     for row, gradient, n in zip(rows, outputs["gradient"], lengths, strict=True):
@@ -100,22 +106,6 @@ def test_the_kl_term_and_its_gradient_by_hand(side) -> None:
     loss.backward()
     assert loss.item() == pytest.approx(0.5 * (math.e - 2) / 2, rel=1e-14)
     assert logps[0].grad.tolist() == pytest.approx([0.5 * (1 - math.e) / 4, 0.0], rel=1e-14)
-
-
-def test_the_authors_settings_equal_trl_with_kl(side) -> None:
-    measured = cases("grpo")["kl"]
-    inputs, outputs = measured["inputs"], measured["outputs"]
-    lengths = [int(sum(mask)) for mask in inputs["mask"]]
-    rows = [tensor(*logps[:n]).requires_grad_() for logps, n in zip(inputs["logps"], lengths, strict=True)]
-    before = side([tensor(*logps[:n]) for logps, n in zip(inputs["reference"], lengths, strict=True)])
-    loss = policy_loss(
-        side(rows), tensor(*inputs["advantages"]), beta=inputs["beta"], reference=before, loss_type=inputs["loss_type"]
-    )
-    loss.backward()
-    assert loss.item() == pytest.approx(outputs["loss"], rel=1e-12)
-    for row, gradient, n in zip(rows, outputs["gradient"], lengths, strict=True):
-        assert row.grad is not None
-        assert row.grad.tolist() == pytest.approx(gradient[:n], rel=1e-12)
 
 
 def test_the_reward_equals_the_authors() -> None:

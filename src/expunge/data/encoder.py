@@ -351,14 +351,14 @@ class Encoder:
 
         name: a name of the pairs, for errors and for the digest of a job.
         """
-        encoded = [self.encode(*pair, where=f"{name} {i}") for i, pair in enumerate(pairs)]
-        self.note_pairs(name, pairs, encoded)
-        return encoded
+        encoded = [(pair, self.encode(*pair, where=f"{name} {i}")) for i, pair in enumerate(pairs)]
+        self.note_pairs(name, encoded)
+        return [one for _, one in encoded]
 
-    def note_pairs(self, name: str, pairs: Sequence[tuple[str, str]], encoded: Sequence[Encoded]) -> None:
+    def note_pairs(self, name: str, encoded: Sequence[tuple[tuple[str, str], Encoded]]) -> None:
         """Note the ids of pairs that `encode` has encoded, if a job runs. name: as in `pairs`."""
-        rows = ExampleSet(name, tuple(Example(i, pair[0], {ANSWER: pair[1]}) for i, pair in enumerate(pairs)))
-        self._note(rows, ((row, ANSWER, one.ids, one.n_prompt) for row, one in zip(rows, encoded, strict=True)))
+        rows = ExampleSet(name, tuple(Example(i, pair[0], {ANSWER: pair[1]}) for i, (pair, _) in enumerate(encoded)))
+        self._note(rows, ((row, ANSWER, one.ids, one.n_prompt) for row, (_, one) in zip(rows, encoded, strict=True)))
 
     def _cut(self, prompt: list[int], tail: list[int], where: str) -> Encoded:
         ids = prompt + tail

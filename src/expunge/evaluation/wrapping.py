@@ -113,5 +113,5 @@ def wrapped_by(
         refusals=refusals,
     )
     state = rule.prepare(inputs)
-    encoder.note_pairs(f"texts of {type(rule).__name__}", [pair for pair, _ in own], [encoded for _, encoded in own])
+    encoder.note_pairs(f"texts of {type(rule).__name__}", own)
     return WrappedModel(model, rule, state, helpers).eval()

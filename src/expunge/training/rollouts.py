@@ -90,8 +90,18 @@ class RolloutSampler:
             rows.append(Encoded((*prompt.ids, *new.ids), len(prompt.ids)))
             text = generated_text(new, self._encoder, how)
             side = "forget" if prompt.row_id < self._n_forget else "retain"
-            of_row = (example.question, example.answer, text, len(new.ids), new.stopped, example.trace, side)
-            texts.append(Rollout(*of_row, self._plan.forbidden))
+            texts.append(
+                Rollout(
+                    example.question,
+                    example.answer,
+                    text,
+                    len(new.ids),
+                    new.stopped,
+                    trace=example.trace,
+                    side=side,
+                    forbidden=self._plan.forbidden,
+                )
+            )
         return RolloutBatch(tuple(rows), tuple(texts), self._rewards(texts))
 
     def _rewards(self, texts: Sequence[Rollout]) -> tuple[float, ...]:
