@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import textwrap
@@ -24,6 +25,18 @@ MICRO = (
     "unlearn.num_train_epochs=2",
     "eval.generation.max_new_tokens=6",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> None:
+    """Keep the objects of imports out of garbage collections: each training of transformers asks for one (.3 s)."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the end of the process find all objects again: duckdb names those that are left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import sys
+
+from expunge.core.garbage import collect_rarely, keep_until_exit
 
 INTERRUPTED = 130
 
 
 def run() -> int:
     """Run the command line, and return its exit code. Ctrl-C while it is imported ends it without a traceback."""
+    collect_rarely()
     try:
         from expunge.core.terminal import keep_interrupts, warn_once
 
@@ -19,10 +21,10 @@ def run() -> int:
     except KeyboardInterrupt:
         print("expunge: interrupted", file=sys.stderr)
         return INTERRUPTED
-    code = main()
-    if code == INTERRUPTED:
-        gc.freeze()  # the process ends at once: it does not search the objects of torch and transformers for 1.3 CPU s
-    return code
+    try:
+        return main()
+    finally:
+        keep_until_exit()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import multiprocessing
 import os
 import queue
@@ -21,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from expunge.core.errors import JobError
+from expunge.core.garbage import collect_rarely, keep_until_exit
 from expunge.core.terminal import keep_interrupts, quiet, warn_once
 from expunge.engine.job import Job, in_order
 from expunge.engine.job_file import JobFile
@@ -270,12 +270,6 @@ def _end_alone() -> None:
         os._exit(1)
 
 
-def _end_at_once() -> None:
-    """After Ctrl-C, do not search the objects of torch and transformers at the end of the process (1.3 CPU s)."""
-    if _Worker.ends:
-        gc.freeze()
-
-
 def _follow_parent() -> None:
     """Interrupt the worker when the parent process is gone. A killed parent cannot stop its workers."""
     parent = multiprocessing.parent_process()
@@ -285,6 +279,7 @@ def _follow_parent() -> None:
 
 
 def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, reports: Any) -> None:
+    collect_rarely()
     import torch
 
     slot = slots.get()
@@ -296,7 +291,7 @@ def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, repor
     quiet()
     keep_interrupts()
     warn_once()
-    atexit.register(_end_at_once)
+    atexit.register(keep_until_exit)
     _Worker.jobs, _Worker.reports = JobFile.of_text(jobs), reports
     _Worker.jobs.prepare()
     _Worker.store = Store(Path(root))
