@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -80,6 +81,21 @@ def test_a_fixed_rate_is_tried_once_for_each_method() -> None:
         assert proposal.rate == 3e-4
         outcomes.append(outcome(proposal.rate, 0.5, 1.0, method=proposal.method))
     assert [o.method for o in outcomes] == list(METHODS)
+
+
+def test_both_sides_of_a_rate_that_forgot_enough_are_tried() -> None:
+    early, lower = outcome(3e-4, 0.04, 0.92), outcome(1e-4, 0.09, 0.88)
+    late = dataclasses.replace(early, late=True)
+    assert propose(ONE, 3e-4, [early]) == Proposal("NPO", 1e-4)
+    assert propose(ONE, 3e-4, [early, lower]) == Proposal("NPO", 6e-4)  # a smaller rate kept less
+    assert propose(ONE, 3e-4, [late]) == Proposal("NPO", 6e-4)  # utility was still returning
+    higher = outcome(6e-4, 0.05, 0.96)
+    assert propose(ONE, 3e-4, [late, higher]) == Proposal("NPO", 1.2e-3)
+    assert propose(ONE, 3e-4, [late, outcome(6e-4, 0.05, 0.90)]) == Proposal("NPO", 1e-4)
+    both = [late, lower, outcome(6e-4, 0.05, 0.90)]
+    assert propose(ONE, 3e-4, both) == Proposal("NPO", 4.24e-4)
+    near = [outcome(2.5e-4, 0.2, 0.9), late, outcome(4e-4, 0.05, 0.90)]
+    assert propose(ONE, 3e-4, near) is None  # both are too near
 
 
 def test_a_smaller_rate_whose_utility_does_not_return_is_not_tried_twice() -> None:

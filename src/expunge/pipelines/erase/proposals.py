@@ -1,6 +1,7 @@
 """The next trial of an erasure's search, from the results of the earlier ones. Plain arithmetic, without models.
 
-The learning rate of each method is searched by bisection (`sweep.bisection`).
+The learning rate of each method is searched by bisection (`sweep.bisection`) until a model has forgotten enough, and
+then on both sides of the best rate.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expunge.pipelines.sweep.bisection import Strength, next_rate, rounded
+from expunge.pipelines.sweep.bisection import STEP, Strength, between, next_rate, rounded
 
 # A large retain weight helps: utility falls in the first steps of any method, and returns while the rows stay
 # forgotten.
@@ -22,6 +23,8 @@ BETA_TOKENS = 2.5  # beta of NPO times the tokens of an answer; at 1 it goes on 
 METHODS: Mapping[str, float] = {"NPO": 1.0, "SimNPO": 4.0, "GradDiff": 0.5}
 MOST_OF_METHOD = 4  # trials of one of several methods
 MOST_ALONE = 6  # trials of the only method
+LARGER = 2.0  # factor to the first rate above that of the best model; utility falls faster there than below
+LATE = 0.8  # share of a trial's steps from which its best model counts as one whose utility still returns
 GOOD = 0.98  # share of utility of a model that has forgotten enough; no other rate is tried then
 
 
@@ -30,7 +33,8 @@ class Outcome:
     """The result of a trial as shares of the model at the start.
 
     left: the knowledge of the rows in its best model. kept: the utility of that model; NaN if no model keeps the floor.
-    last_kept: the utility at the end. enough: whether the best model has forgotten enough.
+    last_kept: the utility at the end. enough: whether the best model has forgotten enough. late: whether the best model
+    is one of the last of its trial.
     """
 
     method: str
@@ -40,6 +44,7 @@ class Outcome:
     last_kept: float
     enough: bool
     floor: float
+    late: bool = False
 
     @property
     def strength(self) -> Strength:
@@ -103,9 +108,28 @@ def propose(
         own = [outcome for outcome in outcomes if outcome.method == method]
         if not own:
             return Proposal(method, rounded(first_rate if fixed else base * factor))
-        rate = None if fixed or len(own) >= most else next_rate(own)
+        rate = None if fixed or len(own) >= most else _next_rate(own)
         if rate is not None:
             return Proposal(method, rate)
         if i == 0:
             base = min(own, key=lambda outcome: outcome.rank).rate / factor
     return None
+
+
+def _next_rate(own: Sequence[Outcome]) -> float | None:
+    """Return the next learning rate of a method; None if no other is worth a trial.
+
+    One of the two rates next to that of the best model may keep more utility. A side without a trial comes first. If
+    there are two, the larger rate comes first where utility was still returning at the end of the best trial.
+    """
+    enough = [outcome for outcome in own if outcome.enough]
+    if not enough:
+        return next_rate(own)
+    best = min(enough, key=lambda outcome: outcome.rank)
+    lower = max((outcome.rate for outcome in own if outcome.rate < best.rate), default=None)
+    upper = min((outcome.rate for outcome in own if outcome.rate > best.rate), default=None)
+    below = rounded(best.rate / STEP) if lower is None else between(lower, best.rate)
+    above = rounded(best.rate * LARGER) if upper is None else between(best.rate, upper)
+    sides = [(above, upper), (below, lower)] if best.late else [(below, lower), (above, upper)]
+    sides.sort(key=lambda side: side[1] is not None)
+    return next((rate for rate, _ in sides if rate is not None), None)

@@ -13,7 +13,7 @@ from expunge.data.examples import ANSWER
 from expunge.engine.job import Job
 from expunge.methods.objective import objective
 from expunge.models.trial import check_part_names
-from expunge.pipelines.erase.proposals import METHODS, Outcome, method_settings, propose
+from expunge.pipelines.erase.proposals import LATE, METHODS, Outcome, method_settings, propose
 from expunge.pipelines.erase.request import AUTO, LEFT, UTILITY, EraseRun
 from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.study_jobs.estimate import parameters
@@ -157,7 +157,8 @@ def outcome_of(erasing: EraseRun, result: TrialResult, goal: SearchGoal) -> Outc
     is_enough = result.passes and result.able and goal.distance(known) <= goal.enough
     last = result.last_utility / result.start_utility
     trial = result.trial
-    return Outcome(trial.method, trial.learning_rate, left, retention, last, is_enough, erasing.request.floor)
+    late = result.step is not None and result.step >= LATE * trial.steps
+    return Outcome(trial.method, trial.learning_rate, left, retention, last, is_enough, erasing.request.floor, late)
 
 
 def number_or(value: float | None, other: float) -> float:

@@ -66,17 +66,17 @@ def next_rate(own: Sequence[RateOutcome]) -> float | None:
     if enough:  # a smaller rate may keep more utility
         most = min(outcome.rate for outcome in enough)
         least = max((outcome.rate for outcome in own if outcome.rate < most), default=most / STEP**2)
-        return _between(least, most)
+        return between(least, most)
     if not strong:
         best = max(weak, key=lambda outcome: outcome.rate)
         return rounded(best.rate * (FAR_STEP if best.left > FAR else STEP))
     if not weak:
         worst = min(strong, key=lambda outcome: outcome.rate)
         return rounded(worst.rate / STEP)
-    return _between(max(outcome.rate for outcome in weak), min(outcome.rate for outcome in strong))
+    return between(max(outcome.rate for outcome in weak), min(outcome.rate for outcome in strong))
 
 
-def _between(low: float, high: float) -> float | None:
+def between(low: float, high: float) -> float | None:
     """Return the geometric mean of two rates; None if they are too near or in the wrong order."""
     return rounded(math.sqrt(low * high)) if high > NARROW * low else None
 
