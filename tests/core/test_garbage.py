@@ -30,6 +30,23 @@ keep_until_exit()
 """
 
 
+SKIPS = """
+import gc
+from expunge.core.garbage import collect_rarely, skip_imports
+
+skip_imports()
+print(gc.get_freeze_count() > 0)
+collect_rarely()
+skip_imports()
+print(gc.get_freeze_count() > 0)
+"""
+
+
+def test_the_imports_are_skipped_in_the_process_of_a_command_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", SKIPS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 @pytest.mark.parametrize("duckdb", [False, True])
 def test_the_end_searches_no_objects_unless_a_package_names_those_that_are_left(duckdb: bool) -> None:
     words = [sys.executable, "-c", PROGRAM.format(duckdb=duckdb)]

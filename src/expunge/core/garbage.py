@@ -13,9 +13,23 @@ NEW_OBJECTS = 100_000  # new objects after which the collector searches; the def
 COMPLAINS = frozenset({"_duckdb"})  # prints a line for each of its objects that is there at the end
 
 
+_is_rare = False
+
+
 def collect_rarely() -> None:
     """Search for unused objects after more new ones than by default."""
+    global _is_rare
+    _is_rare = True
     gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
+
+
+def skip_imports() -> None:
+    """After the imports, and before the first model: let later searches skip all present objects.
+
+    Without effect in a process that has not called `collect_rarely`: its objects are of a user.
+    """
+    if _is_rare:
+        gc.freeze()
 
 
 def keep_until_exit() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import read_sealed, write_sealed
 from expunge.core.fingerprints import canonical, fingerprint
+from expunge.core.garbage import skip_imports
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
 from expunge.core.names import PartName, find_name
 from expunge.core.on_use import import_model_base, transformers
@@ -256,6 +257,7 @@ def _import_transformers() -> None:
     """Import the modules of a trial, which loading a model needs afterwards."""
     import_model_base()
     _ = transformers.AutoConfig, transformers.AutoModelForCausalLM, transformers.AutoTokenizer
+    skip_imports()
 
 
 _PARTS: dict[str, Mapping[str, Any]] = {}  # of the configurations tried in this process, by their marks
