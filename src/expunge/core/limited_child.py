@@ -6,6 +6,7 @@ JSON to standard output.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ import sys
 from typing import Any
 
 MEMORY_CODE, FAULT_CODE = 77, 78
+NEW_OBJECTS = 100_000  # as in core.garbage
 
 
 def run(message: dict[str, Any], place: int) -> int:
@@ -35,10 +37,14 @@ def run(message: dict[str, Any], place: int) -> int:
 
 def main() -> int:
     """Run the program of the request. Returns the exit code."""
+    gc.set_threshold(NEW_OBJECTS)
     message = json.loads(sys.stdin.read())
     place = os.dup(1)
     os.dup2(2, 1)  # libraries print to the standard output
-    return run(message, place)
+    try:
+        return run(message, place)
+    finally:
+        gc.freeze()  # the end of the process searches no objects
 
 
 if __name__ == "__main__":
