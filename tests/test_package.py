@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -30,3 +31,22 @@ def test_ctrl_c_during_the_first_imports_is_one_line(
     monkeypatch.setitem(sys.modules, "expunge.cli.main", Interrupted())
     assert run() == 130
     assert capsys.readouterr().err == "expunge: interrupted\n"
+
+
+HANGS = """
+import sys, threading, types
+import expunge.__main__ as program
+
+def main():
+    threading.Thread(target=threading.Event().wait).start()  # waits for ever
+    return 130
+
+program.EXIT_S = 0.2
+sys.modules["expunge.cli.main"] = types.SimpleNamespace(main=main)
+sys.exit(program.run())
+"""
+
+
+def test_an_interrupted_process_ends_though_a_thread_of_it_waits() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
