@@ -1,7 +1,11 @@
-"""Upload models and results to the Hugging Face Hub, each with a card. Texts of data are never uploaded."""
+"""The Hugging Face Hub: whether it can be reached, and uploads of models and results, each with a card.
+
+Texts of data are never uploaded.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,49 @@ from expunge.core.errors import ConfigError, JobError
 
 Kind = Literal["model", "dataset"]
 CARD = "README.md"
+REACH_S = 5.0  # the longest wait for the hub's first answer
+AGAIN_S = 60.0  # the time after which the hub gets a request again
+_answered: tuple[float, bool] | None = None  # the time of the last request, and whether the hub has answered
+
+
+def unreachable_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a hub that cannot be reached or refuses, and of a file that the cache lacks."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, HfHubHTTPError.__mro__[1]  # of the HTTP library, which depends on the version of huggingface_hub
+
+
+@contextmanager
+def cache_if_unreachable() -> Iterator[None]:
+    """Read the local cache alone in this context if the hub does not answer.
+
+    The libraries of the hub would ask five times for each file, which takes minutes.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or _answers():
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _answers() -> bool:
+    """Return whether the hub answers one short request, with any answer."""
+    global _answered
+    if _answered is None or time.monotonic() - _answered[0] > AGAIN_S:
+        from huggingface_hub import constants
+        from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+        try:
+            get_session().head(constants.ENDPOINT, timeout=REACH_S)
+            _answered = time.monotonic(), True
+        except unreachable_errors():
+            _answered = time.monotonic(), False
+    return _answered[1]
 
 
 def check_repository(name: str, option: str = "--push") -> None:

@@ -176,10 +176,13 @@ def _lines(text: str, path: Path) -> Records:
 def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str]:
     import datasets  # takes seconds to import, so only for the hub
 
+    from expunge.core.hub import cache_if_unreachable
+
     where = hub_id + (f":{subset}" if subset else "") + f"[{split}]"
     advice = f"; there is no local folder '{hub_id}' either; to read a local folder, set data.root="
     try:
-        data = datasets.load_dataset(hub_id, subset, split=split)
+        with cache_if_unreachable():
+            data = datasets.load_dataset(hub_id, subset, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(f"{where}: not on the Hugging Face hub: {one_line(error)}{advice}") from error
     except ValueError as error:  # an unknown subset or split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from expunge.core.errors import ConfigError
+from expunge.core.hub import cache_if_unreachable
 from expunge.core.records import SIMILARITY, GeneratedTexts
 from expunge.data.batch import budget_batches
 from expunge.models.config import looks_local
@@ -34,8 +36,10 @@ class Embedder:
         place = os.path.expanduser(source) if local else source
         revision = "main" if local else pinned_revision(source, None) or "main"
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(place, revision=revision)
-            model: Any = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True, revision=revision)
+            with contextlib.nullcontext() if local else cache_if_unreachable():
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(place, revision=revision)
+                how = {"dtype": torch.float32, "use_safetensors": True}
+                model: Any = AutoModel.from_pretrained(place, revision=revision, **how)
         except Exception as error:  # the tokenizers library raises bare Exceptions
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(f"{KEY}: {source} cannot be loaded: {first}") from None

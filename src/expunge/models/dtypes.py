@@ -70,11 +70,14 @@ def stored_dtype(source: str) -> str | None:
     """
     source = weights_source(source)
     if not looks_local(source):
+        from expunge.core.hub import cache_if_unreachable
+
         try:
-            dtype = getattr(transformers.AutoConfig.from_pretrained(source, trust_remote_code=False), "dtype", None)
+            with cache_if_unreachable():
+                config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError):
             return None  # loading the model reports the error
-        name = str(dtype).removeprefix("torch.")
+        name = str(getattr(config, "dtype", None)).removeprefix("torch.")
         return name if name in _NAMES.values() else None
     sizes: Counter[str] = Counter()
     for path in Path(source).expanduser().glob("*.safetensors"):

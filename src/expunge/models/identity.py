@@ -255,6 +255,8 @@ def pinned_revision(source: str, revision: str | None) -> str | None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
+    from expunge.core.hub import cache_if_unreachable, unreachable_errors
+
     try:
         name = repo_folder_name(repo_id=source, repo_type="model")
     except HFValidationError:
@@ -264,7 +266,7 @@ def pinned_revision(source: str, revision: str | None) -> str | None:
         commit = (refs / named).read_text(encoding="utf-8").strip()
         if _COMMIT.fullmatch(commit):
             return commit
-    with contextlib.suppress(HFValidationError, *_unreachable()):
+    with contextlib.suppress(HFValidationError, *unreachable_errors()), cache_if_unreachable():
         return HfApi().model_info(source, revision=named, timeout=10).sha
     return revision
 
@@ -286,8 +288,10 @@ def _snapshot(source: str, commit: str | None, patterns: list[str], has_all: Cal
     """Return the folder of a commit with these files, from the local cache, else downloaded; None if it lacks some."""
     from huggingface_hub import snapshot_download
 
+    from expunge.core.hub import cache_if_unreachable, unreachable_errors
+
     for local in (True, False):
-        with contextlib.suppress(*_unreachable()):
+        with contextlib.suppress(*unreachable_errors()), cache_if_unreachable():
             folder = Path(
                 snapshot_download(
                     source, revision=commit, allow_patterns=patterns, local_files_only=local, etag_timeout=10
@@ -327,7 +331,10 @@ def hub_file(source: str, revision: str | None, name: str) -> Path | None:
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    with contextlib.suppress(ConfigError, ValueError, *_unreachable()):  # loading reports a wrong name
+    from expunge.core.hub import cache_if_unreachable, unreachable_errors
+
+    wrong_name = ConfigError, ValueError  # loading reports it
+    with contextlib.suppress(*wrong_name, *unreachable_errors()), cache_if_unreachable():
         commit = pinned_revision(source, revision)
         known = try_to_load_from_cache(source, name, revision=commit)
         if known is not None and not isinstance(known, str):
@@ -344,10 +351,3 @@ def refuse_parts(source: str, has: Callable[[str], bool]) -> None:
     for name, part in ((ADAPTER, "an adapter"), (WRAPPER, "a wrapper")):
         if has(name):
             raise ConfigError(only_as_folder(source, part))
-
-
-def _unreachable() -> tuple[type[Exception], ...]:
-    """Return the errors of a hub that cannot be reached or refuses, and of a file that the cache lacks."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return OSError, HfHubHTTPError.__mro__[1]  # of the HTTP library, which depends on the version of huggingface_hub

@@ -111,7 +111,7 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
         refuse_parts(source, lambda name: hub_file(source, args.revision, name) is not None)
     import_model_base()
     try:
-        with _without_adapter(source) as folder:
+        with _without_adapter(source) as folder, _cache_if_unreachable(source):
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, args.dtype),
@@ -267,17 +267,26 @@ def load_tokenizer(source: str, args: TokenizerArgs) -> Any:
     check_tokenizer(source)
     source = tokenizer_folder(source)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            _expand(source),
-            trust_remote_code=args.trust_remote_code,
-            revision=_revision(source, args.revision),
-            **args.options,
-        )
+        with _cache_if_unreachable(source):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                _expand(source),
+                trust_remote_code=args.trust_remote_code,
+                revision=_revision(source, args.revision),
+                **args.options,
+            )
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise _not_loaded("tokenizer", source, args.revision, error) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _cache_if_unreachable(source: str) -> contextlib.AbstractContextManager[None]:
+    if looks_local(source):
+        return contextlib.nullcontext()
+    from expunge.core.hub import cache_if_unreachable
+
+    return cache_if_unreachable()
 
 
 def check_tokenizer(source: str, key: str = "model.tokenizer_args.pretrained_model_name_or_path") -> None:
