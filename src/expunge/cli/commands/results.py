@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 WIDE = 10_000  # characters
 STUDIES = Path("saves/study")
-MEANS = (
-    "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high, interval FROM means WHERE metric NOT LIKE '%.%'"
-)
+MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM means WHERE metric NOT LIKE '%.%'"
+MODEL = ["role", "label"]
+NOTE = "ci_low, ci_high: the 95 % interval, over rows if n is 1, else over the n seeds"
 
 
 def show_results(overrides: Sequence[str], sql: str | None, style: Format | None) -> int:
-    """Print the result of a query; without one, the means over seeds of every metric, a table for each study."""
+    """Print the result of a query; without one, the means over seeds of every metric, a table for each model."""
     if sql is not None and not sql.strip():
         raise ConfigError("--query: is empty; give SQL over results and means, or leave it out")
     table, code = _results(overrides)
-    frame = query(table, sql or MEANS)
+    frame = query(table, sql or (MEANS if style is None else MEANS.replace(" FROM", ", interval FROM")))
     if style is not None:
         sys.stdout.write(to_text(frame, style))
         return code
@@ -43,7 +43,8 @@ def show_results(overrides: Sequence[str], sql: str | None, style: Format | None
         return code
     for number, (study, part) in enumerate(frame.groupby("study", sort=False)):
         say("\n" * (number > 0) + f"study {study}")
-        _print(part.drop(columns="study"))
+        _print_models(part.drop(columns="study"))
+    say(f"\n{NOTE}")
     return code
 
 
@@ -61,14 +62,28 @@ def push_table(parsed: argparse.Namespace, command: str) -> int:
     return code
 
 
-def _print(frame: pandas.DataFrame) -> None:
+def _print_models(frame: pandas.DataFrame) -> None:
+    """Print a table for each model below its role and label, so that a line fits a terminal of 80 columns."""
+    numbers = frame.drop(columns=MODEL)
+    widths = [max(len(str(name)), *map(len, map(_cell, numbers[name]))) for name in numbers.columns]
+    for (role, label), part in frame.groupby(MODEL, sort=False):
+        say(f"\nrole {role}, label {label}")
+        _print(part.drop(columns=MODEL), widths)
+
+
+def _print(frame: pandas.DataFrame, widths: Sequence[int | None] | None = None) -> None:
+    """Print a table. widths: the smallest width of each column, so that several tables have the same columns."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in frame.columns:
-        shown.add_column(str(column))
+    for column, width in zip(frame.columns, widths or [None] * len(frame.columns), strict=True):
+        shown.add_column(str(column), min_width=width)
     for row in frame.itertuples(index=False):
         # Text, not str: rich would interpret brackets in a label as markup.
-        shown.add_row(*(Text("" if is_missing(v) else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row))
+        shown.add_row(*(Text(_cell(value)) for value in row))
     Console(width=WIDE).print(shown)  # no line breaks, because a cut name is ambiguous
+
+
+def _cell(value: object) -> str:
+    return "" if is_missing(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _results(overrides: Sequence[str]) -> tuple[pa.Table, int]:
