@@ -10,7 +10,7 @@ import pytest
 from expunge.core.console import Console
 from expunge.engine.job import Job
 from expunge.engine.run import JobEvent, PlannedJob
-from expunge.report.display import Display
+from expunge.report.display import Display, plan_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +58,15 @@ def test_a_continued_job_counts_the_time_of_its_own_steps_only(monkeypatch: pyte
     for now[0], done in zip([100.0, 110.0, 130.0], [300, 301, 303], strict=True):
         view.tell(JobEvent(job, "progress", done=done, total=400))
     assert view.state().left_s == pytest.approx(10.0 * 97)
+
+
+def test_a_plan_in_a_narrow_terminal_cuts_no_name() -> None:
+    labels = [f"forget_fraction=0.1,training=short/NPO(alpha=5,beta=0.{k})-u0" for k in range(3)]
+    parent = ListedJob(label="forget_fraction=0.1,training=short/full", number=9)
+    console = Console(file=io.StringIO(), width=80)
+    jobs = [parent, *(ListedJob(label=label, number=k, parents={"model": parent}) for k, label in enumerate(labels))]
+    with console.capture() as records:
+        console.print(plan_table([PlannedJob(job, "missing", 1.0) for job in jobs]))
+    columns = [line[8:36].strip() for line in records.get().splitlines()]
+    assert all(label in "".join(columns) for label in labels)
+    assert "…" not in records.get()

@@ -27,7 +27,7 @@ def plan_table(planned: Sequence[PlannedJob]) -> Table:
         ("tokens", "right"),
         ("time", "right"),
     ):
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
+        table.add_column(column, justify=side, overflow="fold")  # type: ignore[arg-type]
     by_key = {p.job.key: p for p in planned}
     for p in planned:
         if p.job.kind == PART:
