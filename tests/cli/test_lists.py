@@ -66,6 +66,11 @@ def test_parts_of_other_files_are_not_listed(expunge: Run) -> None:
     assert not [name for name in json.loads(out) if name.rpartition("/")[2].startswith("_")]
 
 
+def test_the_first_sentence_does_not_end_at_a_title(expunge: Run) -> None:
+    code, out, _ = expunge("list", "experiments")
+    assert code == 0 and "(Mr. Snuffleupagus), for the task's 1B model." in " ".join(out.split())
+
+
 def test_one_page(expunge: Run) -> None:
     code, out, err = expunge("methods", "NPO")  # the name of earlier releases
     assert code == 0 and "`expunge methods` is now `expunge list methods`" in err

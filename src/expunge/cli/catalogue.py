@@ -26,6 +26,10 @@ def show(what: str, name: str | None, *, as_json: bool) -> int:
     entries = _entries(what)
     if name is not None:
         key = next((k for k, v in entries.items() if name == k or name in v.get("aliases", ())), None)
+        if key is None and what == "metrics" and (number := reported_number(name)) is not None:
+            key = number.family
+            if not as_json:
+                say("\n".join(wrapped(f"the metric {key} {_place(name, number)}", f"{name}: ", "  ")) + "\n")
         if key is None:
             known = [*entries, *(a for e in entries.values() for a in e.get("aliases", ()))]
             raise ConfigError(f"{what}: none named {name!r}{nearest(name, known)}")
@@ -37,6 +41,22 @@ def show(what: str, name: str | None, *, as_json: bool) -> int:
     else:
         say("\n".join(_lines(what, entries)))
     return 0
+
+
+def reported_number(name: str) -> Any:
+    """Return the metric of TOFU's suite, whose names all results use, that reports a number; None if there is none."""
+    from expunge.benchmarks.metric_suite import tofu_panel
+
+    panel = {number.name: number for number in tofu_panel(holdout=True)}
+    return panel.get(name) or panel.get(name.removeprefix("retain_"))
+
+
+def _place(name: str, number: Any) -> str:
+    """Return what a number is computed from: its rows and answers, or other numbers."""
+    if number.parents:
+        return f"of {', '.join(number.parents.values())}"
+    rows = number.rows if name == number.name else "retain_eval"
+    return f"on the rows {rows} ({', '.join(part for parts in number.reads.values() for part in parts)})"
 
 
 def _entries(what: str) -> dict[str, dict[str, Any]]:
@@ -128,7 +148,7 @@ def _about(page: str) -> str:
     """Return the first sentence of a page, without papers, which have their own column."""
     opening = " ".join(page.partition("\n\n")[0].split())
     bare = re.sub(r" \([^()]*arXiv[^()]*\)", "", opening)
-    return re.split(r"(?<=\.)\s", bare, maxsplit=1)[0]
+    return re.split(r"(?<=\.)(?<!\b[A-Z][a-z]\.)(?<!\bal\.)\s", bare, maxsplit=1)[0]
 
 
 def _needs(needs: Mapping[str, Any]) -> list[str]:

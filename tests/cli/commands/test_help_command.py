@@ -122,3 +122,27 @@ def test_a_wrong_word_is_reported_before_torch_is_imported(case: str) -> None:
 
 def test_names_of_groups() -> None:
     assert "quickstart" in options("study") and "NPO" in options("trainer") and "gpt2" in options("model")
+
+
+def test_a_number_of_the_results_leads_to_its_metric(expunge: Run) -> None:
+    for words in (("help",), ("list", "metrics")):
+        code, out, _ = expunge(*words, "forget_Q_A_Prob")
+        assert code == 0
+        assert out.startswith(
+            "forget_Q_A_Prob: the metric probability on the rows forget_eval (answer)\n\nprobability\n"
+        )
+    for name, line in (
+        ("retain_exact_memorization", "exact_memorization on the rows retain_eval (answer)"),
+        ("mia_min_k", "attack_auc of mia_min_k_forget, mia_min_k_holdout"),
+    ):
+        assert line in " ".join(expunge("help", name)[1].split())
+    code, _, errors = expunge("help", "forget_Q_A_Probs")
+    assert code == 2 and "no key, command or name 'forget_Q_A_Probs'" in errors
+
+
+def test_a_key_does_not_hide_a_listed_name(expunge: Run) -> None:
+    code, out, _ = expunge("help", "relearn")
+    assert code == 0 and "meta.relearn" in out and "expunge list audits relearn" in out
+    code, out, _ = expunge("help", "quantize")
+    assert code == 0 and "expunge list methods quantize" in out and "expunge list audits quantize" in out
+    assert "In the list of" not in expunge("help", "train.learning_rate")[1]

@@ -83,7 +83,19 @@ def show_key(name: str | None) -> int:
                 say(line)
     if name in _commands():
         say(f"\nThe command of this name: expunge {name} --help")
+    if name not in known:
+        _show_lists(name)
     return 0
+
+
+def _show_lists(name: str) -> None:
+    """Print which lists have an entry of this name, next to the keys that end in it."""
+    from expunge.cli.arguments import LISTS
+    from expunge.cli.catalogue import names_of
+
+    for what in LISTS:
+        if name in names_of(what):
+            say(f"\nIn the list of {what}: expunge list {what} {name}")
 
 
 def _commands() -> Mapping[str, argparse.ArgumentParser]:
@@ -97,7 +109,7 @@ def _commands() -> Mapping[str, argparse.ArgumentParser]:
 def _show_other(word: str, key: str, keys: Sequence[str]) -> int:
     """Print the help of a command, or the page of a listed name. Raises ConfigError with the names nearest to `key`."""
     from expunge.cli.arguments import LISTS
-    from expunge.cli.catalogue import names_of, show
+    from expunge.cli.catalogue import names_of, reported_number, show
 
     commands = _commands()
     if word in commands:
@@ -107,6 +119,8 @@ def _show_other(word: str, key: str, keys: Sequence[str]) -> int:
     for what, listed in names.items():
         if word in listed:
             return show(what, word, as_json=False)
+    if reported_number(word) is not None:
+        return show("metrics", word, as_json=False)
     known = [*keys, *commands, *(name for listed in names.values() for name in listed)]
     raise ConfigError(f"help: no key, command or name {key!r}{nearest(key, known, similar=True)}")
 
