@@ -28,6 +28,7 @@ from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.config import TrainArgs
 from expunge.training.data_parallel import gather_whole, rank_batches
+from expunge.training.kept_model import kept_checkpointing, kept_use_cache
 from expunge.training.optimizers import optimizer_class
 from expunge.training.phases import ROLLOUT, SIDES, Phase, TrainingSample, plan_phases, spec_for
 from expunge.training.reference import Reference, ResidentReference, reference
@@ -173,13 +174,15 @@ def _trainer(
     scratch: str,
 ) -> PhaseTrainer:
     """Return the Trainer of a phase. state: the checkpoint within the phase to resume from."""
-    trainer = PhaseTrainer(
-        model=run.model,
-        args=training_arguments(phase, seed, scratch, run.model),
-        train_dataset=rank_batches(phase.samples[state["n_read"] if state else 0 :], phase.args, distributed.here()),
-        data_collator=as_batch,
-        optimizer_cls_and_kwargs=optimizer_class(phase.args, distributed.trained_on(run.model).type),
-    )
+    rows = phase.samples[state["n_read"] if state else 0 :]
+    with kept_use_cache(run.model):
+        trainer = PhaseTrainer(
+            model=run.model,
+            args=training_arguments(phase, seed, scratch, run.model),
+            train_dataset=rank_batches(rows, phase.args, distributed.here()),
+            data_collator=as_batch,
+            optimizer_cls_and_kwargs=optimizer_class(phase.args, distributed.trained_on(run.model).type),
+        )
     trainer.prepare(phase, serve(phase.objective.needs), place, run)
     if phase.step is not None:
         trainer.wrap(phase.step, serve)
@@ -204,8 +207,10 @@ def _sampler(model: Any, objective: Objective, rollouts: RolloutSource | None, s
 
 @contextmanager
 def _changed(model: Any, args: TrainArgs) -> Iterator[None]:
-    """Train with dropout and with compiled layers inside this context, if the settings say so."""
+    """Train with dropout, compiled layers and checkpointing inside this context, if the settings say so."""
     with ExitStack() as changes:
+        if args.activation_checkpointing:
+            changes.enter_context(kept_checkpointing(model))
         if args.dropout:
             from expunge.training.dropout import with_dropout
 
