@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -40,3 +41,29 @@ def test_training_changes_no_switch_of_the_model(
     expunge.unlearn(model, FORGET, retain=RETAIN, tokenizer=tokenizer, **{**SHORT, "num_train_epochs": 1}, **more)
     assert switches(model) == before
     assert model.config.use_cache is True
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "audit", "inspect", "wrap"])
+def test_no_verb_gives_the_tokenizer_a_pad_token(verb: str, full: Any, tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.pad_token = None
+    data = {"forget": FORGET, "retain": RETAIN}
+    if verb == "evaluate":
+        expunge.evaluate(full, own, **data, metrics=["forget_Q_A_Prob"])
+    elif verb == "audit":
+        expunge.audit(full, own, [{"name": "relearn", "rows": 1, "steps": [0, 1]}], **data)
+    elif verb == "inspect":
+        expunge.inspect(full, own, "lens", **data)
+    else:
+        expunge.wrap(full, "in_context", tokenizer=own, **data)
+    assert own.pad_token is None
+    assert own.pad_token_id is None
+
+
+def test_a_token_that_the_model_does_not_have_is_named_before_training(full: Any, tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens([*(f"<{i}>" for i in range(320 - len(own))), "town 0"])  # the model has 320 rows
+    with pytest.raises(expunge.ConfigError, match=r"forget row 0: token id 320 is beyond.*resize_token_embeddings"):
+        expunge.UnlearnTrainer(full, forget_dataset=FORGET, retain_dataset=RETAIN, processing_class=own)
+    with pytest.raises(expunge.ConfigError, match="alternate row 0: token id 320 is beyond"):
+        expunge.unlearn(full, FORGET[1:], retain=RETAIN, tokenizer=own, method="DPO", refusals=["In town 0."], **SHORT)

@@ -5,6 +5,7 @@ Evaluation jobs, evaluations during training, audits and `expunge.evaluate` all 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -335,9 +336,16 @@ def resolve_model(model: Any, tokenizer: Any, where: str = "evaluate: model") ->
         tokenizer = load_named_tokenizer(tokenizer, "evaluate: tokenizer")
     else:
         require_tokenizer(tokenizer, "evaluate: tokenizer")
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-    return load_if_named(model, where), tokenizer
+    return load_if_named(model, where), with_pad_token(tokenizer)
+
+
+def with_pad_token(tokenizer: Any) -> Any:
+    """Return a tokenizer with a pad token: without one a copy that pads with EOS. Padded positions are never read."""
+    if tokenizer.pad_token_id is not None or tokenizer.eos_token_id is None:
+        return tokenizer
+    padding = copy.deepcopy(tokenizer)
+    padding.pad_token = padding.eos_token
+    return padding
 
 
 def load_if_named(model: Any, where: str = "evaluate: model") -> Any:

@@ -12,7 +12,7 @@ from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Template
-from expunge.evaluation.evaluator import resolve_template
+from expunge.evaluation.evaluator import resolve_template, with_pad_token
 from expunge.evaluation.observation import capabilities
 from expunge.models.load import load_named, load_named_tokenizer, require_tokenizer
 from expunge.models.wrapped import WrappedModel
@@ -63,6 +63,7 @@ def wrap(
     ]
     tokenizer = load_named_tokenizer(tokenizer, "tokenizer") if isinstance(tokenizer, str | Path) else tokenizer
     require_tokenizer(tokenizer, "tokenizer")
+    tokenizer = with_pad_token(tokenizer)
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     passed = () if helper is None else tuple(helper) if isinstance(helper, list | tuple) else (helper,)
     check_helpers(rule, passed)

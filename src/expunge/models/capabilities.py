@@ -183,5 +183,6 @@ def check_ids(model: Any, rows: Iterable[tuple[str, Sequence[int]]]) -> None:
         if ids and max(ids) >= n:
             raise ConfigError(
                 f"{where}: token id {max(ids)} is beyond the model's {n} embeddings (ids 0 to {n - 1}); the tokenizer "
-                "is not this model's: set model.tokenizer_args, or resize the embeddings and save the model again"
+                "is not this model's: set model.tokenizer_args, or resize the embeddings "
+                "(model.resize_token_embeddings(len(tokenizer)))"
             )

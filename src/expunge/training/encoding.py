@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import logging
@@ -15,8 +14,9 @@ from expunge.data.encoder import Encoded, Encoder, n_truncated
 from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet, Span
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
-from expunge.evaluation.evaluator import resolve_template
+from expunge.evaluation.evaluator import resolve_template, with_pad_token
 from expunge.methods.api import Marks
+from expunge.models.capabilities import check_ids
 
 _logger = logging.getLogger(__name__)
 N_ALTERNATES, ALTERNATES_SEED = 5, 0
@@ -26,12 +26,20 @@ ALTERNATE = "alternate"
 def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -> Encoder:
     """Return a template bound to a tokenizer. None: the tokenizer's chat template if it has one, else the default tags.
 
-    A tokenizer without a pad token is copied, and the copy pads with EOS: padded positions are never read.
+    A tokenizer without a pad token is copied, and the copy pads with EOS.
     """
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = with_pad_token(tokenizer)
     return Encoder(resolve_template(template, tokenizer), tokenizer)
+
+
+def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
+    """Raise ConfigError for a row to train on with an id beyond the model's embeddings.
+
+    Token rows on disk are not read here, because their tokenizer has been checked.
+    """
+    for side, encoded in rows.items():
+        if isinstance(encoded, list):
+            check_ids(model, ((f"{side} row {k}", row.ids) for k, row in enumerate(encoded)))
 
 
 def encode_sets(

@@ -27,7 +27,6 @@ from expunge.evaluation.passport import load_checked
 from expunge.methods.objective import Objective
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import requests
-from expunge.models.capabilities import check_ids
 from expunge.models.config import PRESETS, TokenizerArgs, looks_local
 from expunge.models.dtypes import arithmetic_notes, dtype_to_save, stored_dtype
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
@@ -35,7 +34,7 @@ from expunge.models.passport import Passport, check_trainable
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.pipelines.study_jobs import GENERATIONS, READING, TRAJECTORY
 from expunge.training.config import TrainArgs
-from expunge.training.encoding import encode_alternates, encode_sets, sampled_answers
+from expunge.training.encoding import check_rows, encode_alternates, encode_sets, sampled_answers
 from expunge.training.evaluate_args import EvaluateArgs
 from expunge.training.optimizers import weights_dtype
 from expunge.training.phases import ForwardSpec
@@ -151,16 +150,6 @@ def _reporters(args: TrainArgs | None, label: str) -> AbstractContextManager[Rep
     from expunge.training.in_memory.reporters import reporters
 
     return reporters(args.report_to, Path(args.report_dir), label)
-
-
-def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
-    """Raise ConfigError for a row to train on with an id beyond the model's embeddings.
-
-    Token rows on disk are not read here, because their tokenizer has been checked.
-    """
-    for side, encoded in rows.items():
-        if isinstance(encoded, list):
-            check_ids(model, ((f"{side} row {k}", row.ids) for k, row in enumerate(encoded)))
 
 
 def _facts(

@@ -30,6 +30,7 @@ from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import kept_random
 from expunge.training.config import TrainArgs
 from expunge.training.encoding import (
+    check_rows,
     check_span,
     encode_alternates,
     encode_sets,
@@ -215,6 +216,7 @@ class UnlearnTrainer:
         for side, of in sides.items():
             if of is not None and side in rows and of.long != "pieces":
                 warn_truncated(of, rows[side], self.encoder)
+        check_rows(self.model, rows)
         return rows
 
     # Training.
@@ -276,7 +278,9 @@ class UnlearnTrainer:
             with kept_random():
                 how = sampling_of_alternates(resolve_generation(self.args.generation))
                 texts, _ = sampled_answers(self.model, self.forget_dataset, self.encoder, how, refusals)
-        return {**self._rows, "alternate": encode_alternates([self.forget_dataset], texts, self.encoder)}
+        alternates = encode_alternates([self.forget_dataset], texts, self.encoder)
+        check_rows(self.model, {"alternate": alternates})
+        return {**self._rows, "alternate": alternates}
 
     @contextmanager
     def _scratch(self) -> Iterator[str]:
