@@ -88,6 +88,17 @@ def relearn_rows(
         train(model, objective("finetune"), {"retain": encoded}, args, pad_id=pad_id, progress=after)
 
 
+def attacked_copy(model: Any) -> Any:
+    """Return a copy whose weights are all trainable, also if the model is frozen, because an attacker trains them."""
+    import copy
+
+    other = copy.deepcopy(model)
+    for p in other.parameters():
+        if p.is_floating_point():
+            p.requires_grad_(True)
+    return other
+
+
 def to_nf4(model: Any) -> None:
     """Round the linear weights, except the LM head, to 4-bit NormalFloat by bitsandbytes, as its layers hold them."""
     import torch

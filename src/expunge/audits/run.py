@@ -26,7 +26,7 @@ from expunge.audits.api import (
     numbered_names,
     opens_of,
 )
-from expunge.audits.changes import check_forms, relearn, relearn_args, to_nf4
+from expunge.audits.changes import attacked_copy, check_forms, relearn, relearn_args, to_nf4
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.metrics.api import MetricResult
@@ -214,6 +214,7 @@ class _Probes:
         self, models: Mapping[str, Any], encoder: Encoder, learning_rate: float, texts: tuple[Generation, Generation]
     ) -> None:
         self._models, self._encoder = models, encoder
+        self._plain: dict[str, Any] = {}
         self._learning_rate = learning_rate
         self._generation, self._sampling = texts
 
@@ -230,6 +231,16 @@ class _Probes:
                 out[probe.name] = self._analysed(role, plan, change)
         return out
 
+    def _weights(self, role: str) -> Any:
+        """Return the model of a role for audits that change or read its weights: adapters are merged, once."""
+        if role not in self._plain:
+            from expunge.evaluation.observation import capabilities
+            from expunge.training.lora import without_adapters
+
+            self._plain[role] = without_adapters(self._models[role], role)
+            capabilities(self._plain[role])
+        return self._plain[role]
+
     def _measured(self, model: Any, plan: AuditPlan, probe: AuditProbe) -> Mapping[str, MetricResult]:
         from expunge.evaluation.evaluator import Evaluator
 
@@ -243,7 +254,7 @@ class _Probes:
         from expunge.evaluation.wrapping import without_wrapper
 
         def load(name: str) -> Any:
-            return without_wrapper(self._models[role if name == "model" else name]).eval()
+            return without_wrapper(self._weights(role if name == "model" else name)).eval()
 
         return analysis.measure(load, {name: plan.sets[name] for name in analysis.sets}, self._encoder)
 
@@ -254,18 +265,18 @@ class _Probes:
             return model
         if isinstance(change, RelearnSpec | Analysis):
             raise TypeError(f"{type(change).__name__} does not change weights")
-        other = copy.deepcopy(model)
+        other = copy.deepcopy(self._weights(role))
         if isinstance(change, Nf4Spec):
             to_nf4(other)
             return other
-        other.load_state_dict(change(model.state_dict(), []))
+        other.load_state_dict(change(other.state_dict(), []))
         return other
 
     def _relearned(
         self, role: str, plan: AuditPlan, probe: AuditProbe, change: RelearnSpec
     ) -> dict[int, Mapping[str, MetricResult]]:
         """Return the results after each step of a relearning. Its first steps equal those of a shorter relearning."""
-        model = copy.deepcopy(self._models[role])
+        model = attacked_copy(self._weights(role))
         results: dict[int, Mapping[str, MetricResult]] = {}
 
         def measure(step: int) -> None:

@@ -7,7 +7,6 @@ prompts, whose frozen weights need no gradients, this is an upper bound.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.audits.api import RelearnSpec
-from expunge.audits.changes import relearn_args, relearn_rows
+from expunge.audits.changes import attacked_copy, relearn_args, relearn_rows
 from expunge.core.errors import DataError
 from expunge.core.records import Floats
 from expunge.data.encoder import Encoded, Encoder
@@ -79,7 +78,7 @@ def training_results(
     n_parameters = parameter_count(model)
     results: dict[str, MetricResult] = {}
     for rate in settings.rates:
-        other = copy.deepcopy(model)
+        other = attacked_copy(model)
         capabilities(other)  # observed before hooks change the model's numbers
         here = inputs
         with contextlib.ExitStack() as hooks:

@@ -6,6 +6,7 @@ copy is not necessary. With `quantize` that network, and so the reference, has q
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -111,6 +112,27 @@ def with_adapters(model: Any, config: Any, seed: int) -> Any:
     # Checkpointed layers pass gradients on only if their inputs require one, and the embeddings are frozen.
     wrapped.enable_input_require_grads()
     return wrapped.eval()
+
+
+def without_adapters(model: Any, where: str = "model") -> Any:
+    """Return the plain model of one with adapters, merged in a copy; any other model itself.
+
+    Attacks and comparisons of weights read this: they must reach every weight, as those of a plain model do. Adapters
+    that are switched off are removed. Quantised weights are too coarse to merge into, so they keep their adapters.
+
+    Raises ConfigError for adapters that are no change of weights, such as prompts.
+    """
+    if not hasattr(model, "peft_config") or getattr(model.get_base_model(), "is_quantized", False):
+        return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(config.is_prompt_learning for config in model.peft_config.values()):
+        raise ConfigError(f"{where}: its adapters are prompts, which cannot be merged into the weights")
+    plain = copy.deepcopy(model)
+    layers = [m for m in plain.modules() if isinstance(m, BaseTunerLayer)]
+    if layers and all(layer.disable_adapters for layer in layers):
+        plain = plain.unload()
+    return merged(plain) if hasattr(plain, "peft_config") else plain.requires_grad_(True).eval()
 
 
 def merged(model: Any) -> Any:
