@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BartConfig, BartForCausalLM, BartForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from expunge.core.errors import ConfigError
@@ -170,6 +170,14 @@ def test_a_model_that_cannot_be_scored_is_refused(kind: Any, words: str, rows: E
     with pytest.raises(ConfigError, match=f"^{words}") as caught:
         score_tokens(model_of_kind(kind), rows, WANTED, Encoder(Template(), tokenizer))
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_decoder_is_refused() -> None:
+    size = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 96}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    with pytest.raises(ConfigError, match=r"^model: BartForConditionalGeneration is an encoder-decoder; only causal"):
+        observe(BartForConditionalGeneration(BartConfig(**size, **heads)))
+    assert observe(BartForCausalLM(BartConfig(**size, **heads))).head
 
 
 def test_observation_leaves_model_and_random_numbers_as_they_were() -> None:

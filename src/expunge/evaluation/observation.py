@@ -102,6 +102,10 @@ class _Observer:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.name = type(plain_model(model)).__name__
+        if getattr(plain_model(model).config, "is_encoder_decoder", False):
+            raise ConfigError(
+                f"model: {self.name} is an encoder-decoder; only causal language models (decoders alone) are supported"
+            )
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, _floating(model)
         self.window = attention_window(model.config)
