@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -31,6 +32,8 @@ ASSISTANT = {"role": "assistant", "content": "Ana."}
         ({"messages": [USER, ASSISTANT]}, "qa", "Who?", "Ana."),
         ({"messages": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ana."}]}, "qa", "Who?", "Ana."),
         ({"messages": [USER | {"content": [{"type": "text", "text": "Who?"}]}, ASSISTANT]}, "qa", "Who?", "Ana."),
+        ({"question": "How many?", "answer": np.float64(2.5)}, "qa", "How many?", "2.5"),
+        ({"question": np.int64(7), "answer": "Seven."}, "qa", "7", "Seven."),
         ({"text": "Ana wrote it."}, "text", "", "Ana wrote it."),
         ("Ana wrote it.", "text", "", "Ana wrote it."),
     ],

@@ -211,6 +211,8 @@ def cell_text(value: Any, place: str) -> Any:
         if len(value) != 1:
             raise DataError(f"{place} lists {len(value)} values, {_short(value)}; give one answer in each row")
         value = value[0]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy, with a repr of its own
+        value = value.item()
     if isinstance(value, bool):
         raise DataError(f"{place} is the truth value {value}; write it as text")
     if isinstance(value, float) and not isinstance(value, WrittenFloat) and value.is_integer():
