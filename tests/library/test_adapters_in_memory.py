@@ -73,3 +73,10 @@ def test_prompts_cannot_be_merged(full: Any, tokenizer: Any) -> None:
     with pytest.raises(expunge.ConfigError, match="model: ") as error:
         expunge.inspect(get_peft_model(full, config), tokenizer, forget=FORGET, reference=full)
     assert "\n" not in str(error.value)
+
+
+def test_a_configuration_that_peft_rejects_is_one_line(full: Any, tokenizer: Any) -> None:
+    with pytest.raises(expunge.ConfigError, match=r"^peft_config: Target modules \{'qproj'\} not found[^\n]*$"):
+        expunge.unlearn(
+            full, FORGET, retain=RETAIN, tokenizer=tokenizer, peft_config=LoraConfig(target_modules=["qproj"])
+        )

@@ -67,3 +67,13 @@ def test_a_token_that_the_model_does_not_have_is_named_before_training(full: Any
         expunge.UnlearnTrainer(full, forget_dataset=FORGET, retain_dataset=RETAIN, processing_class=own)
     with pytest.raises(expunge.ConfigError, match="alternate row 0: token id 320 is beyond"):
         expunge.unlearn(full, FORGET[1:], retain=RETAIN, tokenizer=own, method="DPO", refusals=["In town 0."], **SHORT)
+
+
+def test_a_row_longer_than_the_context_is_named_before_training(full: Any, tokenizer: Any) -> None:
+    long = [{"question": "Where?", "answer": "town " * 120}]
+    full.config.max_position_embeddings = 64
+    message = r"forget row 0: it has 141 tokens, but the model's context is 64; .*in Python, max_length of the template"
+    with pytest.raises(expunge.DataError, match=message):
+        expunge.UnlearnTrainer(full, forget_dataset=long, retain_dataset=RETAIN, processing_class=tokenizer)
+    cut = expunge.UnlearnConfig(template={"max_length": 64})
+    expunge.UnlearnTrainer(full, cut, forget_dataset=long, retain_dataset=RETAIN, processing_class=tokenizer)

@@ -74,7 +74,7 @@ class Encoder:
         if tokenizer.eos_token_id is None:
             raise ConfigError(
                 "model.tokenizer_args.eos_token: the tokenizer has no EOS token, so an answer could not end; name "
-                "the token of its vocabulary that ends a text"
+                "the token of its vocabulary that ends a text (in Python, tokenizer.eos_token)"
             )
         template = template.resolved(tokenizer_has_one=bool(getattr(tokenizer, "chat_template", None)))
         if template.apply_chat_template and not (template.chat_template or tokenizer.chat_template):
@@ -367,7 +367,7 @@ class Encoder:
         if len(ids) <= len(prompt):
             raise DataError(
                 f"{where}: the prompt alone has {len(prompt)} tokens, max_length is {self.max_length}: "
-                "no answer token is left; raise model.template_args.max_length"
+                "no answer token is left; raise model.template_args.max_length (in Python, max_length of the template)"
             )
         return Encoded(tuple(ids), 0 if self.template.labels == "all" else len(prompt), over)
 

@@ -17,6 +17,7 @@ from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import resolve_template, with_pad_token
 from expunge.methods.api import Marks
 from expunge.models.capabilities import check_ids
+from expunge.models.load import context_in
 
 _logger = logging.getLogger(__name__)
 N_ALTERNATES, ALTERNATES_SEED = 5, 0
@@ -33,13 +34,25 @@ def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -
 
 
 def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
-    """Raise ConfigError for a row to train on with an id beyond the model's embeddings.
+    """Raise an error for a row to train on that the model cannot read.
 
     Token rows on disk are not read here, because their tokenizer has been checked.
+
+    Raises:
+        ConfigError: If an id is beyond the model's embeddings.
+        DataError: If a row has more tokens than the model has positions.
     """
+    context = context_in(model.config)
     for side, encoded in rows.items():
-        if isinstance(encoded, list):
-            check_ids(model, ((f"{side} row {k}", row.ids) for k, row in enumerate(encoded)))
+        if not isinstance(encoded, list):
+            continue
+        check_ids(model, ((f"{side} row {k}", row.ids) for k, row in enumerate(encoded)))
+        for k, row in enumerate(encoded):
+            if context is not None and len(row.ids) > context:
+                raise DataError(
+                    f"{side} row {k}: it has {len(row.ids)} tokens, but the model's context is {context}; set "
+                    "model.template_args.max_length (in Python, max_length of the template) to cut and count such rows"
+                )
 
 
 def encode_sets(

@@ -94,7 +94,7 @@ def with_lora(model: Any, args: LoraArgs, seed: int) -> Any:
 def with_adapters(model: Any, config: Any, seed: int) -> Any:
     """Return the model under a peft wrapper of any peft configuration, its adapters drawn from `seed` alone.
 
-    Raises ConfigError if the model has adapters already.
+    Raises ConfigError if the model has adapters already, or peft rejects the configuration.
     """
     import torch
     from peft import get_peft_model
@@ -108,7 +108,10 @@ def with_adapters(model: Any, config: Any, seed: int) -> Any:
         # a model may have linear modules of both layouts; peft decides it for each module, and warns
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         torch.manual_seed(seed)
-        wrapped = get_peft_model(model, config)
+        try:
+            wrapped = get_peft_model(model, config)
+        except (ValueError, TypeError, KeyError) as error:  # peft's errors about target modules are ValueErrors
+            raise ConfigError(f"peft_config: {' '.join(str(error).split())}") from None
     # Checkpointed layers pass gradients on only if their inputs require one, and the embeddings are frozen.
     wrapped.enable_input_require_grads()
     return wrapped.eval()
