@@ -222,6 +222,20 @@ def test_the_verdict_needs_a_retain_model_and_says_so(measured: EvalResult) -> N
     assert dict(same) == dict(measured) and same.records == measured.records
 
 
+@pytest.mark.parametrize("how", ["with_controls", "retain_results", "saved"])
+def test_a_control_of_other_examples_is_refused(
+    how: str, model: Any, tokenizer: Any, measured: EvalResult, tmp_path: Path
+) -> None:
+    other = evaluate(model, tokenizer, forget=FORGET[:3], metrics=["forget_Q_A_Prob"])
+    where = "with_controls: retain" if how == "with_controls" else "retain_results"
+    with pytest.raises(ConfigError, match=f"^{where}: the forget_eval examples of the two results are not the same$"):
+        if how == "with_controls":
+            measured.with_controls(retain=other)
+        else:
+            results = other if how == "retain_results" else other.save(tmp_path)
+            evaluate(model, tokenizer, forget=FORGET, metrics=["forget_Q_A_Prob"], retain_results=results)
+
+
 def test_saved_and_loaded(measured: EvalResult, tmp_path: Path) -> None:
     file = measured.save(tmp_path / "out")
     assert file.name == "CUSTOM_EVAL.json"

@@ -14,7 +14,7 @@ import numpy as np
 
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.records import Floats
-from expunge.evaluation.result import EvalResult
+from expunge.evaluation.result import EvalResult, check_examples
 from expunge.metrics.aggregate import (
     PairedRows,
     bootstrap_interval,
@@ -140,7 +140,8 @@ def compare(
                     f"compare: {side}[{metric!r}]: expected a MetricResult, got {kind_of(result)}; pass the EvalResult "
                     "itself"
                 )
-    _check_examples(a, b)
+    if isinstance(a, EvalResult) and isinstance(b, EvalResult):
+        check_examples(a.meta.get("rows"), b, "compare")
     shared = [name for name in mine if name in theirs]
     for name in as_list(metrics, "compare: metrics") if metrics is not None else ():
         if name not in shared:
@@ -155,16 +156,6 @@ def corrected(differences: Sequence[PairedDifference]) -> list[PairedDifference]
     tested = [d.p for d in differences if math.isfinite(d.p)]
     values = iter(holm(tested))
     return [replace(d, p_holm=next(values)) if math.isfinite(d.p) else d for d in differences]
-
-
-def _check_examples(a: Any, b: Any) -> None:
-    """Raise ConfigError if both results name their examples, and these differ."""
-    if not isinstance(a, EvalResult) or not isinstance(b, EvalResult):
-        return
-    theirs = b.meta.get("rows") or {}
-    for name, mark in (a.meta.get("rows") or {}).items():
-        if theirs.get(name, mark) != mark:
-            raise ConfigError(f"compare: the {name} examples of the two results are not the same")
 
 
 def _paired(

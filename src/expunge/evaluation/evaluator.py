@@ -260,7 +260,8 @@ def evaluate_task(
     _refuse_unread(suite, [name for name, value in optional.items() if value is not None])
     how = resolve_generation(generation, seed)
     several = resolve_generation(sampling, seed, default=SAMPLING, where="sampling")
-    retain = retain_of(retain_results)
+    rows = {n: task.sets[n].fingerprint() for n in sorted({m.rows for m in suite if m.rows})}
+    retain = retain_of(retain_results, rows)
     model, tokenizer = resolve_model(model, tokenizer)
     evaluator = Evaluator(
         metrics=suite,
@@ -281,7 +282,7 @@ def evaluate_task(
         "benchmark": task.name,
         "forget_split": task.split,
         "template": fingerprint(dataclasses.replace(evaluator.encoder.template, max_length=2)),
-        "rows": {n: task.sets[n].fingerprint() for n in sorted({m.rows for m in suite if m.rows})},
+        "rows": rows,
         TOKENIZER: mark,
     }
     return EvalResult(
@@ -418,11 +419,16 @@ def choose_metrics(
     return with_parents(list(known.values()), selected)
 
 
-def retain_of(results: RetainResults | Sequence[RetainResults] | None) -> list[Mapping[str, MetricResult]]:
-    """Return the results of each retain model by metric name: none, one, or one for each training seed."""
+def retain_of(
+    results: RetainResults | Sequence[RetainResults] | None, rows: Mapping[str, Any] | None = None
+) -> list[Mapping[str, MetricResult]]:
+    """Return the results of each retain model by metric name: none, one, or one for each training seed.
+
+    rows: the fingerprints of the measured sets by name. Raises ConfigError for results of other examples.
+    """
     if results is None:
         return []
-    from expunge.evaluation.result import EvalResult
+    from expunge.evaluation.result import EvalResult, check_examples
 
     several: list[Any] = list(results) if isinstance(results, list | tuple) else [results]
     loaded = [EvalResult.load(one) if isinstance(one, str | Path) else one for one in several]
@@ -430,4 +436,5 @@ def retain_of(results: RetainResults | Sequence[RetainResults] | None) -> list[M
         values = one.values() if isinstance(one, Mapping) and not isinstance(one, EvalResult) else [one]
         if not all(isinstance(value, EvalResult | MetricResult) for value in values):
             raise ConfigError(f"retain_results: expected an EvalResult, or the path of one, got {kind_of(one)}")
+        check_examples(rows, one, "retain_results")
     return [one.results if isinstance(one, EvalResult) else one for one in loaded]

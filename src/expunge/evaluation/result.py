@@ -87,11 +87,15 @@ class EvalResult(Mapping[str, float]):
         Args:
             retain: The results of the retain model. None: the results that are known already.
             full: The results of the target model.
+
+        Raises:
+            ConfigError: If a control is no result, or was measured on other examples.
         """
         sides = {"retain": retain, "full": full}
         for name, one in sides.items():
             if not isinstance(one, Mapping | None):
                 raise ConfigError(f"with_controls: {name}: expected an EvalResult, got {kind_of(one)}")
+            check_examples(self.meta.get("rows"), one, f"with_controls: {name}")
         known = {k: getattr(self, k) if v is None else v.results if isinstance(v, EvalResult) else v
                  for k, v in sides.items()}  # fmt: skip
         return EvalResult(
@@ -227,6 +231,17 @@ class EvalResult(Mapping[str, float]):
         head = "<tr><th>metric</th><th>value</th><th>95 % interval</th><th>reason</th></tr>"
         notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self.notes)
         return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{notes}"
+
+
+def check_examples(rows: Mapping[str, Any] | None, other: Any, where: str) -> None:
+    """Raise ConfigError if a result names its examples, and one of these sets differs from the set of that name.
+
+    rows: the fingerprints of the sets by name. other: a result; any other object names no examples.
+    """
+    theirs = (other.meta.get("rows") if isinstance(other, EvalResult) else None) or {}
+    for name, mark in (rows or {}).items():
+        if theirs.get(name, mark) != mark:
+            raise ConfigError(f"{where}: the {name} examples of the two results are not the same")
 
 
 def _number(value: float) -> str:
