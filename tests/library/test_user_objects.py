@@ -77,3 +77,19 @@ def test_a_row_longer_than_the_context_is_named_before_training(full: Any, token
         expunge.UnlearnTrainer(full, forget_dataset=long, retain_dataset=RETAIN, processing_class=tokenizer)
     cut = expunge.UnlearnConfig(template={"max_length": 64})
     expunge.UnlearnTrainer(full, cut, forget_dataset=long, retain_dataset=RETAIN, processing_class=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (expunge.RMUConfig(module_regex="model.layers.7"), r"RMUConfig: the model has no module 'model\.layers\.7'"),
+        (expunge.UnlearnConfig(lora={"target_modules": ["qproj"]}), r"UnlearnConfig\.lora\.target_modules\[0\]: the"),
+        (expunge.UnlearnConfig(), r"UnlearnConfig: NPO's loss depends on none .* requires_grad_\(True\)"),
+    ],
+    ids=["method", "adapters", "frozen"],
+)
+def test_a_setting_has_its_name_in_python(config: Any, message: str, full: Any, tokenizer: Any) -> None:
+    if config == expunge.UnlearnConfig():
+        full.requires_grad_(False)
+    with pytest.raises(expunge.ConfigError, match=f"^{message}"):
+        expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, args=config)

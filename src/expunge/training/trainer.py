@@ -338,7 +338,8 @@ class PhaseTrainer(transformers.Trainer):
         if not terms.total.requires_grad:
             raise ConfigError(
                 f"trainer.args: {objective.spec.name}'s loss depends on none of the parameters that are trained; "
-                "choose others by trainable_last_k_layers, trainable_params_regex or lora.target_modules"
+                "choose others by trainable_last_k_layers, trainable_params_regex or lora.target_modules. In Python, "
+                "unfreeze a frozen model by requires_grad_(True), or load its adapters with is_trainable=True"
             )
         if "forget" in terms.parts and not terms.parts["forget"].requires_grad:
             raise ConfigError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,21 @@ def check_reference(model: Any, ref_model: Any) -> None:
 def shows_progress(disable: bool | None) -> bool:
     """Return whether a progress bar is shown. None: in a terminal only."""
     return sys.stderr.isatty() if disable is None else not disable
+
+
+@contextmanager
+def settings_named(args: UnlearnConfig) -> Iterator[None]:
+    """Name a setting in errors as a field of its class, where jobs have the keys `trainer.args.*`."""
+    own = type(args).__name__
+    keys = {"trainer.method_args": own if args.METHOD else f"{own}.method_args", "trainer.args": own}
+    try:
+        yield
+    except ConfigError as error:
+        message = str(error)
+        for key, name in keys.items():
+            if message.startswith((f"{key}.", f"{key}:")):
+                raise ConfigError(name + message.removeprefix(key)) from None
+        raise
 
 
 def shown_arguments(

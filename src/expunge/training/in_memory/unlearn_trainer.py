@@ -47,6 +47,7 @@ from expunge.training.in_memory.unlearn_inputs import (
     eval_roles,
     reporting_callbacks,
     repository_of,
+    settings_named,
     shown_arguments,
     shows_progress,
     tokenizer_of,
@@ -132,7 +133,8 @@ class UnlearnTrainer:
         if peft_config is not None:
             self.model = with_adapters(self.model, peft_config, self.train_args.seed)
         elif self.train_args.lora is not None:
-            self.model = with_lora(self.model, self.train_args.lora, self.train_args.seed)
+            with settings_named(self.args):
+                self.model = with_lora(self.model, self.train_args.lora, self.train_args.seed)
         shown = [transformers.trainer.DEFAULT_PROGRESS_CALLBACK] if shows_progress(self.args.disable_tqdm) else []
         self._bridge = CallbackBridge(
             [*shown, *reporting, *callbacks],
@@ -238,7 +240,8 @@ class UnlearnTrainer:
                 f"{type(self.args).__name__}.optim: {args.optim} trains bfloat16 weights, which models in memory do "
                 "not keep; use it on the command line"
             )
-        with kept_random(), full_precision(self.model), self._scratch() as folder:  # transformers' Trainer sets seeds
+        # transformers' Trainer sets seeds
+        with settings_named(self.args), kept_random(), full_precision(self.model), self._scratch() as folder:
             rows = self._with_alternates()
             pad_id = int(self.encoder.tokenizer.pad_token_id)
             references = {}
