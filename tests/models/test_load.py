@@ -153,3 +153,12 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ConfigError, match=r"^model\.device: 'cuda:2': this machine has 2 CUDA devices"):
         pick_device("cuda:2")
+
+
+def test_a_folder_with_almost_the_name_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("support-model", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no such folder \(did you mean 'support-model'\?\), and "):
+        load_tokenizer("suport-model", TokenizerArgs())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import logging
 import os
@@ -375,7 +376,17 @@ def _not_loaded(noun: str, source: str, revision: str | None, error: Exception) 
         return ConfigError(f"{noun} {source}: cannot be loaded: {_first_line(error)}")
     if hub_file(source, revision, ADAPTER) is not None:
         return ConfigError(only_as_folder(source, "an adapter"))
-    return ConfigError(f"{noun} {source}: cannot be loaded: there is no such folder, and {_first_line(error)}")
+    reason = f"there is no such folder{_near_folder(source)}, and {_first_line(error)}"
+    return ConfigError(f"{noun} {source}: cannot be loaded: {reason}")
+
+
+def _near_folder(source: str) -> str:
+    """Return a hint at a folder of a model next to a missing one, if its name is almost the same."""
+    with contextlib.suppress(OSError, ValueError):
+        folders = [str(path.parent) for path in Path(source).parent.glob("*/config.json")]
+        if close := difflib.get_close_matches(source, folders, n=1, cutoff=0.75):
+            return f" (did you mean '{close[0]}'?)"
+    return ""
 
 
 def _expand(source: str) -> str:
