@@ -52,7 +52,7 @@ def reported_number(name: str) -> Any:
 
 
 def _place(name: str, number: Any) -> str:
-    """Return what a number is computed from: its rows and answers, or other numbers."""
+    """Return the source of a number: its rows and answers, or other numbers."""
     if number.parents:
         return f"of {', '.join(number.parents.values())}"
     rows = number.rows if name == number.name else "retain_eval"
