@@ -41,6 +41,18 @@ def test_it_finds_studies_models_pages_and_stores(saves: Path) -> None:
     assert result.models[-1].name == "before"
 
 
+def test_another_way_to_write_a_folder_adds_nothing(saves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (saves.parent / "elsewhere").mkdir()
+    (saves.parent / "link").symlink_to(saves)
+    monkeypatch.chdir(saves.parent / "elsewhere")
+    expected = scan([saves], [])
+    for words in (["../{}"], ["../link"], ["../{}", "../link", "../elsewhere/../{}"]):
+        result = scan([Path(word.format(saves.name)) for word in words], [Path(f"../{saves.name}/store")])
+        assert sorted(study.name for study in result.studies) == sorted(study.name for study in expected.studies)
+        assert len(result.models) == len(expected.models) and len(result.pages) == len(expected.pages)
+        assert len(result.stores) == 1
+
+
 def test_the_cells_of_a_grid_belong_to_it(saves: Path) -> None:
     page = by_name(scan([saves], []))["grid"].page
     assert page is not None and (page.kind, page.cells) == ("grid", 1)

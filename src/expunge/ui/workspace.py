@@ -133,17 +133,19 @@ def scan(folders: Sequence[Path], stores: Sequence[Path]) -> Workspace:
         stores: Further stores. Stores below the folders are found.
     """
     listing = _Listing()
-    for folder in folders:
-        _search(folder.absolute(), listing)
-    roots = list(dict.fromkeys([*(store.absolute() for store in stores), *listing.stores]))
+    searched = list(dict.fromkeys(folder.resolve() for folder in folders))  # as in the notes of studies: without ".."
+    for folder in searched:
+        _search(folder, listing)
+    roots = list(dict.fromkeys([*(store.resolve() for store in stores), *listing.stores]))
     notes: dict[Path, tuple[Path, RunNote]] = {}
     views = []
     for root in roots:
         noted, damaged = read_notes(root)
         for note in noted:
-            notes.setdefault(Path(note.folder), (root, note))
+            place, real = Path(note.folder), Path(note.folder).resolve()
+            notes.setdefault(real if real in listing.reports else place, (root, note))
         views.append(_store(root, damaged))
-    near = [*(folder.absolute() for folder in folders), *(root.parent for root in roots)]
+    near = [*searched, *(root.parent for root in roots)]
     places = dict.fromkeys([*listing.reports, *notes])
     studies = [_study(place, notes.get(place), near) for place in places]
     studies.sort(key=lambda study: (study.state != "running", -study.changed))
