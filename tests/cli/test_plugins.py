@@ -90,3 +90,10 @@ def test_an_error_in_the_code_of_a_plugin_names_its_file_and_line(
     assert code == 2
     assert errors.startswith(f"expunge: error: plugin {here / 'broken.py'}, line 8: ") and "; details in " in errors
     assert len(errors.splitlines()) == 1 and ("AttributeError" in errors or "TypeError" in errors)
+
+
+def test_a_name_that_is_hardly_similar_mentions_plugins(expunge: Run) -> None:
+    code, _, errors = expunge("plan", "study=quickstart", "methods=[Mine]")
+    assert code == 2 and "did you mean 'ME'?" in errors and "--plugin FILE.py loads names of your own" in errors
+    code, _, errors = expunge("plan", "study=quickstart", "methods=[NPPO]")
+    assert code == 2 and "did you mean 'NPO'?" in errors and "--plugin" not in errors

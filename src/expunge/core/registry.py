@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import functools
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -144,8 +145,12 @@ class Registry(Mapping[str, E]):
         aliases = {alias: entry.name for entry in self._shipped().values() for alias in entry.aliases} | self._aliases
         key = aliases.get(name, name)
         if key not in self:
-            hint = nearest(name, [*self, *aliases])
-            hint += "" if "did you mean" in hint else "; --plugin FILE.py loads names of your own"
+            known = [*self, *aliases]
+            hint = nearest(name, known)
+            # A name of one's own is less like a shipped one than a typing error.
+            lower = [other.lower() for other in known]
+            is_typing_error = "did you mean" in hint and difflib.get_close_matches(name.lower(), lower, cutoff=0.7)
+            hint += "" if is_typing_error else "; --plugin FILE.py loads names of your own"
             raise ConfigError(f"{where}{': ' if where else ''}no {self._kind} named {name!r}{hint}{rule}")
         return self[key]
 
