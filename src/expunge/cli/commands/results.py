@@ -66,7 +66,7 @@ def _print_models(frame: pandas.DataFrame) -> None:
     """Print a table for each model below its role and label, so that a line fits a terminal of 80 columns."""
     numbers = frame.drop(columns=MODEL)
     widths = [max(len(str(name)), *map(len, map(_cell, numbers[name]))) for name in numbers.columns]
-    for (role, label), part in frame.groupby(MODEL, sort=False):
+    for (role, label), part in frame.groupby(MODEL, sort=False, dropna=False):
         say(f"\nrole {role}, label {label}")
         _print(part.drop(columns=MODEL), widths)
 
