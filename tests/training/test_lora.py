@@ -14,10 +14,11 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
+from expunge.models.adapters import merged
 from expunge.models.packed import find_module
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, train
-from expunge.training.lora import LoraArgs, merged, save_adapter, with_lora
+from expunge.training.lora import LoraArgs, save_adapter, with_lora
 
 SHORT = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "logging_steps": 1, "learning_rate": 1e-2}
 IDS = torch.tensor([[1, 5, 9, 14, 3, 2], [1, 8, 8, 30, 41, 2]])

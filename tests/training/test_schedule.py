@@ -14,9 +14,10 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.core.fingerprints import fingerprint
 from expunge.evaluation.observation import capabilities
 from expunge.methods import objective
+from expunge.models.adapters import merged
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, plan_samples, train
-from expunge.training.lora import LoraArgs, merged, with_lora
+from expunge.training.lora import LoraArgs, with_lora
 from expunge.training.phases import TrainingSample, check_run, plan_phases
 from expunge.training.schedule import Schedule
 

@@ -235,7 +235,7 @@ class _Probes:
         """Return the model of a role for audits that change or read its weights: adapters are merged, once."""
         if role not in self._plain:
             from expunge.evaluation.observation import capabilities
-            from expunge.training.lora import without_adapters
+            from expunge.models.adapters import without_adapters
 
             self._plain[role] = without_adapters(self._models[role], role)
             capabilities(self._plain[role])

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from expunge.core.errors import ConfigError
 
 GenerationMode = Literal["batched", "single", "uncached"]
+_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,23 @@ def kept_modes(*models: Any) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextlib.contextmanager
+def kept_use_cache(model: Any) -> Iterator[None]:
+    """Restore `config.use_cache`: a Trainer sets it to False when it is made.
+
+    The forwards of training name the argument themselves. A saved configuration keeps the model's own value.
+    """
+    config = getattr(model, "config", None)
+    before = getattr(config, "use_cache", _MISSING)
+    try:
+        yield
+    finally:
+        if config is not None and before is not _MISSING:
+            config.use_cache = before
+        elif config is not None and hasattr(config, "use_cache"):
+            del config.use_cache
 
 
 def n_embeddings(model: Any) -> int | None:

@@ -22,13 +22,12 @@ from expunge.data.encoder import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Requirements
 from expunge.methods.objective import Objective
-from expunge.models.capabilities import padding_id
+from expunge.models.capabilities import kept_use_cache, padding_id
 from expunge.models.dtypes import training_note
 from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.config import TrainArgs
 from expunge.training.data_parallel import gather_whole, rank_batches
-from expunge.training.kept_model import kept_checkpointing, kept_use_cache
 from expunge.training.optimizers import optimizer_class
 from expunge.training.phases import ROLLOUT, SIDES, Phase, TrainingSample, plan_phases, spec_for
 from expunge.training.reference import Reference, ResidentReference, reference
@@ -210,6 +209,8 @@ def _changed(model: Any, args: TrainArgs) -> Iterator[None]:
     """Train with dropout, compiled layers and checkpointing inside this context, if the settings say so."""
     with ExitStack() as changes:
         if args.activation_checkpointing:
+            from expunge.models.kept_checkpointing import kept_checkpointing
+
             changes.enter_context(kept_checkpointing(model))
         if args.dropout:
             from expunge.training.dropout import with_dropout

@@ -6,7 +6,6 @@ copy is not necessary. With `quantize` that network, and so the reference, has q
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -117,48 +116,22 @@ def with_adapters(model: Any, config: Any, seed: int) -> Any:
     return wrapped.eval()
 
 
-def without_adapters(model: Any, where: str = "model") -> Any:
-    """Return the plain model of one with adapters, merged in a copy; any other model itself.
-
-    Attacks and comparisons of weights read this: they must reach every weight, as those of a plain model do. Adapters
-    that are switched off are removed. Quantised weights are too coarse to merge into, so they keep their adapters.
-
-    Raises ConfigError for adapters that are no change of weights, such as prompts.
-    """
-    if not hasattr(model, "peft_config") or getattr(model.get_base_model(), "is_quantized", False):
-        return model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    if any(config.is_prompt_learning for config in model.peft_config.values()):
-        raise ConfigError(f"{where}: its adapters are prompts, which cannot be merged into the weights")
-    plain = copy.deepcopy(model)
-    layers = [m for m in plain.modules() if isinstance(m, BaseTunerLayer)]
-    if layers and all(layer.disable_adapters for layer in layers):
-        plain = plain.unload()
-    return merged(plain) if hasattr(plain, "peft_config") else plain.requires_grad_(True).eval()
-
-
-def merged(model: Any) -> Any:
-    """Return the plain model with the adapters added into its weights; the wrapper cannot be used afterwards."""
-    model.disable_input_require_grads()
-    plain = model.merge_and_unload()
-    for p in plain.parameters():
-        p.requires_grad_(True)
-    return plain.eval()
-
-
 def saved_form(model: Any, args: LoraArgs, reload: Callable[[], Any]) -> Any:
     """Return the plain model that a run with adapters saves; the wrapper cannot be used afterwards.
 
     Adapters of a quantised run are moved to the full-precision weights from `reload` and merged there. A sum with
     quantised weights would be rounded to their grid, and most of the update would be lost.
     """
+    from expunge.models.adapters import merged
+
     return merged(model) if args.quantize is None else merged_copy(model, args, reload)
 
 
 def merged_copy(model: Any, args: LoraArgs, reload: Callable[[], Any]) -> Any:
     """Return a plain model: the current adapters merged into the weights from `reload`; training can continue."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    from expunge.models.adapters import merged
 
     trained = {name: p.detach().cpu() for name, p in get_peft_model_state_dict(model).items()}
     plain = with_lora(reload(), args, seed=0)

@@ -15,7 +15,7 @@ from expunge.evaluation.observation import capabilities
 from expunge.evaluation.wrapping import without_wrapper
 from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs
 from expunge.interpretability.layer_report import ANALYSES, LayerReport, layer_report
-from expunge.training.lora import without_adapters
+from expunge.models.adapters import without_adapters
 
 
 def inspect(

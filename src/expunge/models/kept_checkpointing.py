@@ -1,4 +1,4 @@
-"""Restore the switches of a model that transformers' Trainer sets and leaves: its cache and its checkpointing."""
+"""Restore the switches of activation checkpointing, which transformers' Trainer sets and leaves."""
 
 from __future__ import annotations
 
@@ -10,24 +10,6 @@ from expunge.models.capabilities import plain_model
 
 FLAGS = ("gradient_checkpointing", "_gradient_checkpointing_func")  # of each module
 HOOKS = ("_require_grads_hooks", "_require_grads_hook")  # of the model, on its embeddings
-_MISSING = object()
-
-
-@contextmanager
-def kept_use_cache(model: Any) -> Iterator[None]:
-    """Restore `config.use_cache`: a Trainer sets it to False when it is made.
-
-    The forwards of training name the argument themselves. A saved configuration keeps the model's own value.
-    """
-    config = getattr(model, "config", None)
-    before = getattr(config, "use_cache", _MISSING)
-    try:
-        yield
-    finally:
-        if before is not _MISSING:
-            config.use_cache = before
-        elif config is not None and hasattr(config, "use_cache"):
-            del config.use_cache
 
 
 @contextmanager
