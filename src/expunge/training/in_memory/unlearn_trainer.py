@@ -67,8 +67,9 @@ log = logging.getLogger(__name__)
 class UnlearnTrainer:
     """A trainer that makes a causal language model forget examples, in memory.
 
-    The model object is trained in place, as TRL does. Nothing is written to disk unless you call `save_model` or set
-    `report_to` or `push_to_hub`. The same seed and data give the same weights on the same machine.
+    The model object is trained in place, as TRL does, and is in evaluation mode afterwards. Nothing is written to disk
+    unless you call `save_model` or set `report_to` or `push_to_hub`. The same seed and data give the same weights on
+    the same machine.
 
     Args:
         model: A causal language model on any device, or the name of one (a folder or a hub id). Weights in bfloat16 or
