@@ -209,10 +209,22 @@ def part_names(objective: Objective, args: TrainArgs, where: str = "trainer") ->
 
 def names_of_method(objective: Objective, where: str) -> list[PartName]:
     """Return the names of parts of the model in a method's settings, and those of the modules that its loss reads."""
-    names, layer = list(names_in(objective.method, where)), objective.needs.layer
+    names = list(names_in(objective.method, where))
     known = {name.value.replace("\\", "") for name in names}
+    return names + [name for name in read_modules(objective, where) if name.value not in known]
+
+
+def read_modules(objective: Objective, where: str) -> list[PartName]:
+    """Return the modules whose outputs a loss reads, with the setting that names each, or `where` if none does."""
+    layer, rule = objective.needs.layer, objective.method
+    keys: dict[str, str] = {}
+    for field in dataclasses.fields(rule):  # type: ignore[arg-type]
+        value = getattr(rule, field.name)
+        for text in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(text, str):
+                keys[text.replace("\\", "")] = f"{where}.{field.name}"
     modules = (layer,) if isinstance(layer, str) else layer or ()
-    return names + [PartName(where, "module", name) for name in modules if name not in known]
+    return [PartName(keys.get(name, where), "module", name) for name in modules]
 
 
 def names_of_args(args: TrainArgs, where: str) -> list[PartName]:

@@ -26,6 +26,7 @@ from expunge.evaluation.evaluator import evaluate_task, resolve_generation
 from expunge.evaluation.result import EvalResult
 from expunge.models.capabilities import kept_modes
 from expunge.models.load import load_named, save_model
+from expunge.models.packed import find_module
 from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import kept_random
 from expunge.training.config import TrainArgs
@@ -56,7 +57,7 @@ from expunge.training.in_memory.unlearn_objective import resolve_objective
 from expunge.training.loop import train
 from expunge.training.lora import with_adapters, with_lora
 from expunge.training.optimizers import weights_dtype
-from expunge.training.phases import check_run, plan_phases
+from expunge.training.phases import check_run, plan_phases, read_modules
 from expunge.training.rollouts import rollout_source
 from expunge.training.trainable import full_precision
 from expunge.training.trainer import training_arguments
@@ -241,6 +242,8 @@ class UnlearnTrainer:
                 f"{type(self.args).__name__}.optim: {args.optim} trains bfloat16 weights, which models in memory do "
                 "not keep; use it on the command line"
             )
+        for module in read_modules(self.objective, type(self.args).__name__):
+            find_module(self.model, module.value.partition(":")[0], key=module.key)
         # transformers' Trainer sets seeds
         with settings_named(self.args), kept_random(), full_precision(self.model), self._scratch() as folder:
             rows = self._with_alternates()
