@@ -218,7 +218,7 @@ def read_modules(objective: Objective, where: str) -> list[PartName]:
     """Return the modules whose outputs a loss reads, with the setting that names each, or `where` if none does."""
     layer, rule = objective.needs.layer, objective.method
     keys: dict[str, str] = {}
-    for field in dataclasses.fields(rule):  # type: ignore[arg-type]
+    for field in dataclasses.fields(rule):
         value = getattr(rule, field.name)
         for text in value if isinstance(value, tuple | list) else (value,):
             if isinstance(text, str):
