@@ -82,7 +82,10 @@ def test_a_row_longer_than_the_context_is_named_before_training(full: Any, token
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (expunge.RMUConfig(module_regex="model.layers.7"), r"RMUConfig\.module_regex: the model has no module 'model\.layers\.7'"),
+        (
+            expunge.RMUConfig(module_regex="model.layers.7"),
+            r"RMUConfig\.module_regex: the model has no module 'model\.layers\.7'",
+        ),
         (expunge.UnlearnConfig(lora={"target_modules": ["qproj"]}), r"UnlearnConfig\.lora\.target_modules\[0\]: the"),
         (expunge.UnlearnConfig(), r"UnlearnConfig: NPO's loss depends on none .* requires_grad_\(True\)"),
     ],
