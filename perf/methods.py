@@ -1,6 +1,6 @@
 """A training step of some methods against the plain way, side by side in one run.
 
-    python perf/methods.py [--steps 6] [--rounds 3] [--head-chunk 256] [--only NPO+KL]
+    python perf/methods.py [--steps 6] [--rounds 3] [--logits-chunk-size 256] [--only NPO+KL]
     python perf/methods.py --device cuda --dtype bfloat16 --shape llama-1b
 
 The plain way, written out below: a resident reference model, one forward for each side, logits at every position.
@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--shape", default="llama-8m", choices=SHAPES)
-    parser.add_argument("--head-chunk", type=int, default=TrainArgs().logits_chunk_size)
+    parser.add_argument("--logits-chunk-size", type=int, default=TrainArgs().logits_chunk_size)
     parser.add_argument("--cpu-time", type=int, nargs="?", const=1, default=0, choices=[0, 1])
     parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)

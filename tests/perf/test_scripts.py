@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,19 @@ def test_an_evaluation_gives_the_numbers_of_the_plain_way(
     assert all(int(line[-2]) > 10 and float(line[-1].split()[0]) < 1e-3 for line in lines)
 
 
-@pytest.mark.parametrize("name", ["erase_search", "methods", "stories", "stories_training", "study"])
+def test_a_step_is_measured_in_both_ways(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = {}
+    for way in ("plain", "ours"):
+        words = f"methods.py --one {way} NPO+KL --steps 1 --shape tiny --logits-chunk-size 8"
+        monkeypatch.setattr(sys, "argv", words.split())
+        script("methods").main()
+        losses[way] = json.loads(capsys.readouterr().out)["loss"]
+    assert losses["ours"] == pytest.approx(losses["plain"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["erase_search", "stories", "stories_training", "study"])
 def test_a_script_can_be_imported(script: Any, name: str) -> None:
     assert callable(script(name).main)
 
