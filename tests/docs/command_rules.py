@@ -50,6 +50,7 @@ ONCE = (
 )
 SMALL = f"model=llama-64k {ONCE} launch.workers=1"
 WORLD = " ".join(word for word in TINY.split() if word.startswith(("model=", "data.")))
+SMALL_DATA = " ".join(word for word in WORLD.split() if word.startswith("data."))
 ONE_TRIAL = "sweep.trials=1 'sweep.space={args.learning_rate: [1e-4]}'"
 ONE_METHOD = "methods=[GradAscent]"
 PROBABILITIES = "eval.metrics=[forget_Q_A_Prob,retain_Q_A_Prob]"
@@ -184,9 +185,7 @@ RULES: dict[str, Rule] = {
         f"{SMALL} {ONE_METHOD} {ONE_TRIAL}",
     ),
     "run study=lume_smollm2": Rule({"model=MODEL": "model=llama-64k"}, f"{SMALL} {ONE_METHOD} data.args.documents=4"),
-    "run study=meta_tiny": Rule(
-        form="plan", reason="takes 90 CPU s at its smallest; tests/pipelines/meta_evaluation runs one"
-    ),
+    "run study=meta_tiny": Rule(more=f"{SMALL_DATA} {ONCE}"),
     "run study=methods_all": Rule(more=f"{TINY} {ONE_METHOD}"),
     "run study=tofu_smollm2": Rule(
         {"model=MODEL": "model=llama-64k"},
