@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from expunge.core import hub
+from expunge.models.identity import hub_file, small_files
 
 NO_CONNECTION = HfHubHTTPError.__mro__[1]  # the base of the HTTP library's errors
 
@@ -53,6 +54,19 @@ def test_a_hub_that_answers_is_used_and_asked_again_after_a_while(
         with hub.cache_if_unreachable():
             assert offline == constants.HF_HUB_OFFLINE
         monkeypatch.setattr(hub, "AGAIN_S", -1.0)
+
+
+def test_files_in_the_cache_need_no_request(
+    hub_answers: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--org--kept" / "snapshots" / ("d" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(snapshot / "config.json"))
+    assert small_files("org/kept", "d" * 40) == snapshot
+    assert hub_file("org/kept", "d" * 40, "config.json") == snapshot / "config.json"
+    assert hub._answered is None  # no request: `hub_answers` has none
 
 
 def test_a_command_does_not_try_five_times(tmp_path: Path) -> None:

@@ -291,7 +291,8 @@ def _snapshot(source: str, commit: str | None, patterns: list[str], has_all: Cal
     from expunge.core.hub import cache_if_unreachable, unreachable_errors
 
     for local in (True, False):
-        with contextlib.suppress(*unreachable_errors()), cache_if_unreachable():
+        access = contextlib.nullcontext() if local else cache_if_unreachable()
+        with contextlib.suppress(*unreachable_errors()), access:
             folder = Path(
                 snapshot_download(
                     source, revision=commit, allow_patterns=patterns, local_files_only=local, etag_timeout=10
@@ -334,12 +335,13 @@ def hub_file(source: str, revision: str | None, name: str) -> Path | None:
     from expunge.core.hub import cache_if_unreachable, unreachable_errors
 
     wrong_name = ConfigError, ValueError  # loading reports it
-    with contextlib.suppress(*wrong_name, *unreachable_errors()), cache_if_unreachable():
+    with contextlib.suppress(*wrong_name, *unreachable_errors()):
         commit = pinned_revision(source, revision)
         known = try_to_load_from_cache(source, name, revision=commit)
-        if known is not None and not isinstance(known, str):
-            return None
-        return Path(known or hf_hub_download(source, name, revision=commit, etag_timeout=10))
+        if known is not None:
+            return Path(known) if isinstance(known, str) else None
+        with cache_if_unreachable():
+            return Path(hf_hub_download(source, name, revision=commit, etag_timeout=10))
     return None
 
 
