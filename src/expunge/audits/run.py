@@ -234,11 +234,9 @@ class _Probes:
     def _weights(self, role: str) -> Any:
         """Return the model of a role for audits that change or read its weights: adapters are merged, once."""
         if role not in self._plain:
-            from expunge.evaluation.observation import capabilities
-            from expunge.models.adapters import without_adapters
+            from expunge.evaluation.wrapping import with_merged_adapters
 
-            self._plain[role] = without_adapters(self._models[role], role)
-            capabilities(self._plain[role])
+            self._plain[role] = with_merged_adapters(self._models[role], role)
         return self._plain[role]
 
     def _measured(self, model: Any, plan: AuditPlan, probe: AuditProbe) -> Mapping[str, MetricResult]:

@@ -82,6 +82,18 @@ def without_wrapper(model: Any) -> Any:
     return model.inner
 
 
+def with_merged_adapters(model: Any, where: str) -> Any:
+    """Return a copy whose adapters are merged into the weights, observed; a model without adapters itself.
+
+    Audits that change or compare weights read this. where: the name of the model, for errors.
+    """
+    from expunge.models.adapters import without_adapters
+
+    plain = without_adapters(model, where)
+    capabilities(plain)
+    return plain
+
+
 def wrapped_by(
     rule: Wrapper,
     model: Any,

@@ -11,11 +11,9 @@ from expunge.data.encoder import Encoder
 from expunge.data.in_memory import examples_from
 from expunge.data.template import Template
 from expunge.evaluation.evaluator import resolve_model, resolve_template
-from expunge.evaluation.observation import capabilities
-from expunge.evaluation.wrapping import without_wrapper
+from expunge.evaluation.wrapping import with_merged_adapters, without_wrapper
 from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs
 from expunge.interpretability.layer_report import ANALYSES, LayerReport, layer_report
-from expunge.models.adapters import without_adapters
 
 
 def inspect(
@@ -66,7 +64,7 @@ def inspect(
     models |= {
         name: resolve_model(other, tokenizer, f"controls[{name!r}]")[0] for name, other in (controls or {}).items()
     }
-    models = {name: _plain(one, name) for name, one in models.items()}
+    models = {name: with_merged_adapters(without_wrapper(one), name) for name, one in models.items()}
     read = _inputs(forget, "forget", n, encoder)
     other = None if retain is None else _inputs(retain, "retain", n, encoder)
     skipped = [a for a in ANALYSES if a not in selection] if analyses is None else []
@@ -86,13 +84,6 @@ def _select(analyses: Sequence[str] | str | None, reference: Any, retain: Any) -
         if lacks.get(name):
             raise ConfigError(f"analyses: {name} needs {'retain' if name == 'probe' else 'reference'}=")
     return named
-
-
-def _plain(model: Any, name: str) -> Any:
-    """Return the model without a wrapper and with its adapters merged, so that weights have the reference's names."""
-    plain = without_adapters(without_wrapper(model), name)
-    capabilities(plain)
-    return plain
 
 
 def _inputs(data: Any, name: str, n: int, encoder: Encoder) -> AnalysisInputs:
