@@ -11,8 +11,6 @@ import sys
 
 NEW_OBJECTS = 100_000  # new objects after which the collector searches; the default is 700
 COMPLAINS = frozenset({"_duckdb"})  # prints a line for each of its objects that is there at the end
-
-
 _is_rare = False
 
 
