@@ -1,7 +1,7 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser test-notebooks check docs results dockerfile clean
+.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser test-extras test-notebooks check docs results dockerfile clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # The tests run one process per core; more threads inside each would only get in each other's way.
 WORKERS ?= 2
 AXE := build/axe/package/axe.min.js
+CHROMIUM := command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$EXPUNGE_BROWSER" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; } || true
 TORCH := $(shell grep '^torch==' requirements.lock)
 
 help:
@@ -19,12 +20,13 @@ help:
 	@echo "make test-zoo    models of more than 100 families against plain transformers (minutes)"
 	@echo "make test-slurm  studies through a real Slurm (as root; installs Debian's slurm-wlm and munge where it can)"
 	@echo "make test-browser  every kind of page in a browser, with axe (installs Debian's chromium as root)"
+	@echo "make test-extras  what needs the extras lm-eval and figures (installs both into .venv-extras)"
 	@echo "make test-notebooks  the tutorials as notebooks, in Jupyter"
 	@echo "make check       format, lint, types, floors"
 	@echo "make docs        the documentation site, strict, into build/site, with its links and headings checked"
 	@echo "make dockerfile  the Dockerfile, by hadolint"
 	@echo "make results     the command of each table in docs/results, and its hours (runs none)"
-	@echo "make clean       remove caches and builds (not .venv, not what runs have made)"
+	@echo "make clean       remove caches and builds (not the environments, not what runs have made)"
 
 quickstart: .venv/.installed
 	$(BIN)/expunge run study=quickstart
@@ -47,12 +49,16 @@ test-slurm: .venv/.installed-dev
 
 # playwright brings no browser of its own here: it drives the chromium of this machine (or EXPUNGE_BROWSER=/path/to/one).
 # axe-core, which checks accessibility, comes from npm where that is installed (or EXPUNGE_AXE=/path/to/axe.min.js).
-test-browser: .venv/.installed-dev
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$EXPUNGE_BROWSER" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; } || true
-	$(BIN)/python -c 'import playwright' 2>/dev/null || $(PIP) install 'playwright>=1.50'
+test-browser: .venv-extras/.installed
+	@$(CHROMIUM)
 	@test -f $(AXE) || { command -v npm >/dev/null && mkdir -p build/axe && cd build/axe && npm pack --silent axe-core >/dev/null && tar xzf axe-core-*.tgz; } || true
 	export EXPUNGE_AXE=$${EXPUNGE_AXE:-$$(test -f $(AXE) && echo $(CURDIR)/$(AXE))}; test -n "$$EXPUNGE_AXE" || unset EXPUNGE_AXE; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m browser tests/browser
+	OMP_NUM_THREADS=1 .venv-extras/bin/python -m pytest -q -rs -m browser tests/browser
+
+# The extras lm-eval and figures. What cannot be installed is skipped, with the reason.
+test-extras: .venv-extras/.installed
+	@$(CHROMIUM)
+	OMP_NUM_THREADS=1 .venv-extras/bin/python -m pytest -q -rs tests/pipelines/study_jobs/test_harness.py tests/docs/test_extras_run.py
 
 test-notebooks: .venv/.installed-dev
 	$(BIN)/python -c 'import nbclient, ipykernel' 2>/dev/null || $(PIP) install nbclient ipykernel
@@ -102,6 +108,15 @@ clean:
 .venv-docs/.installed: requirements-docs.lock | .venv/bin/python
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip -qq --disable-pip-version-check install -r requirements-docs.lock
+	@touch $@
+
+# Reads the packages of .venv, too; its own go first.
+.venv-extras/.installed: requirements-extras.lock .venv/.installed-dev
+	@$(PYTHON) -m venv .venv-extras
+	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$(.venv-extras/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	.venv-extras/bin/python -m pip -qq --disable-pip-version-check install --no-deps -r requirements-extras.lock \
+		|| echo "the extras cannot be installed here: their tests are skipped"
 	@touch $@
 
 .venv/.installed-dev: requirements-dev.lock .venv/.installed

@@ -56,6 +56,7 @@ def test_train_unlearn_and_eval(rows: Path, expunge: Run) -> None:
     )
     assert code == 2
     assert "train_split=full: the benchmark custom has no rows to train such a model on" in errors
+    assert "data.args.train_full=true" in errors
 
 
 def test_a_wrong_file_is_one_line_before_anything_is_read(rows: Path, expunge: Run) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import shlex
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TINY = (
     "model=llama-64k data.world.authors=6 data.world.questions_per_author=4 data.world.forget_fraction=0.34 "
@@ -28,7 +30,8 @@ class Rule:
     swaps: texts to replace in words. more: further words. before: commands that make its inputs. codes: exit codes of
     a command that has done its work. form: "serve" if it is a server; "help" if it is a group of commands or a part of
     one, whose help is printed; "plan", "config" or "not run" if it is only planned, only its settings are composed, or
-    neither. reason: why such a command does not run.
+    neither. reason: why such a command does not run. needs: modules and programs with which it does run; where one is
+    absent, `form` and `reason` hold.
     """
 
     swaps: Mapping[str, str] = field(default_factory=dict)
@@ -37,6 +40,13 @@ class Rule:
     reason: str = ""
     before: tuple[str, ...] = ()
     codes: tuple[int, ...] = (0,)
+    needs: tuple[str, ...] = ()
+
+    def here(self) -> Rule:
+        """Return the rule for this machine: that of a command that runs, if all that it needs is there."""
+        if self.needs and all(importlib.util.find_spec(name) or shutil.which(name) for name in self.needs):
+            return replace(self, form="", reason="")
+        return self
 
 
 JOB = Rule(more=STEP)
@@ -70,7 +80,11 @@ TWIST = f"{STORY} stories.datasets=[filter-Twist]"
 TASKS = f"{ONCE} data.args.train_rows=64 data.args.eval_rows=8 audits=[]"
 QUICK_ERASE = "--method NPO --learning-rate 1e-3 --budget 20s"
 ERASE = "erase --model SmolLM2-135M-Instruct --forget rows.csv --retain keep.csv"
-EXTRA = "needs the extra expunge[{}]"
+EXTRA = "needs the extra expunge[{}]: make test-extras"
+OWN_TASK = {
+    "eval.lm_eval.tasks=arc_easy": "eval.lm_eval.tasks=tiny_choice eval.lm_eval.include_path=lm_tasks",
+    "'eval.lm_eval.tasks=[arc_easy]'": "eval.lm_eval.tasks=tiny_choice eval.lm_eval.include_path=lm_tasks",
+}
 FIRST = "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=first data.root=tofu data.request=1/4"
 MINE = f"eval experiment=eval/tofu/default task_name=mine {SHORT}"
 STORIES = (
@@ -106,7 +120,9 @@ RULES: dict[str, Rule] = {
     ),
     "eval experiment=eval/wmdp/default": Rule({"FOLDER": "mmlu"}, f"{SHORT}"),
     "eval benchmark=mmlu": Rule({"FOLDER": "mmlu"}, SHORT),
-    "eval benchmark=lm_eval": Rule(form="config", reason=EXTRA.format("lm-eval")),
+    "eval benchmark=lm_eval": Rule(
+        OWN_TASK, f"{SHORT} model=MODEL", "config", EXTRA.format("lm-eval"), needs=("lm_eval",)
+    ),
     "eval benchmark=blur": Rule({"ORIGINAL": "before"}, SHORT),
     "eval benchmark=custom forget=rows.csv": Rule({"=...": "=MODEL"}, SHORT),
     "unlearn experiment=unlearn/tofu/default trainer=NPO task_name=second": Rule(
@@ -196,7 +212,9 @@ RULES: dict[str, Rule] = {
     "run study=quickstart": Rule(more=TINY),
     "run study=quickstart 'audits": Rule(more=f"{TINY} methods=[NPO]"),
     "run study=quickstart 'audits=[{name: relearn}": Rule({"relearn}": "relearn, rows: 4}"}, f"{TINY} methods=[NPO]"),
-    "run study=quickstart eval.lm_eval": Rule(form="config", reason=EXTRA.format("lm-eval")),
+    "run study=quickstart eval.lm_eval": Rule(
+        OWN_TASK, f"{TINY} {ONE_METHOD}", "config", EXTRA.format("lm-eval"), needs=("lm_eval",)
+    ),
     "run study=quickstart benchmark=capitals": Rule(more=ONCE),
     "run study=FILE.yaml": Rule({"key=value": ""}, TINY),
     "run study=grid.yaml": Rule(more=TINY),
@@ -229,7 +247,9 @@ RULES: dict[str, Rule] = {
     "report study": Rule(more=TINY, before=(QUICK,)),
     "report study=NAME": Rule({"NAME": "quickstart"}, TINY, before=(QUICK,)),
     "report study=quickstart --serve": Rule({"--serve 8000": "--serve 0"}, TINY, "serve", before=(QUICK,)),
-    "report study=quickstart --figures": Rule(form="not run", reason=EXTRA.format("figures") + " and a browser"),
+    "report study=quickstart --figures": Rule(
+        more=TINY, form="not run", reason=EXTRA.format("figures"), before=(QUICK,), needs=("kaleido", "chromium")
+    ),
     "results study": Rule(more=TINY, before=(QUICK,)),
     "results study=...": Rule({"...": "quickstart"}, TINY, before=(QUICK,)),
     "results --query": Rule({"--query": "--query 'SELECT * FROM means'"}, before=(QUICK,)),
@@ -283,14 +303,11 @@ RULES: dict[str, Rule] = {
 }
 
 
-AUTHORS = "reads files of its authors that this folder has no small copy of"
 TRIES: dict[str, Rule] = {
-    "eval experiment=eval/rwku": Rule(form="config", reason=AUTHORS),
     "eval experiment=eval/semeval": Rule({"FOLDER": "semeval", "=OLMo-7B-0724-Instruct-hf": "=MODEL"}, SHORT),
-    "plan study=quickstart benchmark=gen_tofu": Rule(form="config", reason=AUTHORS),
+    "plan study=quickstart benchmark=gen_tofu": Rule({"FOLDER": "gen_tofu"}),
     "plan study=tofu_tiny": Rule({"FOLDER": "tofu"}),
     "unlearn benchmark=r_tofu": Rule({"FOLDER": "r_tofu"}, f"{STEP} model=MODEL"),
-    "unlearn experiment=unlearn/knowundo": Rule(form="config", reason=AUTHORS),
 }
 """Rules of commands that docstrings propose and no page has."""
 
@@ -301,7 +318,7 @@ def rule_of(words: list[str], rules: Mapping[str, Rule] = RULES) -> Rule:
     """Return the rule with the longest beginning of the command's words."""
     command = shlex.join(words)
     match = max((start for start in rules if command.startswith(start)), key=len, default="")
-    return rules.get(match, Rule())
+    return rules.get(match, Rule()).here()
 
 
 def prepared(words: list[str], rule: Rule) -> list[str]:

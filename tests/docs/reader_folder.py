@@ -36,6 +36,7 @@ MODELS = (
         "muse-bench/MUSE-News_retrain",
     ),
     *("HuggingFaceTB/SmolLM2-135M-Instruct", "sangyon/LRM-target", "llmunlearningsemeval2025organization/olmo-1B"),
+    *("meta-llama/Meta-Llama-3-8B-Instruct", "meta-llama/Llama-2-7b-chat-hf"),
     *("MODEL", "given", "never-saw", "before", "SmolLM2-135M-Instruct"),
     *sorted({m["source"] for m in yaml.safe_load((STUDIES / "ou_hub.yaml").read_text())["finished_models"]}),
 )
@@ -218,6 +219,8 @@ def write_sources(folder: Path) -> None:
         ]
         lines(folder / f"fame/{split}.json", people)
     write_semeval(folder / "semeval")
+    write_graph(folder / "gen_tofu")
+    write_choice_task(folder / "lm_tasks")
 
 
 BLUR_FILES = ("forget", "retain", "paired_forget_retain")
@@ -244,6 +247,41 @@ def write_semeval(folder: Path, documents: int = 16) -> None:
     lines(
         folder / "mia" / "nonmember.jsonl", [{"id": f"x{i}", "document": f"Text {i} of a stranger."} for i in range(2)]
     )
+
+
+def write_graph(folder: Path) -> None:
+    """Write the graph and the rows of arcsf's gen_tofu: the embedded world's."""
+    from expunge.data.world import WorldConfig
+    from expunge.data.world.generate import make_world
+
+    world = make_world(WorldConfig(authors=8, questions_per_author=12))
+    items = {key: {"type": e.type, "data": {"key": key, "name": e.name}} for key, e in world.entities.items()}
+    rows = [
+        {
+            **{"keys": row.meta["keys"], "question": row.question, "answer": row.answer},
+            **{"paraphrased_question": row.paraphrased_question, "paraphrased_answer": row.answers["paraphrase"]},
+            **{"perturbed_answers": row.perturbed, "paraphrased_perturbed_answers": row.perturbed},
+        }
+        for row in world.sets["full"]
+    ]
+    folder.mkdir()
+    (folder / "all_items.json").write_text(json.dumps(items))
+    (folder / "all_connections.csv").write_text("".join(f"{link.source},{link.target}\n" for link in world.links))
+    (folder / "questions.json").write_text(json.dumps(rows))
+
+
+def write_choice_task(folder: Path) -> None:
+    """Write a task of lm-evaluation-harness, `tiny_choice`, over questions with options."""
+    questions = folder.with_name("lm_questions.jsonl")
+    lines(questions, choices(8))
+    folder.mkdir()
+    task = {
+        **{"task": "tiny_choice", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(questions)}}},
+        **{"test_split": "test", "fewshot_split": "test", "output_type": "multiple_choice"},
+        **{"doc_to_text": "{{question}}\nAnswer:", "doc_to_choice": "choices", "doc_to_target": "answer"},
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (folder / "tiny_choice.yaml").write_text(yaml.safe_dump(task))
 
 
 def write_rows(folder: Path) -> None:
@@ -291,11 +329,16 @@ def story(number: int) -> dict[str, Any]:
 
 def write_projects(folder: Path) -> None:
     """Write small copies of the other projects' inputs."""
+    from tests.data.loaders.test_knowundo import write_knowundo
+    from tests.data.loaders.test_rwku import write_rwku
     from tests.interop.test_arcsf import lists as combinations
     from tests.interop.test_arcsf import write as write_arcsf
     from tests.interop.test_open_unlearning_forks import FORK
     from tests.models.test_llama2c import checkpoint, vocabulary
 
+    write_rwku(folder / "jinzhuoran" / "RWKU")
+    for domain in ("copyright", "privacy"):
+        write_knowundo(folder / "zjunlp" / "KnowUnDo", domain)
     torch.save(checkpoint(), folder / "ckpt.pt")
     vocabulary(folder).rename(folder / "tok8192.model")
     write_arcsf(

@@ -1,6 +1,8 @@
 """Run the commands of the pages, one page after the other, in a folder of small models and data sets.
 
-    PYTHONPATH=src:docs:examples:. python tests/docs/run_commands.py FOLDER [BEGINNING_OF_A_PAGE ... | tries]
+    PYTHONPATH=src:docs:examples:. python tests/docs/run_commands.py FOLDER [BEGINNING_OF_A_PAGE ... | tries | extras]
+
+`tries` are the commands that docstrings propose. `extras` are the commands of pages and docstrings that need an extra.
 
 Prints a JSON line for each command: page, command, form, CPU seconds, fault, and the reason why it does not run. The
 form is run, serve, plan, config, help, not run, or name: a command without its words, in a sentence.
@@ -20,13 +22,13 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from command_rules import RULES, TRIES, prepared, rule_of
+from command_rules import RULES, TRIES, Rule, prepared, rule_of
 from page_commands import PAGES, ROOT, commands, tries
 
 TUTORIALS = ("docs/index.md", "docs/how-to/audit.md", "docs/how-to/extend.md", "docs/tutorials/")
@@ -91,15 +93,21 @@ def visit(output: io.StringIO, pages: list[str], ended: threading.Event) -> None
 class PageRunner:
     """Runs the commands of one page. A command of an earlier page is not run again."""
 
-    def __init__(self, page: str, earlier: set[str]) -> None:
+    def __init__(
+        self, page: str, earlier: set[str], rules: Mapping[str, Rule] = RULES, *, extras: bool = False
+    ) -> None:
         self.page = page
         self.earlier = earlier
+        self.rules = rules
+        self.extras = extras  # only the commands that need one
         self.here: set[str] = set()
 
     def run(self, words: list[str], *, whole: bool) -> Outcome:
         """Run a command of the page in the form of its rule."""
         command = shlex.join(words)
-        rule = rule_of(words)
+        rule = rule_of(words, self.rules)
+        if self.extras and not rule.needs:
+            return Outcome(self.page, command, "name")
         if len(words) == 1 and rule.form != "serve":
             return Outcome(self.page, command, "name")
         if rule.form == "not run":
@@ -125,40 +133,38 @@ class PageRunner:
         return Outcome(self.page, command, form, round(cpu_s() - began, 2), fault, rule.reason)
 
 
+def clear_shown() -> None:
+    """Remove the folders of results; the store stays."""
+    for name in SHOWN:
+        shutil.rmtree(Path("saves") / name, ignore_errors=True)
+
+
 def cpu_s() -> float:
     """Return the CPU seconds of this process and of its ended children."""
     return sum(os.times()[:4])
 
 
-def outcomes(names: Sequence[str]) -> Iterator[Outcome]:
-    """Run the commands of all pages, or of the named ones, in the current folder."""
+def outcomes(names: Sequence[str], earlier: set[str], *, extras: bool) -> Iterator[Outcome]:
+    """Run the commands of all pages, or of the named ones, in the current folder, but for those of `earlier`."""
     texts = {page.relative_to(ROOT).as_posix(): commands(page.read_text(encoding="utf-8")) for page in PAGES}
     texts = {name: lines for name, lines in texts.items() if not name.startswith(TUTORIALS)}
-    earlier: set[str] = set()
     for page, lines in texts.items():
         if names and not page.startswith(tuple(names)):
             continue
-        for name in SHOWN:
-            shutil.rmtree(Path("saves") / name, ignore_errors=True)
-        runner = PageRunner(page, earlier)
+        clear_shown()
+        runner = PageRunner(page, earlier, extras=extras)
         for words, whole in lines:
             yield runner.run(words, whole=whole)
 
 
-def planned_tries() -> Iterator[Outcome]:
-    """Plan the commands that the docstrings of methods, audits and benchmarks propose, with their data and models."""
-    for file, words in tries(ROOT / "src" / "expunge"):
-        for name in SHOWN:  # many have the same task_name
-            shutil.rmtree(Path("saves") / name, ignore_errors=True)
-        rule = rule_of(words, RULES | TRIES)
-        form = "config" if rule.form == "config" else "plan"
-        new = prepared(words, dataclasses.replace(rule, form=form))
-        began = cpu_s()
-        for line in rule.before if not Path("stories").exists() else ():
-            call(shlex.split(line))
-        code, text = call(new)
-        fault = f"exit code {code} of {shlex.join(new)}: {text}" if code else ""
-        yield Outcome(file, shlex.join(words), form, round(cpu_s() - began, 2), fault, rule.reason)
+def proposed(earlier: set[str], *, extras: bool) -> Iterator[Outcome]:
+    """Run the commands that the docstrings of methods, audits and benchmarks propose."""
+    runner, file = PageRunner("", earlier, RULES | TRIES, extras=extras), ""
+    for page, words in tries(ROOT / "src" / "expunge"):
+        if page != file:  # many have the same task_name
+            clear_shown()
+        file = page
+        yield dataclasses.replace(runner.run(words, whole=True), page=page)
 
 
 def accept_uploads() -> None:
@@ -194,8 +200,11 @@ def main(folder: str, *names: str) -> int:
     collect_rarely()
     skip_imports()  # else each training searches them (.3 s)
     os.chdir(folder)
-    faults = 0
-    for outcome in itertools.chain(outcomes(names), planned_tries() if not names or "tries" in names else ()):
+    faults, earlier = 0, set[str]()
+    extras = names == ("extras",)
+    pages = names if not extras else ()
+    docstrings = proposed(earlier, extras=extras) if not pages or "tries" in pages else ()
+    for outcome in itertools.chain(outcomes(pages, earlier, extras=extras), docstrings):
         faults += bool(outcome.fault)
         print(json.dumps(asdict(outcome)), flush=True)
     return int(faults > 0)

@@ -79,7 +79,7 @@ def plan_summary(planned: Sequence[PlannedJob]) -> str:
     counts = {s: sum(p.state == s for p in shown) for s in _SHOWN}
     left = [p for p in planned if p.state != "hit"]
     known = [p.seconds for p in left if p.seconds is not None]
-    text = f"{len(shown)} jobs: " + ", ".join(f"{n} {s}" for s, n in counts.items())
+    text = f"{len(shown)} {'job' if len(shown) == 1 else 'jobs'}: " + ", ".join(f"{n} {s}" for s, n in counts.items())
     if left:
         text += f"; to do: {count(sum(p.job.estimate.tokens for p in left))} tokens, about {duration(sum(known))}"
         text += "" if len(known) == len(left) else " and jobs of unknown size"

@@ -212,9 +212,10 @@ def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ..
     if single.train_split not in roles:
         raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
     if not roles[single.train_split]:
+        own = "; to train it on both files first (retain: on the retain file alone), add data.args.train_full=true"
         raise ConfigError(
             f"train_split={single.train_split}: the benchmark {benchmark.name} has no rows to train such a model on; "
-            "use the model of the settings unchanged"
+            f"use the model of the settings unchanged{own if benchmark.name == 'custom' else ''}"
         )
     return {"retain": roles[single.train_split]}
 
