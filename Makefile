@@ -9,7 +9,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # The tests run one process per core; more threads inside each would only get in each other's way.
 WORKERS ?= 2
 AXE := build/axe/package/axe.min.js
-CHROMIUM := command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$EXPUNGE_BROWSER" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; } || true
+# Debian's packages, where this user can install them; targets that run side by side wait for one another.
+debian = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && flock Makefile sh -c 'apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $(1) >/dev/null'; } || true
+CHROMIUM := command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$EXPUNGE_BROWSER" || $(call debian,chromium)
 TORCH := $(shell grep '^torch==' requirements.lock)
 
 help:
@@ -44,7 +46,7 @@ test-zoo: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "zoo" tests/zoo
 
 test-slurm: .venv/.installed-dev
-	@command -v slurmctld >/dev/null || test -x /usr/sbin/slurmctld || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y slurm-wlm munge >/dev/null; } || true
+	@command -v slurmctld >/dev/null || test -x /usr/sbin/slurmctld || $(call debian,slurm-wlm munge)
 	$(BIN)/python -m pytest -q -rs -m slurm tests/slurm
 
 # playwright brings no browser of its own here: it drives the chromium of this machine (or EXPUNGE_BROWSER=/path/to/one).

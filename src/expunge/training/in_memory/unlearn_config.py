@@ -176,7 +176,8 @@ class UnlearnConfig(TrainArgs):
         try:
             return objective(self.method_name, settings, where=where)
         except ConfigError as error:  # the settings are fields here: name the field
-            message = str(error).replace(f"{where}: no method", f"{where}.method: no method", 1)
+            message = _other_kind(self.method_name) or str(error)
+            message = message.replace(f"{where}: no method", f"{where}.method: no method", 1)
             fields = (*self._method_fields(), *SHARED)
             key = message.removeprefix(f"{where}.method_args.").partition(":")[0]
             if self.METHOD is not None or (key in fields and key not in self.method_args):
@@ -190,3 +191,18 @@ class UnlearnConfig(TrainArgs):
         from expunge.methods import find
 
         return tuple(f.name for f in dataclasses.fields(find(self.METHOD).cls))
+
+
+def _other_kind(name: str) -> str:
+    """Return what to use for a name of `expunge list methods` that is not a loss; "" for any other name."""
+    from expunge.methods.grad_transforms import grad_transform_registry
+    from expunge.methods.weight_edits import weight_edit_registry
+    from expunge.models.wrapper_api import wrapper_registry
+
+    if name in weight_edit_registry():
+        return f"method={name!r}: a weight edit, not a loss: name it in `methods` of a study (`expunge run`)"
+    if name in wrapper_registry():
+        return f"method={name!r}: a wrapper, which trains nothing; use expunge.wrap(model, {name!r}, ...)"
+    if name in grad_transform_registry():
+        return f"method={name!r}: a gradient transform, not a loss; set grad_transform={name!r} next to a method"
+    return ""
