@@ -157,6 +157,12 @@ def test_a_missing_folder_is_named_with_the_nearest(tmp_path: Path) -> None:
 def test_a_relative_path_beside_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data" / "tofu").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    many = [tmp_path / f"set{i:02d}" for i in range(20)]
+    for folder in many:
+        folder.mkdir()
+    assert error_of("raw/forget", root=str(tmp_path / "nowhere")) == f"{tmp_path}/nowhere does not exist"
+    for folder in many:
+        folder.rmdir()
     assert error_of("forget10", root="data/tofo") == "data/tofo does not exist; did you mean 'tofu'? (allowed: tofu)"
     assert "does not exist" in error_of("nothing")
 

@@ -130,6 +130,9 @@ def is_hub_id(place: str) -> bool:
     )
 
 
+FEW = 12  # folders that a message lists next to one that is missing
+
+
 def _find(place: Path, name: str | None) -> Path:
     if name is None:
         if place.is_dir():
@@ -145,7 +148,9 @@ def _find(place: Path, name: str | None) -> Path:
 def _with_extension(folder: Path, name: str) -> Path:
     if not folder.is_dir():
         missing = next(p for p in [folder, *folder.parents] if p.parent.is_dir())
-        raise DataError(f"{folder} does not exist{nearest(missing.name, _names(missing.parent, files=False))}")
+        others = _names(missing.parent, files=False)
+        hint = nearest(missing.name, others)
+        raise DataError(f"{missing} does not exist{hint if len(others) <= FEW else hint.partition(' (allowed')[0]}")
     for extension in ("", *EXTENSIONS):
         path = folder / f"{name}{extension}"
         if path.is_file():
