@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -229,12 +230,32 @@ def test_without_words_it_shows_ways_to_start(expunge: Run) -> None:
         (("results", "--formt", "csv"), "--format"),
         (("audit", "MODEL", "--forgt", "rows.csv"), "--forget"),  # the right one is required
         (("erase", "--frget", "rows.csv", "--model", "DIR"), "--forget"),
+        (("config", "study=quickstart"), "expunge config run study=quickstart"),
+        (("plan", "study", "quickstart"), "study=quickstart"),
+        (("plan", "quikstart"), "study=quickstart"),
+        (("help", "unlearn.learnin_rate"), "unlearn.learning_rate"),
     ],
 )
 def test_a_typing_error_gets_the_nearest_name(words: tuple[str, ...], near: str, expunge: Run) -> None:
     code, out, err = expunge(*words)
     assert (code, out) == (2, "") and len(err.splitlines()) == 1
     assert f"did you mean '{near}'?" in err
+
+
+def test_a_wrong_command_gets_all_commands(expunge: Run) -> None:
+    _, _, err = expunge("nothing-alike")
+    assert {"audit", "unlearn", "verify"} <= set(re.split(r"[(), ;]+", err)) and "in all" not in err
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "lr"])
+def test_the_last_part_of_a_key_gets_the_whole_keys(key: str, expunge: Run) -> None:
+    _, _, err = expunge("plan", "study=quickstart", f"{key}=1e-4")
+    assert err.endswith(f"{key}: unknown key; did you mean 'train.learning_rate' or 'unlearn.learning_rate'?\n")
+
+
+def test_models_from_scratch_are_the_last_group(expunge: Run) -> None:
+    groups = [line for line in expunge("list", "models")[1].splitlines() if line and not line.startswith(" ")]
+    assert groups[-2:] == ["Built from scratch", "expunge list models NAME shows one."]
 
 
 @pytest.mark.parametrize(

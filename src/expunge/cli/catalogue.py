@@ -17,6 +17,7 @@ from expunge.core.registry import badge
 from expunge.core.terminal import say
 
 FILES = {"studies": "study", "experiments": "experiment", "models": "model"}  # lists of shipped files
+SCRATCH = "Built from scratch"  # the group of models without an owner
 SHORTEST = ("expunge", "run", "study=NAME")
 RUN = re.compile(r":?\s+(expunge run study=.*)$", re.MULTILINE)  # the command in the opening comment of a study
 
@@ -89,7 +90,7 @@ def _file_group(kind: str, about: str, use: str) -> str:
     """Return the group of a study by the words that it needs, and of a model by its owner."""
     if kind == "study":
         return "Without further words" if len(use.split()) == len(SHORTEST) else "With your files or your model"
-    return about.partition("/")[0] if "/" in about else "Built from scratch"
+    return about.partition("/")[0] if "/" in about else SCRATCH
 
 
 def _without_command(comment: str) -> tuple[str, str]:
@@ -264,6 +265,8 @@ def _lines(what: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]
     groups: dict[str, list[str]] = {}
     for name, entry in entries.items():
         groups.setdefault(str(entry.get("group") or entry.get("shape", "")), []).append(name)
+    if scratch := groups.pop(SCRATCH, []):
+        groups[SCRATCH] = scratch  # below the models of the hub, wherever the alphabet puts them
     for group, names in groups.items():
         if group:
             yield f"\n{GROUPS.get(group, group)}" if group != next(iter(groups)) else GROUPS.get(group, group)

@@ -206,7 +206,8 @@ def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
     if mode != "run" and (answer := answer_of(key)):
         return f"{key}: unknown key; {answer}"
     line = unknown_key(mode, key)
-    return line if "(allowed" in line or key in OWN_FILES else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
+    helps = key in OWN_FILES or "(allowed" in line or "did you mean" in line
+    return line if helps else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
 
 
 def _with_models(mode: str, tree: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,9 @@ class Parser(argparse.ArgumentParser):
         unknown = re.fullmatch(r"(unrecognized arguments: (\S+).*)", message, re.DOTALL)
         if choice:
             allowed = [word.strip().strip("'") for word in choice[3].split(",")]
-            message = f"{choice[1]}{choice[2]}{nearest(choice[2].strip(chr(39)), allowed)}"
+            given = choice[2].strip("'")
+            hint = self._before_a_setting(given, allowed[0]) or nearest(given, allowed, most=len(allowed))
+            message = f"{choice[1]}{choice[2]}{hint}"
         elif message.startswith("the following arguments are required: "):
             lists = {a.metavar or a.dest: ", ".join(map(str, a.choices)) for a in self._actions if a.choices}
             head, names = message.split(": ", 1)
@@ -74,6 +76,11 @@ class Parser(argparse.ArgumentParser):
             hint = self._setting(unknown[2]) or nearest(unknown[2].partition("=")[0], self._all_options())
             message = unknown[1] + hint
         raise UserError(f"{' '.join(message.split())}; see `{self.prog} --help`")
+
+    def _before_a_setting(self, given: str, word: str) -> str:
+        """Return a hint if a setting stands in place of a word, such as one of the allowed ones."""
+        is_setting = "=" in given and any(action.metavar == "key=value" for action in self._actions)
+        return f"; did you mean '{self.prog} {word} {given}'?" if is_setting else ""
 
     def _setting(self, option: str) -> str:
         """Return a hint if an unknown option is the key of a setting, and the command takes settings."""

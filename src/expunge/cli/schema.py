@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from expunge.core.decode import resolved
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import USUAL_NAMES, ConfigError, nearest, nearest_name
 from expunge.core.fingerprints import canonical
 from expunge.data.template import Template
 from expunge.models.options import KINDS
@@ -27,6 +27,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "unlearn": ("experiment", "model", "trainer", "profile"),
     "eval": ("experiment", "model", "trainer", "profile"),
 }
+MOST_PLACES = 4  # keys of one name in a hint
 HIDDEN = ("template_args",)  # written as model.template_args
 # Names of a user's own files by the sides of the data, and the word to type for each.
 OWN_FILES: Mapping[str, str] = {
@@ -133,8 +134,16 @@ def unknown_key(mode: str, key: str, *, where: str = "") -> str:
         names = [f"{prefix}.{k}" if prefix else k for k in keys_of(mode, prefix)]
         if not right:
             names = sorted({*names, *GROUPS[mode]})
+        if not right and not nearest_name(key, names) and (places := _places(mode, key)):
+            return f"{where}{key}: unknown key; did you mean {places}?"
         return f"{where}{key}: unknown key{nearest(key, names)}"
-    return f"{where}{key}: unknown key{nearest(key, list(flat(tree_of(mode))))}"
+    return f"{where}{key}: unknown key{nearest(key, list(flat(tree_of(mode))), similar=True)}"
+
+
+def _places(mode: str, name: str) -> str:
+    """Return the full keys that end in a name, to choose from: "'train.seed' or 'unlearn.seed'"; "" without one."""
+    full = [key for key in flat(tree_of(mode)) if key.rpartition(".")[2] == USUAL_NAMES.get(name, name)]
+    return " or ".join(f"'{key}'" for key in sorted(full, key=lambda key: key.count("."))[:MOST_PLACES])
 
 
 def check_tree(mode: str, tree: Mapping[Any, Any], label: str, *, prefix: str = "") -> None:

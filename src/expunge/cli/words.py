@@ -13,7 +13,7 @@ from typing import Any
 
 from expunge.cli.config_files import options
 from expunge.cli.schema import GROUPS, hint_of, is_text, item_hint, members, optional
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, nearest_name
 
 KEY = re.compile(r"[A-Za-z_][\w/@-]*(\.[\w/@-]+)*")
 PLAIN = re.compile(r"-?\d+")
@@ -53,13 +53,16 @@ def split_words(words: Sequence[str], group: str = "study") -> list[Word]:
         key, equals, text = word.partition("=")
         bare = key.lstrip("+")
         if not equals or KEY.fullmatch(bare) is None:
-            raise ConfigError(_not_a_word(word, words[i - 1] if i else "", group))
+            raise ConfigError(_not_a_word(word, words[i - 1] if i else "", words[i + 1 : i + 2], group))
         out.append(Word(bare, text))
     return out
 
 
-def _not_a_word(word: str, before: str, group: str) -> str:
-    """Return one line for a word that is not `key=value`: mostly a value that the shell split at a blank."""
+def _not_a_word(word: str, before: str, after: Sequence[str], group: str) -> str:
+    """Return one line for a word that is not `key=value`: mostly a value that the shell split at a blank.
+
+    before: the word before it, or "". after: the word after it, or nothing.
+    """
     key, equals, text = before.partition("=")
     if word.endswith((".yaml", ".yml")) or word in options(group):
         return f"{word!r}: not of the form key=value; did you mean '{group}={word}'?"
@@ -67,6 +70,10 @@ def _not_a_word(word: str, before: str, group: str) -> str:
         return f"{word!r}: not of the form key=value; the shell split the value of {key}. Write '{before} {word}'"
     if equals:
         return f"{word!r}: not of the form key=value; if it belongs to {key}, write '{before} {word}' in quotes"
+    if after and KEY.fullmatch(word) and "=" not in after[0]:
+        return f"{word!r}: not of the form key=value; did you mean '{word}={after[0]}'?"
+    if near := nearest_name(word, options(group)):
+        return f"{word!r}: not of the form key=value; did you mean '{group}={near}'?"
     return f"{word!r}: not of the form key=value"
 
 

@@ -72,21 +72,31 @@ def as_texts(value: Any, where: str) -> list[str]:
     return texts
 
 
-def nearest(name: str, allowed: Iterable[str], *, similar: bool = False) -> str:
+def nearest(name: str, allowed: Iterable[str], *, similar: bool = False, most: int = 24) -> str:
     """Return a hint for a wrong name: "; did you mean 'X'?" if one is near, and the allowed names.
 
     A usual name of other libraries (`lr`) leads to ours (`learning_rate`), if that is allowed.
-    Of more than 24 names the first are listed. similar: the most similar, if there are some.
+    Of more than `most` names the first are listed. similar: the most similar, if there are some.
     """
     names = sorted(str(a) for a in allowed if str(a) != str(name))  # a folder in place of a file has the same name
-    by_lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=8 if similar else 1, cutoff=0.55)
+    close = _close(name, names)
     best = USUAL_NAMES.get(str(name).lower())
     if best not in names:
-        best = by_lower[close[0]] if close else None
+        best = close[0] if close else None
     hint = f"; did you mean '{best}'?" if best else ""
     if not names:
         return hint
-    some = names if len(names) <= 24 else [by_lower[one] for one in close] if similar and close else names[:24]
+    some = names if len(names) <= most else close if similar and close else names[:most]
     listed = ", ".join(some) + (f", ... ({len(names)} in all)" if len(some) < len(names) else "")
     return f"{hint} (allowed: {listed})"
+
+
+def nearest_name(name: str, allowed: Iterable[str]) -> str:
+    """Return the allowed name that is nearest to a wrong one, or "" if none is near."""
+    return next(iter(_close(name, sorted(allowed))), "")
+
+
+def _close(name: str, names: list[str]) -> list[str]:
+    """Return up to eight similar names, the nearest first. Upper and lower case count as equal."""
+    by_lower = {n.lower(): n for n in names}
+    return [by_lower[one] for one in difflib.get_close_matches(str(name).lower(), list(by_lower), n=8, cutoff=0.55)]

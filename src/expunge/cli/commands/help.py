@@ -134,7 +134,10 @@ def pages_of(key: str) -> list[KeyInfo]:
     groups = [name.rpartition(".")[0] for name in names]
     if any(group in CHOSEN or group == "trainer.args" for group in groups):
         return []  # their keys are listed, so another key is an error
+    listed = {key.rpartition(".")[0] for key in all_keys()} - set(PASSED_ON)
     for name, group in zip(names, groups, strict=True):
+        if group in listed and group not in names:
+            continue
         pages = pages_of(group.removesuffix("[]")) if group else []
         passed_on = group in PASSED_ON and hint_of("train", name) is not None
         if passed_on or any(free in info.annotation for info in pages for free in FREE):

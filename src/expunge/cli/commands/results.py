@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -95,7 +96,8 @@ def _results(overrides: Sequence[str]) -> tuple[pa.Table, int]:
         study = load_study(overrides)
         stored = study.stored()
         if not stored.runs:
-            raise ConfigError(f"study: {stored.study} has no results in {study.store.root} yet; run `expunge run`")
+            command = shlex.join(["expunge", "run", *overrides])
+            raise ConfigError(f"study: {stored.study} has no results in {study.store.root} yet; first run: {command}")
         if stored.missing:
             complain(f"note: {len(stored.missing)} models have no results yet, or failed")
         return results_table(stored), print_damage(study)
