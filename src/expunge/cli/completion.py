@@ -39,6 +39,9 @@ def _words_of(parser: argparse.ArgumentParser, lists: Sequence[str]) -> Mapping[
         words = [word for group in groups.get(command, ()) for word in named[group]]
         takes_settings = command in ("run", "plan", "train", "unlearn", "eval")
         out[command] = [*out.get(command, []), *choices, *own, *words, *(settings if takes_settings else ())]
+    listed = {"methods": "methods", "audits": "audits", "benchmark": "benchmarks"}  # keys with names, and their lists
+    for command in ("run", "plan"):
+        out[command] += [f"{key}={name}" for key, what in listed.items() for name in names_of(what)]
     out["audit"] += [*options("model"), *names_of("audits")]
     names = [name for what in lists for name in names_of(what)]
     out["list"] += names
