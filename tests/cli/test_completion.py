@@ -100,7 +100,9 @@ def test_a_tab_completes_the_word(script: tuple[str, Path]) -> None:
         code = f"source {file}; " + "; ".join(f"complete -C '{line}'; echo" for line in LINES)
         done = subprocess.run(["fish", "--no-config", "-c", code], capture_output=True, text=True, cwd=file.parent)
         offered = [words.split("\n") for words in done.stdout.removesuffix("\n\n").split("\n\n")]
-        assert [min(words, key=len) for words in offered] == list(LINES.values()), done.stderr  # eras: erase_people, too
+        assert [min(words, key=len) for words in offered] == list(LINES.values()), (
+            done.stderr
+        )  # eras: erase_people, too
     else:
         assert tabs(shell, file, list(LINES)) == list(LINES.values())
 

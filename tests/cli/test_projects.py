@@ -7,6 +7,7 @@ import re
 import pytest
 
 from expunge.cli.compose import compose
+from expunge.cli.main import main
 from expunge.cli.projects import PUBLISHED, with_compat
 from expunge.cli.schema import hint_of
 from expunge.core.errors import ConfigError
@@ -41,6 +42,11 @@ def test_a_setting_of_the_user_wins() -> None:
 def test_an_unknown_project() -> None:
     with pytest.raises(ConfigError, match=r"compat=semevl: no such project; did you mean 'semeval'"):
         with_compat(["compat=semevl"])
+
+
+def test_a_command_without_such_keys_has_no_answer_for_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gc", "--delta", "study=quickstart"]) == 2
+    assert "method_args" not in capsys.readouterr().err
 
 
 def test_options_of_the_stories_script_are_answered_with_the_right_name() -> None:

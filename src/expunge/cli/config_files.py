@@ -179,6 +179,13 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
     raise ConfigError(f"{group}: no file {path}{hint}{fork_hint(group, name)}")
 
 
+def study_hint(name: str) -> str:
+    """Return a hint for a name that is no study: a file of the user's of this name, or the nearest name."""
+    if Path(f"{name}.yaml").is_file():
+        return f"; did you mean '{name}.yaml'?"
+    return nearest(name, [*options("study"), *sorted(p.name for p in Path().glob("*.y*ml"))])
+
+
 def _canonical_form(mode: str, file: ConfigFile) -> None:
     """Convert the forms of a saved config.yaml or a short file to the canonical form of the tree."""
     tree = file.tree

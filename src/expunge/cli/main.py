@@ -112,7 +112,8 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     if wrong:
         from expunge.cli.projects import answer_of
 
-        names = [word.lstrip("-").partition("=")[0] for word in wrong]
+        takes_keys = parsed.parser.prog.split()[-1] in ("run", "plan", "train", "unlearn", "eval")
+        names = [word.lstrip("-").partition("=")[0] for word in wrong if takes_keys]
         hints = "".join(f"; for {name}, {answer}" for name in names if (answer := answer_of(name)))
         parsed.parser.error(f"unrecognized arguments: {' '.join(wrong)}{hints}")
     if settings is not None:

@@ -53,6 +53,8 @@ def test_a_file_and_the_terminal(logs: Path, expunge: Run) -> None:
     ("words", "part"),
     [
         (("before", "nope"), "B: 'nope' is no file, no folder and no study"),
+        (("before", "mine"), "B: 'mine' is no file, no folder and no study; did you mean 'mine.yaml'?"),
+        (("before", "mien.yaml"), "did you mean 'mine.yaml'?"),
         (("before", "quickstar"), "did you mean 'quickstart'?"),
         (("empty", "before"), "A: empty: has no ..._EVAL.json"),
         (("before", "after", "--metrics", "forget_Q_A_Prb"), "did you mean 'forget_Q_A_Prob'?"),
@@ -61,6 +63,7 @@ def test_a_file_and_the_terminal(logs: Path, expunge: Run) -> None:
 )
 def test_what_cannot_be_compared_is_one_line(words: tuple[str, ...], part: str, logs: Path, expunge: Run) -> None:
     (logs / "empty").mkdir()
+    (logs / "mine.yaml").touch()
     code, out, err = expunge("compare", *words)
     assert (code, out) == (2, "") and len(err.splitlines()) == 1, err
     assert part in err

@@ -102,15 +102,14 @@ def _log(path: Path, name: str) -> Models:
 
 
 def _study(text: str, where: str) -> tuple[Models, Mapping[str, str]]:
-    from expunge.cli.config_files import options
+    from expunge.cli.config_files import options, study_hint
 
     words = shlex.split(text) if "=" in text.partition(":")[0] else [f"study={text}"]
     *words, last = words
     last, _, label = last.rpartition(":") if ":" in last else (last, "", "")
     name = next((w for w in (*words, last) if w.startswith("study=")), "").removeprefix("study=")
     if name not in options("study") and not Path(name).expanduser().is_file():
-        known = options("study")
-        raise ConfigError(f"{where}: {text!r} is no file, no folder and no study{nearest(name, known)}")
+        raise ConfigError(f"{where}: {text!r} is no file, no folder and no study{study_hint(name)}")
     from expunge.pipelines.study.handle import load_study
     from expunge.report.drawing import named_runs
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError
 from expunge.core.files import check_place, write_text
 from expunge.core.terminal import complain, say
 
@@ -46,12 +46,12 @@ def _leaderboard(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _study(text: str, folder: Path) -> LeaderboardStudy:
-    from expunge.cli.config_files import options
+    from expunge.cli.config_files import options, study_hint
 
     words = shlex.split(text) if "=" in text else [f"study={text}"]
     name = next((word.removeprefix("study=") for word in words if word.startswith("study=")), "")
     if name not in options("study") and not Path(name).expanduser().is_file():
-        raise ConfigError(f"leaderboard: {text!r} is no study{nearest(name, options('study'))}")
+        raise ConfigError(f"leaderboard: {text!r} is no study{study_hint(name)}")
     from expunge.pipelines.study.handle import load_study
     from expunge.report.leaderboard_page import LeaderboardStudy
 
