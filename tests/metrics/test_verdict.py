@@ -140,13 +140,27 @@ def test_a_model_below_the_retain_model_gains_nothing_and_a_broken_one_has_no_ra
     clean, below, trace, known = (verdict_of(n, x) for n, x in (("a", 0.0), ("b", -0.5), ("c", 0.3), ("d", 1.0)))
     broken = verdict_of("e", 0.0, rest=0.1)
     alive, out = ranked([known, below, broken, trace, clean])
-    assert [v.model for v in alive] == ["a", "b", "c", "d"] and [v.model for v in out] == ["e"]
+    assert [v.model for v in alive] == ["a", "c", "b", "d"] and [v.model for v in out] == ["e"]
     assert below.forgot.word == "over-forgotten" and "Below" in str(dataclasses.replace(below)).title()
     assert choice([known, clean, broken]) == (
         "Choose a: no trace, 97% [97%, 97%] of the utility is left. Broken and not ranked: e."
     )
     assert choice([below, known]).startswith("No model matches the retain model. b is the nearest: over-forgotten")
     assert choice([broken]).startswith("Choose none")
+
+
+def test_the_model_nearer_to_the_retain_model_comes_first_on_either_side() -> None:
+    below, trace, near = (verdict_of(n, x) for n, x in (("below", -0.12), ("trace", 0.3), ("near", 0.05)))
+    far = verdict_of("far", -0.6)
+    assert far.forgot.word == below.forgot.word == "over-forgotten" and near.forgot.word == "trace"
+    assert [v.model for v in ranked([trace, far, below, near])[0]] == ["near", "below", "trace", "far"]
+    assert choice([far, near]).startswith("No model matches the retain model. near is the nearest: trace")
+    assert far.forgot.distance == pytest.approx(6, abs=0.1)
+
+
+def test_robustness_decides_between_models_at_the_same_distance() -> None:
+    recovered, robust = verdict_of("recovered", 0.29, robust=0.6), verdict_of("robust", 0.31, robust=0.0)
+    assert [v.model for v in ranked([recovered, robust])[0]] == ["robust", "recovered"]
 
 
 def test_equal_verdicts_are_ordered_by_utility_and_said_to_be_equal() -> None:

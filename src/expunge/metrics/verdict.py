@@ -55,8 +55,10 @@ DAMAGE = 0.05  # largest loss of utility, as a share of the target model's, that
 NO_TARGET = "without a target model, the margin is a share of the distance from the retain model to 1"
 NO_CONTROLS = "there is no retain model and target model to compare it with"
 NO_MEASUREMENT = "no audit of the model as it is has run: exposure, probe, lens or depth; evaluate has metrics of it"
-# The smallest rank is best. A model below the retain model is distinguishable, so it gains nothing from it.
-RANK: Mapping[str, int] = {NO_TRACE: 0, UNDECIDED: 1, NOT_MEASURABLE: 1, NOT_TESTED: 1, OVER: 2, TRACE: 3, KNOWN: 4}
+# The smallest rank is best. A model below the retain model is distinguishable, so it gains nothing from it: a trace has
+# the same rank, and the smaller distance comes first.
+RANK: Mapping[str, int] = {NO_TRACE: 0, UNDECIDED: 1, NOT_MEASURABLE: 1, NOT_TESTED: 1, OVER: 2, TRACE: 2, KNOWN: 3}
+DIFFERENT = (OVER, TRACE, KNOWN)
 DETECTION: Mapping[str, str] = {NO_TRACE: "not detectable", TRACE: "detectable", KNOWN: "detectable",
                                 OVER: "detectable"}  # fmt: skip
 ROBUSTNESS: Mapping[str, str] = {NO_TRACE: "robust", TRACE: "recoverable", KNOWN: "recoverable"}
@@ -84,6 +86,15 @@ class VerdictAnswer:
     """The metric or audit with the number."""
     finding: str = NOT_MEASURABLE
     """The word of the statistical comparison behind it, for the order of models."""
+    distance: float = math.nan
+    """Distance from the control in margins, on either side; the largest of the measurements that differ from it."""
+
+    @property
+    def place(self) -> tuple[int, float]:
+        """The rank of the word, then the distance in whole margins: two models within one margin are as far away."""
+        if self.finding not in DIFFERENT:
+            return RANK[self.finding], 0.0
+        return RANK[self.finding], float(round(self.distance)) if math.isfinite(self.distance) else math.inf
 
 
 @dataclass(frozen=True)
@@ -114,11 +125,11 @@ class Verdict:
         return {name: getattr(self, name) for name in QUESTIONS}
 
     @property
-    def rank_key(self) -> tuple[int, int, int, int, float]:
+    def rank_key(self) -> tuple[float, ...]:
         """Key for sorting: the best model has the smallest. Utility only decides between equal answers."""
-        forgot, robust, detectable = (RANK[a.finding] for a in (self.forgot, self.robust, self.detectable))
+        places = (self.forgot.place, self.robust.place, self.detectable.place)
         utility = self.kept.number if math.isfinite(self.kept.number) else 0.0
-        return int(bool(self.broken)), forgot, robust, detectable, -round(utility, 3)
+        return float(bool(self.broken)), *(number for place in places for number in place), -round(utility, 3)
 
     @property
     def measured(self) -> bool:
@@ -215,7 +226,7 @@ def _with_seeds(forgot: VerdictAnswer, by_seed: Sequence[Sequence[AuditFinding]]
         return forgot, True
     one_by_one = [(DIRECT, finding) for seed in by_seed for finding in seed]
     word = combined_word([finding for _, finding in one_by_one])
-    if word in (OVER, TRACE, KNOWN) and SEVERITY[word] > SEVERITY[forgot.finding]:
+    if word in DIFFERENT and SEVERITY[word] > SEVERITY[forgot.finding]:
         forgot = _answer(one_by_one, {}, "")
     counts = ", ".join(f"{words.count(w)} {w}" for w in WORDS if w in words)
     return replace(forgot, sentence=f"{forgot.sentence} Seeds disagree: {counts}."), False
@@ -243,9 +254,11 @@ def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, st
     if alone.total() > alone[NOT_MEASURABLE] + 1:
         counts = ", ".join(f"{alone[w]} {w}" for w in WORDS if alone[w])
         sentence += f" All measurements alone: {counts}; together, with Holm's correction: {word}."
+    distances = [abs(f.value - f.retain) / f.margin for _, f in findings if f.verdict in DIFFERENT and f.margin > 0]
     return VerdictAnswer(
-        words.get(word, word), sentence, one.value, one.low, one.high, one.effect, one.retain, source, word
-    )
+        words.get(word, word), sentence, one.value, one.low, one.high, one.effect, one.retain, source, word,
+        max(distances, default=math.nan),
+    )  # fmt: skip
 
 
 def describe(finding: AuditFinding, source: str) -> str:
@@ -390,19 +403,19 @@ def choice(verdicts: Sequence[Verdict]) -> str:
     if not any(v.measured for v in alive):
         return f"No choice: nothing could be compared, so the models have no rank. {best.forgot.sentence}"
     cost = "" if not math.isfinite(best.kept.number) else f", {utility_left(best.kept)} of the utility is left"
-    equal = [v.model for v in alive[1:] if v.rank_key[:4] == best.rank_key[:4]]
+    equal = [v.model for v in alive[1:] if v.rank_key[:-1] == best.rank_key[:-1]]
     word = best.forgot.word
-    if best.robust.finding in (TRACE, KNOWN, OVER):
+    if best.robust.finding in DIFFERENT:
         word += f", but {best.robust.word} under attack ({best.robust.metric})"
-    if best.detectable.finding in (TRACE, KNOWN, OVER):
+    if best.detectable.finding in DIFFERENT:
         word += f", and {best.detectable.word} as erased ({best.detectable.metric})"
     if best.forgot.finding == NO_TRACE:
         text = f"Choose {best.model}: {word}{cost}."
-    elif best.forgot.finding in (TRACE, KNOWN, OVER):
+    elif best.forgot.finding in DIFFERENT:
         text = f"No model matches the retain model. {best.model} is the nearest: {word}{cost}."
     else:
         text = f"No choice is proven. {best.model} is listed first: {word}{cost}."
-    if equal and best.forgot.finding not in (NO_TRACE, OVER, TRACE, KNOWN):
+    if equal and best.forgot.finding not in (NO_TRACE, *DIFFERENT):
         text += f" Nothing separates it from {', '.join(equal)} but utility."
     elif equal:
         text += f" By forgetting alone it is equal to {', '.join(equal)}; utility decided."
