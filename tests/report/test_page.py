@@ -109,6 +109,12 @@ def test_shows_table_reading_samples_and_missing(page: str) -> None:
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
 
 
+def test_the_choice_comes_before_links_and_a_long_command(model: ReportModel) -> None:
+    page = without_library(to_html(dataclasses.replace(model, command="expunge run " + "key=value " * 40)))
+    places = [page.index(part) for part in ("<h1>", '<p class="choice">', "<nav", "<summary>The command", "key=value")]
+    assert places == sorted(places) and page.count('class="choice"') == 1
+
+
 def test_figures_with_captions(page: str) -> None:
     assert figures_of(page) == ["plane-p", "plane-ks", "ecdf", "strips", "cost"]
     text = "".join(Seen(page).text)

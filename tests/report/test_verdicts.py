@@ -106,7 +106,7 @@ def test_an_audit_and_its_figure_say_the_same(judged: ReportModel) -> None:
 
 def test_the_page_begins_with_the_choice_and_the_ranking(judged: ReportModel) -> None:
     page = to_html(judged)
-    first = page[page.index("<main>") : page.index('id="h-results"')]
+    first = page[page.index("<h1>") : page.index('id="h-results"')]
     assert "Choose same: no trace" in first and first.count('class="card') == 5  # the cards' box, and four cards
     assert first.count('<tr class="broken">') == 1 and 'href="#h-verdict"' in page
     assert all("scope=" in head for head in re.findall(r"<th[^>e][^>]*>", first))
