@@ -168,6 +168,12 @@ def test_equal_verdicts_are_ordered_by_utility_and_said_to_be_equal() -> None:
     assert text.startswith("Choose b") and "equal to a; utility decided" in text
 
 
+def test_without_utility_no_choice_is_said_to_follow_from_it() -> None:
+    unknown = utility_answer([], [], "model_utility", 0.5)
+    text = choice([dataclasses.replace(verdict_of(name, 0.0), kept=unknown) for name in ("a", "b")])
+    assert text == "Choose a: no trace. By forgetting alone it is equal to b; no utility is known that could decide."
+
+
 def test_robustness_comes_before_utility_and_its_lack_is_said_with_the_choice() -> None:
     text = choice([verdict_of("weak", 0.0, 0.99, robust=0.6)])
     start = "Choose weak: no trace, but recoverable under attack (relearn same_rows), 99% ["

@@ -418,5 +418,7 @@ def choice(verdicts: Sequence[Verdict]) -> str:
     if equal and best.forgot.finding not in (NO_TRACE, *DIFFERENT):
         text += f" Nothing separates it from {', '.join(equal)} but utility."
     elif equal:
-        text += f" By forgetting alone it is equal to {', '.join(equal)}; utility decided."
+        is_known = any(math.isfinite(v.kept.number) for v in alive if v.rank_key[:-1] == best.rank_key[:-1])
+        decided = "utility decided" if is_known else "no utility is known that could decide"
+        text += f" By forgetting alone it is equal to {', '.join(equal)}; {decided}."
     return text + (f" Broken and not ranked: {', '.join(v.model for v in broken)}." if broken else "")
