@@ -170,6 +170,8 @@ def test_a_number_without_a_comparison_has_its_interval_and_no_verdict() -> None
     assert (one.verdict, one.note, one.rows) == ("not measurable", "no control", 3) and math.isnan(one.retain)
     share = without_comparison("x", (np.array([0.0, 1.0, 1.0, 1.0, 0.0]), None, None), "")
     assert (share.low, share.high) == share_interval(3, 5)
+    probabilities = without_comparison("x", (np.array([0.02, 0.97]), None, None), "")
+    assert (probabilities.low, probabilities.high) == (0.0, 1.0)  # not -5.5 to 6.5
     empty = without_comparison("x", (np.array([np.nan]), None, None), "")
     assert math.isnan(empty.value) and math.isnan(empty.low) and empty.rows == 0
     assert math.isnan(without_comparison("x", (np.array([0.3]), None, None), "").low)

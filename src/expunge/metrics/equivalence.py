@@ -176,11 +176,19 @@ def share_interval(k: int, n: int) -> tuple[float, float]:
 
 
 def interval_alone(values_R: Floats) -> tuple[float, float]:
-    """Return the interval of a mean: Wilson's if each row has 0 or 1, else a t interval."""
+    """Return the interval of a mean: Wilson's if each row has 0 or 1, else a t interval.
+
+    If all rows are in [0, 1], as probabilities are, the interval is too. Use `mean_interval` for differences.
+    """
     n = len(values_R)
     if n and np.isin(values_R, (0.0, 1.0)).all():
         return share_interval(int(values_R.sum()), n)
-    return mean_interval(values_R) if n > 1 else (math.nan, math.nan)
+    if n < 2:
+        return math.nan, math.nan
+    low, high = mean_interval(values_R)
+    if values_R.min() >= 0 and values_R.max() <= 1:
+        return max(low, 0.0), min(high, 1.0)
+    return low, high
 
 
 def without_comparison(

@@ -193,7 +193,7 @@ def _finding(measured: BeforeAfter, name: str, title: str, words: str) -> Findin
     result = measured.after[name]
     statistic = statistic_of(result)
     column = column_of(result, statistic, list(result.per_row)) if statistic else np.empty(0)
-    low, high = (min(max(end, 0.0), 1.0) for end in interval_alone(column[~np.isnan(column)]))  # of shares and rates
+    low, high = interval_alone(column[~np.isnan(column)])
     control = math.nan if measured.control is None else measured.control[name].value
     return Finding(
         title, words, result.value, low, high, measured.before[name].value, control, reason=result.reason or ""

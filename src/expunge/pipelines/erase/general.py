@@ -125,7 +125,7 @@ def _ratio_interval(solved_N2: Floats) -> tuple[float, float]:
         return math.nan, math.nan
     if (solved_N2[:, 0] == solved_N2[:, 1]).all():
         rare = share_interval(0, n)[1]
-        return max(0.0, 1 - rare * n / before), 1 + rare * n / before
+        return max(0.0, 1 - rare * n / before), min(1 + rare * n / before, n / before)
     draws = np.random.default_rng(SEED).integers(0, n, size=(DRAWS, n))
     totals_D2 = solved_N2[draws].sum(axis=1)
     ratios = totals_D2[:, 1] / np.maximum(totals_D2[:, 0], 1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from expunge.core.records import Floats
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import KNOWN, NO_TRACE, OVER, TRACE, AuditFinding, interval_alone
+from expunge.metrics.equivalence import KNOWN, NO_TRACE, OVER, TRACE, AuditFinding, interval_alone, mean_interval
 from expunge.metrics.utility import share_of_utility
 from expunge.metrics.verdict import Verdict, number_with_interval
 from expunge.pipelines.erase.attacks import AttackResult
@@ -200,7 +200,8 @@ def forgetting_goal(measured: BeforeAfter, limit: float) -> GoalValue | None:
     differences_R = measured.column(measured.after) - control_R
     differences_R = differences_R[~np.isnan(differences_R)]
     shift = 0.0 if measured.control is None else measured.answered(measured.control)
-    low, high = interval_alone(differences_R)
+    of_rows = mean_interval if measured.control is not None and len(differences_R) > 1 else interval_alone
+    low, high = of_rows(differences_R)
     return residual(
         before, after, (shift + low, shift + high), limit=limit, rows=len(differences_R),
         reference=measured.reference, unseen_R=measured.unseen_R,
