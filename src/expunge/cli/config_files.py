@@ -181,7 +181,7 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
 
 def study_hint(name: str) -> str:
     """Return a hint for a name that is no study: a file of the user's of this name, or the nearest name."""
-    if Path(f"{name}.yaml").is_file():
+    if os.path.isfile(f"{name}.yaml"):  # False for a name that is too long
         return f"; did you mean '{name}.yaml'?"
     return nearest(name, [*options("study"), *sorted(p.name for p in Path().glob("*.y*ml"))])
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from expunge.cli.commands.compare import _without_label, _words_of_folder
+from expunge.core.errors import ConfigError
+from expunge.core.files import write_sealed
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -68,3 +72,40 @@ def test_what_cannot_be_compared_is_one_line(words: tuple[str, ...], part: str, 
     assert (code, out) == (2, "") and len(err.splitlines()) == 1, err
     assert part in err
     assert not (logs / "saves").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("quickstart:NPO", ("quickstart", "NPO")),
+        ("audits=[{name: relearn, ways: [same_rows]},quantize]", None),
+        ("audits=[{name: relearn, rows: 4}]:NPO", ("audits=[{name: relearn, rows: 4}]", "NPO")),
+        ("seeds.unlearn=[0,1]", None),
+    ],
+)
+def test_a_colon_inside_brackets_is_no_label(word: str, parts: tuple[str, str] | None) -> None:
+    assert _without_label(word) == (parts or (word, ""))
+
+
+def test_words_longer_than_a_file_name_are_read(logs: Path, expunge: Run) -> None:
+    code, _, err = expunge("compare", "study=quickstart data.world.authors=12 " + "seeds.train=[0] " * 30, "before")
+    assert code == 2 and "has no results in saves/store yet" in err
+
+
+def test_a_variant_is_named_by_its_folder(logs: Path, expunge: Run) -> None:
+    folder = logs / "saves/study/quickstart-12345678"
+    folder.mkdir(parents=True)
+    (folder.parent / "quickstart-latest").symlink_to(folder.name)
+    with pytest.raises(ConfigError, match="does not know which command"):
+        _words_of_folder("quickstart-latest")
+    words = ["study=quickstart", "audits=[{name: relearn, rows: 4}]"]
+    note = {
+        "study": "quickstart", "folder": str(folder), "command": f"expunge run --plugin x.py {words[0]} '{words[1]}'",
+        "state": "done", "began": 0.0, "updated": 0.0, "host": "h", "pid": 1, "process": "",
+    }  # fmt: skip
+    write_sealed(logs / "saves/store/.runs/quickstart.json", note)
+    for name in ("quickstart-12345678", "quickstart-latest", "saves/study/quickstart-latest"):
+        assert _words_of_folder(name) == words
+    assert _words_of_folder("before") == _words_of_folder("quickstart") == []
+    code, _, err = expunge("compare", "quickstart-latest:NPO", "before")
+    assert code == 2 and "A: quickstart has no results in saves/store yet" in err

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     Models = dict[str, Mapping[str, MetricResult]]
 FOLDER = Path("saves/compare")
+STORE = "saves/store"  # of the runs in saves/study
 OPERAND = (
-    "an evaluation log (..._EVAL.json), a folder that has one, a study (NAME or FILE.yaml), or one of its models "
-    "(NAME:LABEL); a study's further words in quotes: 'study=NAME seeds.unlearn=[0,1]'"
+    "an evaluation log (..._EVAL.json), a folder that has one, a study (NAME or FILE.yaml), a folder of saves/study "
+    "(NAME-HASH, NAME-latest), or one of its models (NAME:LABEL); a study's further words in quotes: 'study=NAME "
+    "seeds.unlearn=[0,1]'"
 )
 
 
@@ -82,9 +84,9 @@ def _print(pair: Any) -> None:
 def _models(text: str, where: str) -> tuple[Models, Mapping[str, str]]:
     """Return the models that an operand names with their results, and the directions of metrics."""
     path = Path(text).expanduser()
-    if path.is_file() and path.suffix == ".json":
+    if path.suffix == ".json" and _is(path.is_file):
         return _log(path, path.parent.name or path.stem), {}
-    if path.is_dir():
+    if _is(path.is_dir) and not _words_of_folder(text):
         logs = sorted(path.glob("*EVAL.json")) or sorted(path.glob("*/*EVAL.json"))
         if len(logs) != 1:
             logs_named = ", ".join(str(log) for log in logs)
@@ -106,14 +108,17 @@ def _study(text: str, where: str) -> tuple[Models, Mapping[str, str]]:
 
     words = shlex.split(text) if "=" in text.partition(":")[0] else [f"study={text}"]
     *words, last = words
-    last, _, label = last.rpartition(":") if ":" in last else (last, "", "")
+    last, label = _without_label(last)
     name = next((w for w in (*words, last) if w.startswith("study=")), "").removeprefix("study=")
-    if name not in options("study") and not Path(name).expanduser().is_file():
+    own_words = [*words, last]
+    if name not in options("study"):
+        own_words = (_words_of_folder(name) if len(own_words) == 1 else []) or own_words
+    if own_words[-1] == last and name not in options("study") and not _is(Path(name).expanduser().is_file):
         raise ConfigError(f"{where}: {text!r} is no file, no folder and no study{study_hint(name)}")
     from expunge.pipelines.study.handle import load_study
     from expunge.report.drawing import named_runs
 
-    handle = load_study([*words, last])
+    handle = load_study(own_words)
     stored = handle.stored()
     if not stored.runs:
         raise ConfigError(f"{where}: {stored.study} has no results in {handle.store.root} yet; run it first")
@@ -124,6 +129,39 @@ def _study(text: str, where: str) -> tuple[Models, Mapping[str, str]]:
             raise ConfigError(f"{where}: {stored.study} has no model {label!r}{nearest(label, runs)}")
         runs = own
     return {name: run.results for name, run in runs.items()}, stored.directions
+
+
+def _without_label(word: str) -> tuple[str, str]:
+    """Return a word without the label of a model at its end, and the label. A colon in brackets is part of a value."""
+    value, colon, label = word.rpartition(":")
+    is_inside = any(label.count(close) > label.count(opening) for opening, close in ("[]", "{}"))
+    return (value, label) if colon and not is_inside else (word, "")
+
+
+def _words_of_folder(text: str) -> list[str]:
+    """Return the words of the run that wrote a folder of saves/study; none if it is no such folder.
+
+    Raises:
+        ConfigError: If the folder exists, and the store does not know its run.
+    """
+    from expunge.pipelines.study.run_note import ROOT, read_notes
+
+    places = [path for path in (Path(text), Path(ROOT) / text) if _is(path.is_dir)]
+    folder = next((path.resolve() for path in places if path.resolve().parent == Path(ROOT).resolve()), None)
+    if folder is None:
+        return []
+    for note in read_notes(Path(STORE))[0]:
+        if Path(note.folder) == folder:
+            return [word for word in shlex.split(note.command)[2:] if "=" in word and not word.startswith("-")]
+    raise ConfigError(f"{folder.name}: {STORE} does not know which command wrote this folder; name its study and words")
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """Return the answer of a file system; False for a name that is too long for it, such as the words of a study."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def _short(text: str) -> str:
