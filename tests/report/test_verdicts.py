@@ -17,7 +17,7 @@ from expunge.report.model import AuditLine, ReportModel, ReportRun
 from expunge.report.page import to_html
 from expunge.report.table import table
 from expunge.report.text import to_markdown, to_rich
-from expunge.report.verdicts import judgement
+from expunge.report.verdicts import folded, judgement
 
 PROBABILITY = {"full": 0.9, "retain": 0.12, "same": 0.12, "half": 0.45, "low": 0.02, "dead": 0.0}
 UTILITY = {"full": 0.6, "retain": 0.6, "same": 0.58, "half": 0.6, "low": 0.6, "dead": 0.1}
@@ -49,6 +49,18 @@ def test_models_are_ranked_and_broken_ones_are_not(judged: ReportModel) -> None:
     assert [row[0] for row in text.table] == ["1", "2", "3", "\u2013"]
     assert text.choice == "Choose same: no trace, 97% of the utility is left. Broken and not ranked: dead."
     assert "2 seeds" in text.ranked[0].certainty.sentence
+
+
+def test_a_terminal_continues_an_answer_under_its_beginning(judged: ReportModel) -> None:
+    text = judgement(judged)
+    assert text is not None
+    verdict = text.ranked[0]
+    for width, indent in ((100, 17), (80, 17), (40, 4)):
+        lines = folded(verdict, width).splitlines()
+        assert max(map(len, lines)) <= width and " ".join(" ".join(lines).split()) == " ".join(str(verdict).split())
+        begins = [line for line in lines if line.startswith("  ") and line[2] != " "]
+        assert len(begins) == 5 and lines[0] == "same"
+        assert {len(line) - len(line.lstrip()) for line in lines if line not in begins[:] + lines[:1]} == {indent}
 
 
 def test_models_without_any_answer_have_no_rank(judged: ReportModel) -> None:

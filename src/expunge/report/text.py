@@ -26,7 +26,7 @@ from expunge.report.stories import ABOUT as RECOVERY_ABOUT
 from expunge.report.stories import heads as recovery_heads
 from expunge.report.stories import recovery_rows
 from expunge.report.table import BELOW_FLOOR, ReportTable, TableRow, table
-from expunge.report.verdicts import RANK_HEADS, RANKING, answer_lines, judgement
+from expunge.report.verdicts import RANK_HEADS, RANKING, answer_lines, folded, judgement
 
 _GAP = 2  # spaces that rich puts around a column of this style
 
@@ -233,7 +233,7 @@ class TerminalTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         results = table(self.model)
         yield Text(self.model.title, style="bold")
-        yield from _judgement_lines(self.model)
+        yield from _judgement_lines(self.model, options.max_width)
         for columns in _blocks(results, options.max_width):
             yield _block(results, columns)
             yield Text()
@@ -250,7 +250,7 @@ class TerminalTable:
             yield from _audit_tables(self.model, options.max_width)
 
 
-def _judgement_lines(model: ReportModel) -> Iterator[Text]:
+def _judgement_lines(model: ReportModel, width: int) -> Iterator[Text]:
     """Yield the choice, then each verdict, the broken models below a line."""
     judged = judgement(model)
     if judged is None:
@@ -259,11 +259,13 @@ def _judgement_lines(model: ReportModel) -> Iterator[Text]:
     yield Text()
     whole = len(judged.all) <= FEW_MODELS
     for place, verdict in zip(judged.places, judged.ranked, strict=False):
-        yield Text(str(verdict) if whole else f"{place}. {verdict.line}" if verdict.measured else verdict.line)
+        yield Text(
+            folded(verdict, width) if whole else f"{place}. {verdict.line}" if verdict.measured else verdict.line
+        )
     if judged.broken:
         yield Text("---- broken, not ranked ----", style="yellow")
         for verdict in judged.broken:
-            yield Text(str(verdict) if whole else f"{verdict.model}: {verdict.broken}", style="dim")
+            yield Text(folded(verdict, width) if whole else f"{verdict.model}: {verdict.broken}", style="dim")
     if not whole:
         yield Text("Every answer with its number and interval is in report.html and results.md.")
     yield Text()

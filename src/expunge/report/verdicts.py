@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from textwrap import TextWrapper
 
 from expunge.metrics.utility import utility_answer
 from expunge.metrics.verdict import (
@@ -26,6 +27,8 @@ RANKING = (
     "over-forgotten and trace have the same rank, and the smaller distance from the retain model comes first. A broken "
     "model (below the utility floor, or gibberish) has no rank, and neither has one without any answer."
 )
+
+WIDE = 60  # characters of a terminal from which an answer continues under its beginning
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,14 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     """Return the answers as markdown, after the line on a broken model."""
     broken = [f"**The model is broken.** {markdown_text(verdict.broken)}", ""] if verdict.broken else []
     return broken + answer_lines(verdict)
+
+
+def folded(verdict: Verdict, width: int) -> str:
+    """Return the verdict for a terminal: lines of at most `width` characters, continued under the answers."""
+    under = len(f"  {max(QUESTIONS.values(), key=len)} ")
+    indent = " " * (under if width >= WIDE else 4)
+    fold = TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(fold.fill(line) for line in str(verdict).splitlines())
 
 
 def questions(verdict: Verdict) -> list[tuple[str, str, str]]:

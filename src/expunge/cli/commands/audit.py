@@ -115,6 +115,7 @@ def audit(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.pipelines.audit.request import prepare_audit
     from expunge.pipelines.audit.run import carry_out_audit
     from expunge.pipelines.study.template_example import print_example
+    from expunge.report.verdicts import folded
 
     quiet()
     prepared = prepare_audit(request, dry_run=parsed.dry_run)
@@ -134,7 +135,7 @@ def audit(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         values = {"page": str(done.page), "exit_code": done.code, "verdict": done.verdict.to_dict()}
         say_json(values | {"failures": dict(done.failures)})
         return done.code
-    console.print(f"{done.verdict}\n", highlight=False, markup=False)
+    console.print(f"{folded(done.verdict, console.width)}\n", highlight=False, markup=False)
     for line in done.report.unknown:
         console.print(line, highlight=False, markup=False)
     for names, why in done.report.not_run:

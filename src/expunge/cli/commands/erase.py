@@ -284,10 +284,11 @@ def print_outcome(done: Any, console: Any) -> None:
     from expunge.pipelines.erase.goal_values import MISSED, STATES
     from expunge.pipelines.erase.request import UTILITY
     from expunge.pipelines.erase.rows import KNOWN
+    from expunge.report.verdicts import folded
 
     if not done.written:
         console.print("no model was written; the reasons follow", style="bold red")
-    console.print(Text(f"{done.verdict}\n"))
+    console.print(Text(f"{folded(done.verdict, console.width)}\n"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "steps kept", "forget", "keep", "ability", ""):
         table.add_column(name)

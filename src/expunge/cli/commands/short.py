@@ -103,7 +103,9 @@ def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         say_json(numbers | ({"pushed": address} if address else {}))
         return 0
     if done.verdict is not None:
-        console.print(f"{done.verdict}\n", highlight=False, markup=False)
+        from expunge.report.verdicts import folded
+
+        console.print(f"{folded(done.verdict, console.width)}\n", highlight=False, markup=False)
     notes = {why: k for k, why in enumerate(dict.fromkeys(done.reasons.values()), 1)}
     for name, value in done.summary.items():
         mark = f" ({notes[done.reasons[name]]})" if name in done.reasons else ""
