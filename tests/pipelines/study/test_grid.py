@@ -42,6 +42,13 @@ def test_cells_are_the_product_and_share_what_is_equal() -> None:
     assert len(result.leaves) == 4 * 4
 
 
+def test_an_axis_without_effect_is_refused() -> None:
+    grid = {"split": SPLITS, "forget_split": ["forget10", "forget05"]}  # the embedded world has no splits
+    with pytest.raises(ConfigError, match=r"^grid\.forget_split: 'forget10' and 'forget05' lead to the same jobs"):
+        study_graph(tree(grid=grid))
+    assert len(study_graph(tree(grid={"split": SPLITS, "forget_split": ["forget10"]})).cells) == 2
+
+
 def test_a_cell_is_the_study_it_stands_for() -> None:
     result = study_graph(tree(grid={"split": SPLITS, "length": LENGTHS}))
     alone = build_graph(

@@ -54,6 +54,8 @@ def study_graph(tree: Mapping[str, Any]) -> StudyGraph:
             graphs.append(build_graph(decode_study(cell.tree), cache))
         except UserError as error:
             raise type(error)(f"grid, {cell.name}: {error}") from None
+    if whole.grid_names == "settings":  # numbered cells come from another project, which runs all of them
+        _check_axes(cell_list, graphs)
     return _joined(whole, cell_list, graphs)
 
 
@@ -103,6 +105,24 @@ def _values(axis: str, axis_values: Any) -> dict[str, Mapping[str, Any]]:
     for name, changes in by_label.items():
         _check_keys(f"grid.{axis}: {name!r}", changes)
     return by_label
+
+
+def _check_axes(cell_list: Sequence[GridCell], graphs: Sequence[StudyGraph]) -> None:
+    """Raise ConfigError if the values of an axis lead to equal jobs everywhere, because its cells would look compared.
+
+    An example is `forget_split` with a benchmark that has no splits.
+    """
+    results = [(*(leaf.metrics.key for leaf in g.leaves), *(audit.job.key for audit in g.audits)) for g in graphs]
+    for axis in cell_list[0].values:
+        labels = list(dict.fromkeys(cell.values[axis] for cell in cell_list))
+        by_others: dict[tuple[str, ...], set[Any]] = {}
+        for cell, keys in zip(cell_list, results, strict=True):
+            by_others.setdefault(tuple(v for k, v in cell.values.items() if k != axis), set()).add(keys)
+        if len(labels) > 1 and all(len(different) == 1 for different in by_others.values()):
+            raise ConfigError(
+                f"grid.{axis}: {labels[0]!r} and {labels[1]!r} lead to the same jobs: this axis has no effect in this "
+                "study; leave it out"
+            )
 
 
 def _check_keys(where: str, changes: Mapping[str, Any]) -> None:
