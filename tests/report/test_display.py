@@ -40,6 +40,18 @@ def test_totals_and_running_jobs_are_always_in_sight(width: int, height: int) ->
     assert "more jobs" in lines[-1] or height >= 60
 
 
+def test_a_narrow_terminal_cuts_names_and_no_numbers() -> None:
+    jobs = [ListedJob(label=f"GradDiff-KL-with-a-long-name-{k}", number=k) for k in range(4)]
+    console = Console(file=io.StringIO(), width=40, height=12)
+    view = Display([PlannedJob(job, "missing", 5025.0) for job in jobs], console)
+    view.tell(JobEvent(jobs[0], "start"))
+    with console.capture() as records:
+        console.print(view)
+    text = records.get()
+    assert "~5h 35m" in text and "running" in text and text.count("~1h 23m") == 4 and "left" in text.splitlines()[0]
+    assert all(len(line.rstrip()) <= 40 for line in text.splitlines()) and "train Gra" in text
+
+
 def test_a_tall_terminal_shows_every_job() -> None:
     jobs = [ListedJob(label=f"model-{k}", number=k) for k in range(5)]
     console = Console(file=io.StringIO(), width=100, height=40)

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from rich.cells import cell_len
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from expunge.core.console import Console
 from expunge.engine.run import JobEvent, PlannedJob
 
+GAP = 2  # spaces between two columns
+LEAST_NAME = 8  # characters of a job's name in a narrow terminal
 PART = "score"  # jobs of this kind appear as one line with the records that they form
 _SHOWN = {"hit": "[dim]hit[/]", "missing": "[yellow]missing[/]", "blocked": "[magenta]blocked[/]"}
 
@@ -242,12 +246,8 @@ class Display:
 
     def __rich__(self) -> Table:
         """Return the totals, the running and the failed jobs, then as many others as the terminal has lines for."""
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("job", no_wrap=True, overflow="ellipsis", ratio=1)
-        for name in ("state", "", "time", "left"):
-            table.add_column(name, no_wrap=True)
         narrow = self._console.width < 70
-        table.add_row("[bold]all jobs[/]", f"{self._n}/{self._total}", "", "", f"~{duration(self._left())}")
+        rows = [("[bold]all jobs[/]", f"{self._n}/{self._total}", "", "", f"~{duration(self._left())}")]
         lines = [
             line
             for line in self._lines.values()
@@ -262,9 +262,24 @@ class Display:
         shown = [*first, *waiting, *done][:room]
         for line in shown:
             state, bar, *rest = self._cells(line)
-            table.add_row(line.planned.job.name, state, "" if narrow else bar, *rest)
+            rows.append((line.planned.job.name, state, "" if narrow else bar, *rest))
         if len(lines) > len(shown):
-            table.add_row(f"[dim]{len(lines) - len(shown)} more jobs[/]", "", "", "", "")
+            rows.append((f"[dim]{len(lines) - len(shown)} more jobs[/]", "", "", "", ""))
+        return self._table(rows)
+
+    def _table(self, rows: Sequence[tuple[str, ...]]) -> Table:
+        """Return the lines as a table in which only the names of jobs are cut if the terminal is narrow."""
+        heads = ("job", "state", "", "time", "left")
+        name, *others = (
+            max(cell_len(Text.from_markup(text).plain) for text in texts) for texts in zip(heads, *rows, strict=True)
+        )
+        room = self._console.width - sum(others) - GAP * len(others)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("job", no_wrap=True, overflow="ellipsis", width=min(name, max(room, LEAST_NAME)))
+        for head in heads[1:]:
+            table.add_column(head, no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
         return table
 
     def _cells(self, line: _Line) -> tuple[str, str, str, str]:
