@@ -141,6 +141,8 @@ def test_a_model_below_the_retain_model_gains_nothing_and_a_broken_one_has_no_ra
     broken = verdict_of("e", 0.0, rest=0.1)
     alive, out = ranked([known, below, broken, trace, clean])
     assert [v.model for v in alive] == ["a", "c", "b", "d"] and [v.model for v in out] == ["e"]
+    assert broken.broken.endswith("below the floor of 0.5.") and broken.kept.sentence.startswith(broken.broken[:-1])
+    assert len(broken.broken) < len(broken.kept.sentence)  # the answer has the rest
     assert below.forgot.word == "over-forgotten" and "Below" in str(dataclasses.replace(below)).title()
     assert choice([known, clean, broken]) == (
         "Choose a: no trace, 97% [97%, 97%] of the utility is left. Broken and not ranked: e."

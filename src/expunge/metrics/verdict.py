@@ -210,7 +210,8 @@ def make_verdict(
     forgot, agree = _with_seeds(forgot, by_seed)
     detectable = _answer(parts["detectable"], DETECTION, "no audit has tried it: exposure or forensic")
     robust = _answer(parts["robust"], ROBUSTNESS, "no audit has tried it: relearn, tamper, quantize or prompting")
-    broken = gibberish or (utility.sentence if utility.word == BROKEN else "")
+    reason_broken = f"{utility.sentence.partition(';')[0].rstrip('.')}."  # `kept` has the whole sentence
+    broken = gibberish or (reason_broken if utility.word == BROKEN else "")
     certainty = _certainty([f for _, f in findings], seeds, agree)
     return Verdict(model, forgot, utility, detectable, robust, certainty, broken)
 
