@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ class StoreFault:
 class VerifyReport:
     """The result of a verification: totals and faults.
 
+    files, bytes: of the folders. checkpoints: of unfinished runs. notes: sealed files that are neither of these.
     waiting: jobs of the study that are not done.
     """
 
@@ -45,6 +46,8 @@ class VerifyReport:
     bytes: int
     faults: tuple[StoreFault, ...]
     waiting: int = 0
+    checkpoints: int = 0
+    notes: int = 0
 
 
 def verify_store(store: Store, on_progress: OnProgress) -> VerifyReport:
@@ -52,12 +55,13 @@ def verify_store(store: Store, on_progress: OnProgress) -> VerifyReport:
 
     Lock files are left out: they are empty, or name the process that holds them.
     """
-    notes = [file for file in _notes(store.root) if not _sealed(file)]
+    notes = _notes(store.root)
+    damaged = [StoreFault(file, _DAMAGED_NOTE, note=True) for file in notes if not _sealed(file)]
     folders = [*artifacts(store.root), *artifacts(store.root / TRASH)]
     report = _verify(folders, store.root, on_progress)
-    checkpoints = _checkpoint_faults(store.root / CHECKPOINTS)
-    faults = (*report.faults, *(StoreFault(file, _DAMAGED_NOTE, note=True) for file in notes), *checkpoints)
-    return VerifyReport(report.folders, report.files, report.bytes, faults)
+    checkpoints = _checkpoints(store.root / CHECKPOINTS)
+    faults = (*report.faults, *damaged, *_checkpoint_faults(checkpoints))
+    return replace(report, faults=faults, checkpoints=len(checkpoints), notes=len(notes))
 
 
 def verify_jobs(jobs: Sequence[Job], store: Store, on_progress: OnProgress) -> VerifyReport:
@@ -77,9 +81,9 @@ def verify_jobs(jobs: Sequence[Job], store: Store, on_progress: OnProgress) -> V
     other = [StoreFault(store.path(j), f"holds another job's record than {j.name}") for j in here if _others(store, j)]
     report = _verify([store.path(job) for job in here], store.root, on_progress)
     waiting = sum(job.key not in have and not job.ephemeral for job in ordered) - len(missing)
-    checkpoints = [f for job in ordered for f in _checkpoint_faults(store.unfinished(job))]
-    faults = (*missing, *other, *report.faults, *checkpoints)
-    return VerifyReport(report.folders, report.files, report.bytes, faults, waiting)
+    checkpoints = [place for job in ordered for place in _checkpoints(store.unfinished(job))]
+    faults = (*missing, *other, *report.faults, *_checkpoint_faults(checkpoints))
+    return replace(report, faults=faults, waiting=waiting, checkpoints=len(checkpoints))
 
 
 def root(jobs: Sequence[Job], store: Store) -> str:
@@ -115,14 +119,16 @@ def _sealed(file: Path) -> bool:
     return True
 
 
-def _checkpoint_faults(folder: Path) -> list[StoreFault]:
-    """Return the damaged checkpoints below a folder, without checkpoints that a running process writes or removes."""
-    faults = []
-    for place in sorted(Path(place) for place, _, files in os.walk(folder) if files):
-        reason = None if any(name.startswith(".") for name in place.relative_to(folder).parts) else _checkpoint(place)
-        if reason is not None:
-            faults.append(StoreFault(place, f"{reason}; {_DAMAGED_CHECKPOINT}", note=True))
-    return faults
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints below a folder, without checkpoints that a running process writes or removes."""
+    places = sorted(Path(place) for place, _, files in os.walk(folder) if files)
+    return [p for p in places if not any(name.startswith(".") for name in p.relative_to(folder).parts)]
+
+
+def _checkpoint_faults(places: Iterable[Path]) -> list[StoreFault]:
+    """Return the damaged checkpoints."""
+    reasons = [(place, _checkpoint(place)) for place in places]
+    return [StoreFault(place, f"{why}; {_DAMAGED_CHECKPOINT}", note=True) for place, why in reasons if why is not None]
 
 
 def _checkpoint(place: Path) -> str | None:

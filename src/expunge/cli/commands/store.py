@@ -50,7 +50,9 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
         say(f"{fault.path}: {fault.reason}")
     if not all(fault.note for fault in report.faults):
         say("next: move each of these folders away and run its study again; it computes only the missing results")
-    say(f"{report.folders} artifacts, {report.files} files, {count(report.bytes)}B: {len(report.faults)} faults")
+    others = [(report.checkpoints, "checkpoints"), (report.notes, "notes")]
+    totals = [f"{report.files} files, {count(report.bytes)}B", *(f"{n} {noun}" for n, noun in others if n)]
+    say(f"{report.folders} artifacts, {', '.join(totals)}: {len(report.faults)} faults")
     if report.waiting:
         say(f"{report.waiting} jobs of the study are not done")
     if results:
