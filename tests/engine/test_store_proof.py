@@ -28,7 +28,7 @@ from expunge.engine.lease import LOCKS, Lease
 from expunge.engine.record import RECORD, proof
 from expunge.engine.retention import GarbagePlan, empty_trash, remove, restore_trash, weight_files
 from expunge.engine.run import plan, run
-from expunge.engine.show import change_notes, changed_files, show, write_manifest
+from expunge.engine.show import MANIFEST, MEASURED, change_notes, changed_files, show, write_manifest
 from expunge.engine.store import PASSPORTS, Store, lock_file
 from expunge.engine.verify import TRASH, root, verify_jobs, verify_store
 from expunge.engine.worker import do_job, failure
@@ -231,6 +231,30 @@ def test_a_write_into_a_shown_folder_does_not_reach_the_store_and_is_noticed(sto
     assert verify_store(store, ignore).faults == ()
 
 
+def test_checksums_of_measurements_stand_next_to_them(store: Store, tmp_path: Path) -> None:
+    one, out = job("one"), tmp_path / "out"
+    run([one], store, ignore)
+    show(one, store, out)
+    show(one, store, out / MEASURED)
+    write_manifest(out)
+    assert MEASURED + "/" not in (out / MANIFEST).read_text() and changed_files(out) == []
+    (out / MEASURED / "made.txt").write_text("other")
+    assert changed_files(out) == [f"{MEASURED}/made.txt"]
+    (out / MEASURED).rename(tmp_path / "away")
+    assert changed_files(out) == [MEASURED]
+
+
+def test_a_shown_record_has_no_key(store: Store, tmp_path: Path) -> None:
+    first = job("first")
+    second = job("second", {"of": first})
+    run([second], store, ignore)
+    show(second, store, tmp_path / "out")
+    text = (tmp_path / "out" / RECORD).read_text()
+    record = store.record(second) or {}
+    assert second.key not in text and first.key not in text and record["chain"]["of"] not in text
+    assert read_sealed(tmp_path / "out" / RECORD)["facts"] == record["facts"]
+
+
 def test_a_damaged_file_is_not_shown(store: Store, tmp_path: Path) -> None:
     one = job("one")
     run([one], store, ignore)
@@ -373,6 +397,7 @@ def test_a_damaged_checkpoint_is_named_and_no_result_with_it(store: Store, name:
     run([one, job("other")], store, ignore)
     step = store.unfinished(one) / "step-5"
     assert verify_store(store, ignore).faults == verify_jobs([one], store, ignore).faults == ()
+    assert verify_store(store, ignore).checkpoints == verify_jobs([one], store, ignore).checkpoints == 2
     flip(step / name, 8 * 14)
     for report in (verify_store(store, ignore), verify_jobs([one], store, ignore)):
         (fault,) = report.faults

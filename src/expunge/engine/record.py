@@ -6,6 +6,7 @@ of a study cover all results that they were computed from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ LEFTOVER = f".{RECORD}.*.tmp"  # a record that a killed process did not finish
 DIGESTS = (
     "digests"  # outputs that must be equal in jobs of equal inputs (`core.fingerprints`), those of parents included
 )
+_OF_ROWS = ("key", "parents", "excluded_from_key", "chain", DIGESTS)
+_HASH = re.compile("([0-9a-f]{16}|[0-9a-f]{64})")  # those of this package; a commit of a hub has 40 digits
 LOGS = ".jsonl"  # logs contain times, so the same job computed again writes others
 Record = dict[str, Any]
 
@@ -51,6 +54,23 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     for leftover in path.parent.glob(LEFTOVER):
         leftover.unlink(missing_ok=True)
     write_sealed(path, record)
+
+
+def public_record(record: Mapping[str, Any]) -> Record:
+    """Return a record without hashes of rows, for a folder that may be published with its model.
+
+    The keys, the proofs of the parents and the digests of token ids cover the rows, so they would confirm a guess.
+    """
+    public = {name: value for name, value in record.items() if name not in _OF_ROWS}
+    return public | {"identity": _without_hashes(record["identity"]), "full": "the record in the store has all fields"}
+
+
+def _without_hashes(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_hashes(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_hashes(one) for one in value]
+    return "not shown" if isinstance(value, str) and _HASH.fullmatch(value) else value
 
 
 def _own_key(record: Mapping[str, Any]) -> str | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from expunge.core.files import READ_WRITE, clone, read_sealed, write_sealed
 from expunge.core.fingerprints import file_sha256
 from expunge.engine.job import Job
-from expunge.engine.record import RECORD
+from expunge.engine.record import RECORD, public_record
 from expunge.engine.store import Store
 
 MANIFEST = ".expunge-shown"  # the checksums of a folder's files, and their times
+MEASURED = "evals"  # the subfolder of measurements, which contains texts of the rows and is not published
 
 
 def show(
@@ -52,30 +53,49 @@ def show(
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        clone(source / name if name == RECORD else store.file(job, name), target)
-        target.chmod(target.parent.stat().st_mode & READ_WRITE)
+        if name == RECORD:
+            write_sealed(target, public_record(store.record(job) or {}), READ_WRITE)
+        else:
+            clone(store.file(job, name), target)
+            target.chmod(target.parent.stat().st_mode & READ_WRITE)
         targets.append(target)
     return targets
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the checksums of a folder's present files, so that `changed_files` can compare them later."""
+    """Write the checksums of a folder's present files, so that `changed_files` can compare them later.
+
+    Those of measurements stand next to them, because a checksum of scores of rows confirms a guess of the rows.
+    """
+    aside = folder / MEASURED
+    if aside.is_dir():
+        _write_manifest(aside, aside.rglob("*"), has_aside=False)
+    _write_manifest(folder, (p for p in folder.rglob("*") if aside not in p.parents), has_aside=aside.is_dir())
+
+
+def _write_manifest(folder: Path, listed: Iterable[Path], *, has_aside: bool) -> None:
     files = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+    for file in sorted(p for p in listed if p.is_file() and p.name != MANIFEST):
         stat = file.stat()
         files[file.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns, file_sha256(file)]
-    write_sealed(folder / MANIFEST, {"files": files}, READ_WRITE)
+    write_sealed(folder / MANIFEST, {"files": files, MEASURED: has_aside}, READ_WRITE)
 
 
 def changed_files(folder: Path) -> list[str]:
     """Return the files that were changed or removed since the folder was written; none without a manifest."""
     try:
-        files = read_sealed(folder / MANIFEST)["files"]
+        manifest = read_sealed(folder / MANIFEST)
+        changed = [
+            name for name, (size, time, sha) in manifest["files"].items() if _differs(folder / name, size, time, sha)
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError):
         return [MANIFEST]
-    return [name for name, (size, time, sha) in files.items() if _differs(folder / name, size, time, sha)]
+    if manifest.get(MEASURED):
+        aside = folder / MEASURED
+        changed += [f"{MEASURED}/{n}" for n in changed_files(aside)] if (aside / MANIFEST).exists() else [MEASURED]
+    return changed
 
 
 def change_notes(folder: Path) -> list[str]:

@@ -75,7 +75,10 @@ def test_a_model_is_pushed_with_its_card_alone(hub: Hub, model: Path, capsys: py
     trainer = SimpleNamespace(handler="NPO", method_args={"beta": 0.1})
     start = SimpleNamespace(source="/home/me/start")
     single = SimpleNamespace(trainer=trainer, mode="unlearn", benchmark="tofu", model=start)
-    prepared = SimpleNamespace(single=single, model=SimpleNamespace(key="f" * 64))
+    benchmark = SimpleNamespace(forget_set="forget", sets={"forget": [0] * 20})
+    setting = SimpleNamespace(benchmark=benchmark)
+    prepared = SimpleNamespace(single=single, model=SimpleNamespace(key="f" * 64), setting=setting)
+    (model / ".expunge-key").write_text(f"store {'a' * 16} job {'b' * 64}\n")
     done = SimpleNamespace(folder=model, summary={"forget_Q_A_Prob": 0.25, "none": None}, verdict=None)
     push_job(words(), done, prepared, "expunge unlearn x=1")
     assert hub.created == [{"name": "me/forgetful", "repo_type": "model", "private": True, "exist_ok": True}]
@@ -83,8 +86,9 @@ def test_a_model_is_pushed_with_its_card_alone(hub: Hub, model: Path, capsys: py
     assert set(hub.files) == own | {"README.md"}
     text = hub.files["README.md"].decode()
     assert "- **start**: start" in text and "/home/me" not in text
-    for part in ("tags: [expunge, unlearning]", "NPO", "beta=0.1", "f" * 64, "`expunge unlearn x=1`", "| 0.25 |"):
+    for part in ("tags: [expunge, unlearning]", "NPO", "beta=0.1", "b" * 64, "`expunge unlearn x=1`", "| 0.25 |"):
         assert part in text
+    assert "f" * 64 not in text
     assert not any(b"a text of a row" in content for content in hub.files.values())
     assert capsys.readouterr().out == "pushed:  https://hub.example/me/forgetful\n"
 

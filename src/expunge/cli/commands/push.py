@@ -30,6 +30,7 @@ def check_push(parsed: argparse.Namespace) -> None:
 def push_job(parsed: argparse.Namespace, done: Any, prepared: Any, command: str) -> str:
     """Upload the model of `train` or `unlearn`. Returns the address."""
     from expunge.models.config import looks_local
+    from expunge.pipelines.erase.published import decimals
 
     single = prepared.single
     source = str(single.model.source)
@@ -38,14 +39,16 @@ def push_job(parsed: argparse.Namespace, done: Any, prepared: Any, command: str)
         "settings of the method": ", ".join(f"{k}={v}" for k, v in single.trainer.method_args.items()),
         "start": Path(source).name if looks_local(source) else source,  # a path names folders of this machine
         "benchmark": single.benchmark,
-        "commitment to data, settings and start": prepared.model.key,
+        "commitment to data, settings and start": _commitment(done.folder),
         "command": f"`{command}`",
         "version": f"expunge {__version__}",
     }
     title = f"{parsed.push.rpartition('/')[2]}: {'unlearned' if single.mode == 'unlearn' else 'fine-tuned'} by Expunge"
     about = [f"`expunge {single.mode}` made this model."] + ([LIMITS] if single.mode == "unlearn" else [])
     tags = ["unlearning"] if single.mode == "unlearn" else []
-    text = card(title, tags, about, facts, _measured(done.summary, done.verdict))
+    benchmark = prepared.setting.benchmark
+    places = decimals(len(benchmark.sets[benchmark.forget_set]))
+    text = card(title, tags, about, facts, _measured(done.summary, done.verdict, places))
     return _uploaded(parsed, done.folder, text)
 
 
@@ -77,16 +80,25 @@ def _uploaded(parsed: argparse.Namespace, folder: Path, text: str) -> str:
     return address
 
 
-def _measured(summary: Mapping[str, float | None], verdict: Verdict | None) -> str:
-    """Return the verdict and the numbers as markdown."""
+def _commitment(folder: Path) -> str:
+    """Return the keyed commitment to a job that its folder has; "" for a folder of an earlier version."""
+    from expunge.engine.mark import MARK, commitment
+
+    return commitment((folder / MARK).read_text(encoding="utf-8"))
+
+
+def _measured(summary: Mapping[str, float | None], verdict: Verdict | None, places: int) -> str:
+    """Return the verdict and the numbers as markdown, rounded: exact numbers confirm guesses of rows."""
     from expunge.metrics.verdict import QUESTIONS
+    from expunge.pipelines.erase.published import published
     from expunge.report.markup import markdown_table
 
     parts = []
     if verdict is not None:
-        lines = [f"- {QUESTIONS[k]} **{answer.word}**. {answer.sentence}" for k, answer in verdict.answers.items()]
+        answers = published(verdict, places).answers.items()
+        lines = [f"- {QUESTIONS[k]} **{answer.word}**. {answer.sentence}" for k, answer in answers]
         parts += ["## Verdict", "", *lines, ""]
-    rows = [(name, f"{value:.4g}") for name, value in summary.items() if value is not None]
+    rows = [(name, published(f"{value:.4g}", places)) for name, value in summary.items() if value is not None]
     if rows:
         parts += ["## Measured", "", *markdown_table(("metric", "value"), "lr", rows)]
     return "\n".join(parts)

@@ -16,7 +16,7 @@ from expunge.core.terminal import quiet
 from expunge.engine.run import JobEvent, plan
 from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
-from expunge.pipelines.study.single import PreparedJob, carry_out, prepare
+from expunge.pipelines.study.single import PreparedJob, carry_out, mark_notes, prepare
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_config import FRONT_END, decode_task
 from expunge.pipelines.study_jobs import LM_EVAL_FILE, cut_answers
@@ -88,7 +88,7 @@ class JobHandle:
                 results |= read_results(self.store.file(job, name))[0]
         summary = {n: plain(r.value) for n, r in results.items()}
         reasons = {n: why for n, r in results.items() if (why := r.reason or left_out(r))}
-        notes = [*change_notes(folder), *self._cut()]
+        notes = [*mark_notes(self.prepared), *change_notes(folder), *self._cut()]
         return JobResult(folder, summary, reasons, notes, self._verdict(results))
 
     def _verdict(self, results: Mapping[str, MetricResult]) -> Verdict | None:

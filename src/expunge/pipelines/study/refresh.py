@@ -11,6 +11,7 @@ from typing import Any
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_bytes, write_text
 from expunge.core.yaml_text import read_yaml
+from expunge.engine.mark import MARK
 from expunge.engine.show import changed_files, write_manifest
 from expunge.metrics.results import META, read_results
 from expunge.pipelines.study.context_source import ContextSource
@@ -21,7 +22,6 @@ from expunge.pipelines.study_jobs import measuring
 from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 
 CONFIG = "config.yaml"
-MARK = ".expunge-key"
 
 
 def refresh(

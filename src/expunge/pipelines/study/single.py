@@ -14,6 +14,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import check_place, sweep_parts, whole_folder, write_text
 from expunge.core.names import check_name
 from expunge.engine.job import Job
+from expunge.engine.mark import MARK, MarkState, mark_state, write_mark
 from expunge.engine.run import JobEvent, run
 from expunge.engine.store import Store
 from expunge.methods.objective import Objective, objective
@@ -52,7 +53,7 @@ class PreparedJob:
 
     @property
     def key(self) -> str:
-        """The text that marks an output folder as this job's."""
+        """The keys of the last jobs: the text that an output folder's mark stands for."""
         return " ".join(job.key for job in self.ends)
 
 
@@ -232,13 +233,37 @@ def shown(prepared: PreparedJob) -> bool:
     folder = prepared.single.output_dir
     if not folder.exists():
         return False
-    mark = folder / ".expunge-key"
-    if mark.is_file() and mark.read_text().strip() == prepared.key:
+    state = _mark_of(prepared)
+    if state in (MarkState.SAME, MarkState.PLAIN):
         return True
+    store = Path(prepared.single.paths.store)
+    reason = "already contains something else"
+    if state is MarkState.OTHER_STORE:
+        reason = f"shows a job of another store than {store}, or of one that was removed since"
     raise ConfigError(
-        f"task_name={prepared.single.task_name}: {folder} already contains something else; choose another task_name or "
-        "paths.output_dir, or move it away"
+        f"task_name={prepared.single.task_name}: {folder} {reason}; choose another task_name or paths.output_dir, or "
+        "move it away"
     )
+
+
+def mark_notes(prepared: PreparedJob) -> list[str]:
+    """Return a line for an output folder whose mark an earlier version has written, as a plain key."""
+    folder = prepared.single.output_dir
+    if _mark_of(prepared) is not MarkState.PLAIN:
+        return []
+    return [
+        f"{folder} was written by an earlier version: its {MARK} and job.json contain hashes that can confirm a "
+        "guess of the rows; move it away and run again to write it without them"
+    ]
+
+
+def _mark_of(prepared: PreparedJob) -> MarkState:
+    """Return the state of the output folder's mark; OTHER_JOB for a folder without one."""
+    try:
+        text = (prepared.single.output_dir / MARK).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return MarkState.OTHER_JOB
+    return mark_state(text, Path(prepared.single.paths.store), prepared.key)
 
 
 def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
@@ -285,5 +310,5 @@ def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
         if job is not None:
             show(job, store, where)  # in one folder the first job's record stays
     write_text(part / "config.yaml", config_text(prepared.single))
-    write_text(part / ".expunge-key", prepared.key + "\n")
+    write_text(part / MARK, write_mark(store.root, prepared.key) + "\n")
     write_manifest(part)
