@@ -283,6 +283,7 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
                 for group in ("model_args", "tokenizer_args")
                 if (args := getattr(study.model, group)).options
             },
+            **({"attention": attention} if (attention := study.model.model_args.attn_implementation) else {}),
             "template": study.template_args,
             "rendered": setting.rendered_template,
             "eval": study.eval,

@@ -245,5 +245,6 @@ class EvaluationJobs:
                 model.model_args.options or None,
                 model.tokenizer_args.options or None,
                 model.model_args.batched,
+                model.model_args.attn_implementation,
             )
         return self._models[has_parent]
