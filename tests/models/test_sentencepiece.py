@@ -9,6 +9,7 @@ from tests.models.sentencepiece_file import model_file
 from transformers import AutoTokenizer
 
 from expunge.core.errors import ConfigError, DataError
+from expunge.models.load import check_tokenizer
 from expunge.models.sentencepiece import convert, merges_of, read_model, to_tokenizer
 
 MERGED = ("\u2581a", "bc", "\u2581abc", "cb")
@@ -71,3 +72,17 @@ def test_other_files(tmp_path: Path, content: bytes, words: str) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=words):
         read_model(path)
+
+
+def test_a_folder_that_needs_the_package_says_so(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    file.rename(folder / "tokenizer.model")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"SentencePiece, whose package is missing; pip install sentencepiece prot"):
+        check_tokenizer(str(folder))
+    (folder / "tokenizer.model").write_bytes(b"IQ== 0\n")  # a vocabulary of tiktoken
+    check_tokenizer(str(folder))
+    (folder / "tokenizer.model").write_bytes(model_file(MERGED, "abc"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    check_tokenizer(str(folder))

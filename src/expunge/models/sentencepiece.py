@@ -5,6 +5,7 @@ The file is a protocol buffer. Only the fields that decide the ids are read; a v
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import whole_folder, write_json
-from expunge.core.fingerprints import fingerprint
+from expunge.core.fingerprints import fingerprint, open_regular
 from expunge.core.on_use import transformers
 
 SPACE = "\u2581"
@@ -38,6 +39,18 @@ class SentencePieceModel:
     """Whether a text begins with a space that is added."""
     drops_spaces: bool
     """Whether spaces at both ends, and repeated ones, are dropped."""
+
+
+def needs_package(folder: Path) -> bool:
+    """Return whether a folder's only vocabulary is one of SentencePiece, and its package is missing."""
+    others = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    if others or importlib.util.find_spec("sentencepiece") is not None:
+        return False
+    try:
+        with open_regular(folder / "tokenizer.model") as file:
+            return file.read(1) == b"\n"  # the number of a protocol buffer's first field; a tiktoken file is text
+    except OSError:
+        return False
 
 
 def convert(file: Path, out: Path, *, max_length: int = 1024) -> int:
