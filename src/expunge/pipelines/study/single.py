@@ -61,6 +61,11 @@ def prepare(single: SingleJob) -> PreparedJob:
     """Check all settings and create the jobs. Raises ConfigError or DataError before any weight is read."""
     check_name(single.task_name, "task_name", nested=True)
     check_places(single, single.output_dir, Path(single.paths.store))
+    if Path(single.paths.store).resolve().is_relative_to(single.output_dir.resolve()):
+        raise ConfigError(
+            f"paths.store: {single.paths.store} lies in the output folder {single.output_dir}, which must not exist "
+            "before the job ends; name another folder"
+        )
     check_model(single.model)
     single = dataclasses.replace(single, model=with_scoring_dtype(single.model))
     if single.data.request is not None and single.mode != "unlearn":
