@@ -124,7 +124,7 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
             "data.args.question_column=question data.args.answer_column=answer, or data.args.question_column=prompt",
         ),
         ("l.json", '{"train": [{"a": 1}], "val": [{"a": 1}]}', "several lists of rows (train, val)"),
-        ("n.json", '[{"train": [{"text": "a"}], "val": [{"text": "b"}]}]', "jq '.[0].train'"),
+        ("n.json", '[{"train": [{"text": "a"}], "val": [{"text": "b"}]}]', "jq -s"),
         (
             "m.jsonl",
             '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}',
@@ -334,7 +334,7 @@ def test_parts_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_numbers_keep_their_spelling_and_lists_of_one_are_their_value(tmp_path: Path) -> None:
     text = "question,answer\nA?,007\nB?,1.0\nC?,['1888']\nD?,[1888]\nE?,\"['it''s']\"\n"
-    assert [r.answer for r in read(tmp_path, "r.csv", text)] == ["007", "1.0", "1888", "[1888]", "['it''s']"]
+    assert [r.answer for r in read(tmp_path, "r.csv", text)] == ["007", "1.0", "1888", "1888", "['it''s']"]
     text = '{"question": "A?", "answer": 1472}\n{"question": "B?", "answer": 0.5}\n{"question": 3, "answer": ["x"]}'
     rows = read(tmp_path, "r.jsonl", text)
     assert [(r.question, r.answer) for r in rows] == [("A?", "1472"), ("B?", "0.5"), ("3", "x")]

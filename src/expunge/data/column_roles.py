@@ -17,6 +17,7 @@ from typing import Any, Literal
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
 from expunge.data.examples import UNWANTED, Form
+from expunge.data.record_shapes import number_in_list, rows_below, squad_texts, written_turns
 from expunge.data.table_files import Records, WrittenFloat
 
 TEXT = "text"
@@ -173,12 +174,8 @@ def _named(column: str, names: Sequence[str], key: str, where: str) -> str:
 
 def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str) -> str:
     """Return the error for a file without a known column name, with the setting to paste."""
-    nested = [k for k, v in first.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
-    if nested:
-        return (
-            f"{where}: its rows are below {', '.join(repr(n) for n in nested[:4])}; write them to a separate file: "
-            f"jq '.[0].{nested[0]}' {where} > rows.json"
-        )
+    if below := rows_below(first, where):
+        return below
     known = [c for pair in PAIRS for c in pair[:2]]
     plain = [_plain(name) for name in names]
     half = next((p for p in PAIRS if p[0] in plain or p[1] in plain), PAIRS[0])
@@ -207,6 +204,9 @@ def cell_text(value: Any, place: str) -> Any:
     """
     if isinstance(value, str) and WRITTEN_LIST.match(value) and (listed := written_list(value)) is not None:
         value = listed
+    elif isinstance(value, str) and (number := number_in_list(value)) is not None:
+        value = number
+    value = squad_texts(value)
     if isinstance(value, list | tuple):
         if len(value) != 1:
             raise DataError(f"{place} lists {len(value)} values, {_short(value)}; give one answer in each row")
@@ -348,6 +348,7 @@ def chat_record(turns: Sequence[ChatTurn], place: str) -> dict[str, Any]:
 
 
 def _turns(value: Any, place: str, *, answers: bool = False) -> list[ChatTurn]:
+    value = written_turns(value)
     if answers and isinstance(value, str):
         return [ChatTurn("assistant", value)]
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):

@@ -25,6 +25,7 @@ from expunge.data.column_roles import (
     read_chat,
 )
 from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows
+from expunge.data.record_shapes import unwrapped
 from expunge.data.source import is_hub_id, load_raw, read_file
 from expunge.data.table_files import Records, decode_text
 
@@ -74,7 +75,7 @@ def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
     else:
         raw = read_file(file) if file.exists() else load_raw(path)[0]  # a hub id, or an error with the nearest name
     where = str(file)
-    raw, part = _train_part(raw)
+    raw, part = _train_part(unwrapped(raw))
     roles = find_roles(raw, columns, where)
     rows, remarks = _rows(raw, roles, name, where)
     remarks += part

@@ -174,8 +174,14 @@ def _lines(text: str, path: Path) -> Records:
             place = f"{path} line {number}"
             if number == 1 and path.suffix.lower() not in EXTENSIONS and line.lstrip()[0] != "{":
                 raise DataError(f"{place}: no JSON; name a table of fields with commas between them NAME.csv")
-            out.append(as_record(parse_json(line, place), place))
+            out.append(as_record(parse_json(_without_comma(line), place), place))
     return out
+
+
+def _without_comma(line: str) -> str:
+    """Return a line without the comma after its object, as in an array whose brackets were removed."""
+    plain = line.rstrip()
+    return plain.removesuffix(",") if plain.endswith("},") else line
 
 
 def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str]:

@@ -1,0 +1,73 @@
+"""Shapes of other programs' records: rows below one key, SQuAD's answers, conversations and numbers as text."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NUMBER_IN_LIST = re.compile(r"\s*\[\s*(-?\d+(?:\.\d+)?)\s*\]\s*")
+
+
+def unwrapped(raw: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows below the only key of all records, `{"data": {...}}`; other records unchanged."""
+    keys = {key for record in raw for key in record}
+    values = [value for record in raw for value in record.values()]
+    if len(keys) != 1 or not values or not all(isinstance(value, dict) for value in values):
+        return list(raw)
+    if {"text", "answer_start"} <= values[0].keys():
+        return list(raw)  # SQuAD's answers
+    return values
+
+
+def squad_texts(value: Any) -> Any:
+    """Return the texts of SQuAD's `{"text": [...], "answer_start": [...]}`, each once; any other value unchanged."""
+    if not isinstance(value, Mapping) or value.keys() != {"text", "answer_start"}:
+        return value
+    texts = value["text"]
+    return list(dict.fromkeys(texts)) if isinstance(texts, list) and all(isinstance(t, str) for t in texts) else texts
+
+
+def number_in_list(text: str) -> str | None:
+    """Return the number of a text such as "[1888]" as it is written; None for any other text."""
+    match = NUMBER_IN_LIST.fullmatch(text)
+    return match[1] if match else None
+
+
+def written_turns(value: Any) -> Any:
+    """Return the turns that a table holds as JSON or Python text; any other value unchanged."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            turns = parse(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return turns if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns) else value
+    return value
+
+
+def rows_by_name(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the rows of `{"0": {"question": ...}, "1": {...}}`; None for any other object."""
+    rows = list(value.values())
+    if not rows or not all(key.isdigit() for key in value) or not all(isinstance(row, dict) and row for row in rows):
+        return None
+    return None if any(key.isdigit() for row in rows for key in row) else rows
+
+
+def rows_below(first: Mapping[str, Any], where: str) -> str | None:
+    """Return the error for a record whose rows are in a list or an object below it; None for other records."""
+    nested = [k for k, v in first.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    step = " | .[]"
+    if not nested:
+        nested, step = [k for k, v in first.items() if isinstance(v, dict) and v], ""
+    if not nested:
+        return None
+    program = f"[.. | .{json.dumps(nested[0])}? // empty{step}]"
+    return (
+        f"{where}: its rows are below {', '.join(repr(n) for n in nested[:4])}; write them to a separate file: "
+        f"jq -s {shlex.quote(program)} {shlex.quote(where)} > rows.json"
+    )
