@@ -112,6 +112,21 @@ def test_an_experiment_of_a_fork_is_imported(fork: Path, expunge: Run) -> None:
     assert code == 2 and "exists already" in errors
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("python", "src/train.py"), "leave out the words up to the script"),
+        (("unlearn", "--resolve", TOFU), "for resolve, write --cfg job"),
+        (("plan", "unlearn", "-m", TOFU), "this command shows one job"),
+        (("unlearn", "-m", "-c", "job", TOFU, "trainer=NPO,PDU", "task_name=x"), "leave --multirun out"),
+        (("unlearn", "-cn", "train", TOFU, "task_name=x"), "write expunge train"),
+    ],
+)
+def test_further_options_of_hydra_are_answered(words: tuple[str, ...], message: str, expunge: Run) -> None:
+    code, _, errors = expunge(*words)
+    assert code == 2 and message in errors and "did you mean" not in errors
+
+
 def test_all_experiments_of_a_fork(fork: Path, expunge: Run) -> None:
     code, _, errors = expunge("import", "openunlearning", str(fork / "configs"), "--out", "all")
     assert code == 0, errors

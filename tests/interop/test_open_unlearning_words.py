@@ -15,6 +15,7 @@ from expunge.interop.open_unlearning.words import REFUSED as REFUSED_WORDS
 from expunge.interop.open_unlearning.words import RENAMED, RULES, WITHOUT_EFFECT, translate
 
 A = "trainer.args."
+M = "trainer.method_args."
 EVERY, STEPS = f"{A}evaluate.every", f"{A}evaluate.steps"
 TOFU, MUSE, WMDP = (f"experiment=unlearn/{name}/default" for name in ("tofu", "muse", "wmdp"))
 FINETUNE = "experiment=finetune/tofu/default"
@@ -35,7 +36,11 @@ CORPUS = "data.forget.WMDP_forget.args.hf_args."
         ([f"+{A}eval_on_start=False"], [f"{A}evaluate.at_start=False"]),
         ([f"{A}load_best_model_at_end=True"], [f"{A}evaluate.keep=best"]),
         ([f"{A}load_best_model_at_end=False"], []),
-        ([f"{A}metric_for_best_model=forget_quality"], [f"{A}evaluate.rule.forget=forget_quality"]),
+        ([f"{A}metric_for_best_model=eval_forget_quality"], [f"{A}evaluate.rule.formula=forget_quality"]),
+        (
+            [f"{A}greater_is_better=False", f"{A}metric_for_best_model=forget_quality"],
+            [f"{A}evaluate.rule.formula=-forget_quality"],
+        ),
         ([f"{A}greater_is_better=false"], [f"{A}evaluate.rule.target=low"]),
         ([f"{A}do_train=True"], []),
         ([f"{A}push_to_hub=false"], []),
@@ -68,6 +73,13 @@ CORPUS = "data.forget.WMDP_forget.args.hf_args."
         ([f"~{A}eval_strategy"], [f"{EVERY}=null", f"{STEPS}=null"]),
         ([f"~{A}gradient_checkpointing"], [f"~{A}activation_checkpointing"]),
         ([f"~{A}deepspeed"], []),
+        ([TOFU, f"~{A}learning_rate"], [TOFU, f"{A}learning_rate=5e-5"]),
+        ([TOFU, f"~{A}gradient_checkpointing"], [TOFU, f"{A}activation_checkpointing=false"]),
+        ([f"~{A}learning_rate"], [f"~{A}learning_rate"]),
+        ([TOFU, "trainer=NPO", f"~{M}beta"], [TOFU, "trainer=NPO", f"{M}beta=1.0"]),
+        ([TOFU, "trainer=SatImp", f"~{M}gamma"], [TOFU, "trainer=SatImp", f"{M}gamma=1.0"]),
+        ([f"{A}label_smoothing_factor=0.0"], []),
+        ([MUSE, "data.forget.MUSE_forget.args.hf_args.name=scal"], [MUSE, "data.args.series=scal"]),
         (["~eval"], [f"{EVERY}=null", f"{STEPS}=null"]),
         (["eval=null"], [f"{EVERY}=null", f"{STEPS}=null"]),
         (["mode=unlearn"], []),
@@ -206,6 +218,43 @@ def test_a_folder_without_the_template_of_the_experiments_model_is_named() -> No
         named = check("eval", [*words, "model=Llama-3.2-1B-Instruct"]).notes
     assert any("add model=Llama-3.2-1B-Instruct" in note for note in notes)
     assert not any("own chat template" in note for note in named)
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["forget_split=forget05"], "the retain rows are retain95, which belong to forget_split=forget05"),
+        (["trainer.handler=NPO"], "the class in OpenUnlearning has trainer.method_args.beta=1.0"),
+        (["data.forget.TOFU_QA_forget.args.hf_args.name=forget05"], "which the evaluation reads, too"),
+        (["data.forget.TOFU_QA_forget.args.max_length=64"], "which counts for all data sets"),
+        (["data.refusals=${task_name}.txt"], "the value ${task_name}.txt is read as it stands"),
+    ],
+)
+def test_a_word_with_another_reach_is_named(words: list[str], note: str) -> None:
+    with mock.patch("expunge.cli.compose._check_files"):
+        assert any(note in line for line in check("unlearn", [TOFU, "task_name=t", *words]).notes)
+        named = check("unlearn", [TOFU, "task_name=t", "forget_split=forget05", "retain_split=retain95"]).notes
+    assert not any("the retain rows are" in line for line in named)
+
+
+def test_the_name_of_a_job_has_references() -> None:
+    words = [TOFU, "trainer=NPO", "task_name=${trainer.handler}_${forget_split}"]
+    assert check("unlearn", words).tree["task_name"] == "NPO_forget10"
+    with pytest.raises(ConfigError, match=r"\$\{model\} refers to a group"):
+        check("unlearn", [TOFU, "task_name=x_${model}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["src/train.py"], "leave out the words up to the script"),
+        (["trainer=NPO,GradDiff"], "several values; -m runs a job for each"),
+        (["experiment=eval/tofu/default"], "measures a model; write expunge eval"),
+    ],
+)
+def test_words_of_another_command(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check("unlearn", [TOFU, "task_name=t", *words])
 
 
 def test_all_data_sets_have_one_place() -> None:

@@ -242,8 +242,8 @@ def _add_help(commands: Any) -> None:
 
 def _add_hydra(sub: argparse.ArgumentParser) -> None:
     """Add the options of Hydra, which a command of another project may have."""
-    for option in ("--config-name", "--config-dir", "--config-path", "--cfg"):
-        sub.add_argument(option, help=argparse.SUPPRESS)
+    for option, short in (("--config-name", "-cn"), ("--config-dir", "-cd"), ("--config-path", "-cp"), ("--cfg", "-c")):
+        sub.add_argument(option, short, help=argparse.SUPPRESS)
 
 
 def _add_plugin(sub: argparse.ArgumentParser) -> None:

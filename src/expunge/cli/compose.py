@@ -17,7 +17,7 @@ from expunge.cli.effects import notes_on_effects
 from expunge.cli.field_docs import fields_of
 from expunge.cli.references import resolve
 from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_text, members, unknown_key
-from expunge.cli.words import Word, parse_value, split_words
+from expunge.cli.words import REFERRED, Word, has_references, parse_value, split_words
 from expunge.core.decode import decode, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
@@ -155,9 +155,15 @@ def _renamed(mode: str, word: Word, notes: list[str]) -> Word:
 
 def _check_groups(mode: str, words: Sequence[Word]) -> None:
     """Raise ConfigError for an experiment or a trainer in a study, and for a study in a single job."""
-    for key in {word.key for word in words} & {"study", "experiment", "trainer"}:
-        if mode == "run" and key != "study":
+    for key in {word.key for word in words} & {"study", "experiment", "trainer", "model"}:
+        if mode == "run" and key not in ("study", "model"):
             raise ConfigError(f"{key}: is for `expunge train`, `unlearn` and `eval`; a study names its `methods`")
+        own = next(word.text for word in reversed(words) if word.key == key)
+        values = own.split(",")
+        if mode != "run" and len(values) > 1 and all(v.removesuffix(".yaml") in options(key) for v in values):
+            raise ConfigError(f"{key}={own}: several values; -m runs a job for each")
+        if key == "experiment" and mode in ("train", "unlearn") and own.startswith("eval/"):
+            raise ConfigError(f"{key}={own}: measures a model; write expunge eval")
         if key == "study" and mode != "run":
             raise ConfigError(f"study: is for `expunge run` and `plan`; `expunge {mode}` takes experiment=NAME")
 
@@ -171,7 +177,7 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
     if word.remove:
         return _without(tree, parts)
     if is_text(known):
-        notes += _quoted(word)
+        notes += _quoted(mode, word)
     value = rename_value(mode, word.key, parse_value(mode, word.key, word.text), notes)
     if isinstance(value, Mapping) and not any(member is Any for member in members(known)):
         check_tree(mode, value, "", prefix=f"{word.key}.")
@@ -182,11 +188,15 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
     return laid
 
 
-def _quoted(word: Word) -> list[str]:
+def _quoted(mode: str, word: Word) -> list[str]:
     """Return a note for a text in quotes: earlier versions removed them, now they are part of the value."""
     text = word.text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]:
         return [f"{word.key}: the quotes are part of the value {text}; only the shell removes quotes"]
+    if mode != "run" and REFERRED.search(text) and not has_references(mode, word.key, text):
+        return [
+            f"{word.key}: the value {text} is read as it stands; only task_name and paths.output_dir have references"
+        ]
     return []
 
 

@@ -61,9 +61,12 @@ class Parser(argparse.ArgumentParser):
         unknown = re.fullmatch(r"(unrecognized arguments: (\S+).*)", message, re.DOTALL)
         if choice:
             allowed = [word.strip().strip("'") for word in choice[3].split(",")]
+            from expunge.cli.words import script_hint
+
             given = choice[2].strip("'")
-            hint = self._before_a_setting(given, allowed[0]) or nearest(given, allowed, most=len(allowed))
-            message = f"{choice[1]}{choice[2]}{hint}"
+            script = script_hint(given)
+            hint = f"; {script}" if script else self._before_a_setting(given, allowed[0])
+            message = f"{choice[1]}{choice[2]}{hint or nearest(given, allowed, most=len(allowed))}"
         elif message.startswith("the following arguments are required: "):
             lists = {a.metavar or a.dest: ", ".join(map(str, a.choices)) for a in self._actions if a.choices}
             head, names = message.split(": ", 1)
@@ -73,7 +76,12 @@ class Parser(argparse.ArgumentParser):
         elif message.endswith(" is required"):
             message += self._mistyped()
         elif unknown and unknown[2].startswith("--"):
-            hint = self._setting(unknown[2]) or nearest(unknown[2].partition("=")[0], self._all_options())
+            answered = "; for " in unknown[1]
+            hint = (
+                ""
+                if answered
+                else self._setting(unknown[2]) or nearest(unknown[2].partition("=")[0], self._all_options())
+            )
             message = unknown[1] + hint
         raise UserError(f"{' '.join(message.split())}; see `{self.prog} --help`")
 

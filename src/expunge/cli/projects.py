@@ -84,6 +84,10 @@ ANSWERS = {
     "min_lr": "leave it out; a cosine ends at 0",
     "top_k": "leave it out; a text is drawn from the whole distribution",
     "dtype": "write trainer.args.bf16=true for training, or model.model_args.dtype=bfloat16",
+    # Options of Hydra
+    **dict.fromkeys(("resolve", "package", "info", "hydra-help"), "write --cfg job, which prints the settings"),
+    **dict.fromkeys(("multirun", "m"), "write it with train, unlearn or eval; this command shows one job"),
+    "experimental-rerun": "write experiment=FOLDER/config.yaml, which runs a finished job's settings again",
     "question_template": "write model.template_args.user_start_tag and user_end_tag",
     "answer_template": "write model.template_args.asst_start_tag and asst_end_tag",
 }

@@ -62,9 +62,18 @@ class _Resolver:
         def text(match: re.Match[str]) -> str:
             if match[1]:
                 return f"${{{match[2]}}}"
-            return str(self.value(_referred(match[2], self._root, key), key, depth + 1))
+            found = self.value(_referred(match[2], self._root, key), key, depth + 1)
+            if isinstance(found, Mapping):
+                raise ConfigError(
+                    f"{key}: ${{{match[2]}}} refers to a group{nearest(match[2], _names(match[2], found))}"
+                )
+            return str(found)
 
         return REFERENCE.sub(text, value)
+
+
+def _names(group: str, tree: Mapping[str, Any]) -> list[str]:
+    return [f"{group}.{key}" for key, value in tree.items() if not isinstance(value, Mapping)]
 
 
 def _referred(name: str, root: Mapping[str, Any], key: str) -> Any:

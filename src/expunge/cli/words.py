@@ -1,7 +1,8 @@
 """The words of a command line: `key=value`, read by the type of the key.
 
 A value of a text key (a file name, a split, a system prompt) is the rest of the word after the first `=`, exactly as
-it stands; `null` is no value where the key allows it. Other values follow Hydra's override grammar.
+it stands; `null` is no value where the key allows it. `task_name` and `paths.output_dir` of a single job may refer to
+other keys. Other values follow Hydra's override grammar.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from expunge.core.errors import ConfigError, nearest_name
 KEY = re.compile(r"[A-Za-z_][\w/@-]*(\.[\w/@-]+)*")
 PLAIN = re.compile(r"-?\d+")
 FLOAT = re.compile(r"-?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
+NAMES = ("task_name", "paths.output_dir")  # texts with references, as in `task_name=npo_${forget_split}`
+REFERRED = re.compile(r"\$\{([^{}]*)\}")
 CONSTANTS = {"true": True, "false": False, "null": None}
 
 
@@ -63,6 +66,8 @@ def _not_a_word(word: str, before: str, after: Sequence[str], group: str) -> str
 
     before: the word before it, or "". after: the word after it, or nothing.
     """
+    if hint := script_hint(word):
+        return f"{word!r}: not of the form key=value; {hint}"
     key, equals, text = before.partition("=")
     if word.endswith((".yaml", ".yml")) or word in options(group):
         return f"{word!r}: not of the form key=value; did you mean '{group}={word}'?"
@@ -77,6 +82,17 @@ def _not_a_word(word: str, before: str, after: Sequence[str], group: str) -> str
     return f"{word!r}: not of the form key=value"
 
 
+def script_hint(word: str) -> str:
+    """Return the hint for a word of a command that starts another project's script; "" for other words."""
+    if word.endswith(".py") or word in ("python", "python3", "accelerate", "launch", "torchrun"):
+        return (
+            "leave out the words up to the script: `expunge unlearn` stands for `python src/train.py "
+            "--config-name=unlearn.yaml`, `expunge train` for src/train.py and `expunge eval` for src/eval.py; for "
+            "several processes write `accelerate launch -m expunge unlearn ...`"
+        )
+    return ""
+
+
 def _open(text: str) -> bool:
     return any(text.count(a) > text.count(b) for a, b in ("[]", "{}", "()"))
 
@@ -85,7 +101,9 @@ def parse_value(mode: str, key: str, text: str) -> Any:
     """Return the value of a word by the type of its key. Raises ConfigError if the text cannot be read."""
     hint = hint_of(mode, key)
     if key in GROUPS[mode] or is_text(hint):
-        return None if text == "null" and (optional(hint) or key in GROUPS[mode]) else Verbatim(text)
+        if text == "null" and (optional(hint) or key in GROUPS[mode]):
+            return None
+        return text if has_references(mode, key, text) else Verbatim(text)
     if text.endswith(",") and item_hint(hint) is None:
         raise ConfigError(f"{key}={text}: ends with a comma; write {key}={text.rstrip(',')}")
     if PLAIN.fullmatch(text) and item_hint(hint) is None:
@@ -98,6 +116,12 @@ def parse_value(mode: str, key: str, text: str) -> Any:
     if hint is None or hint is Any:
         return _free(key, text)
     return _grammar(key, text)
+
+
+def has_references(mode: str, key: str, text: str) -> bool:
+    """Return whether a text is the name of a single job, with references to keys only: `npo_${forget_split}`."""
+    names = REFERRED.findall(text) if key in NAMES and mode != "run" else []
+    return bool(names) and all(hint_of(mode, name) is not None for name in names)
 
 
 def _is_null(text: str, hint: Any) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from expunge.cli.parser import command_line
 from expunge.core.distributed import here
+from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, say, say_json
 
 
@@ -76,6 +77,8 @@ def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if getattr(parsed, "refresh", None):
         return _refresh(parsed.refresh, parsed.overrides)
     _apply_hydra(parsed)
+    if parsed.cfg and parsed.multirun:
+        raise ConfigError("--cfg job: shows the settings of one job; leave --multirun out and give each key one value")
     if parsed.cfg:
         return _show_settings(parsed)
     push = getattr(parsed, "push", None)

@@ -57,7 +57,11 @@ def data_word(job: Translation, match: re.Match[str], name: str, value: str) -> 
     elif key == "args.idk_path" and known.word == "trainer=DPO":
         job.add("data.refusals", value, name)
     elif key == "args.max_length":
-        job.add("model.template_args.max_length" if known.benchmark == "tofu" else "data.args.max_length", value, name)
+        target = "model.template_args.max_length" if known.benchmark == "tofu" else "data.args.max_length"
+        job.add(target, value)
+        job.notes.append(f"{name} is now {target}, which counts for all data sets")
+    elif known.benchmark == "muse" and key == "args.hf_args.name" and value in ("scal", "sust") and side == "forget":
+        job.add("data.args.series", value, f"{name}={value}")
     else:
         raise ConfigError(f"{name}={value}: not a setting here; for own data, write benchmark=custom forget=FILE")
 
@@ -133,7 +137,9 @@ def _chosen_dataset(job: Translation, side: str, name: str, value: str) -> None:
 
 def _split(job: Translation, side: str, name: str, value: str) -> None:
     if side != "train":
-        job.add(f"{side}_split", value, name)
+        job.add(f"{side}_split", value)
+        read = ", which the evaluation reads, too" if side == "forget" else ""
+        job.notes.append(f"{name} is now {side}_split{read}")
         return
     job.add("train_split", value, name)
     from expunge.data.loaders.tofu import SPLIT_SHARES

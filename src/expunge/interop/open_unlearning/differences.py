@@ -121,6 +121,15 @@ def notes_on_differences(
             f"{source} is not fine-tuned on TOFU, so it has nothing to forget; name a model that is by "
             "model.model_args.pretrained_model_name_or_path="
         )
+    if mode == "unlearn" and "/tofu/" in experiment and tree.get("retain_split") is None:
+        from expunge.data.loaders.tofu import FORGET, retain_for
+
+        forget = tree.get("forget_split")
+        if forget in FORGET and (partner := retain_for(forget)) != "retain90":
+            notes.append(
+                f"the retain rows are {partner}, which belong to forget_split={forget}; OpenUnlearning keeps retain90 "
+                f"until the command has retain_split={partner}"
+            )
     if replaced:
         notes.append(
             f"{source} is read with its own chat template; add model={replaced} for that model's template, system "

@@ -84,7 +84,10 @@ def fork_word(mode: str, name: str, value: str, values: Mapping[str, str]) -> tu
     if name == "model.model_handler":
         if value in CLASSES or (mode == "eval" and "lora" in value.lower()):
             return [], [f"{name} has no effect: the files of the model decide its class"]
-        raise ConfigError(f"{word}: a class of the fork; leave it out, and for adapters write {TARGET}.r=N")
+        raise ConfigError(
+            f"{word}: classes of models are not read; leave it out. For adapters write {TARGET}.r=N, and for "
+            "the layers of a model expunge inspect lens or probe"
+        )
     group = next((group for group in REFUSED_GROUPS if name.startswith(group)), None)
     reason = REFUSED.get(name) or (REFUSED_GROUPS[group] if group else None)
     if reason and value.lower() not in FALSE:

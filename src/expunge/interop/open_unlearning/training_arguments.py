@@ -10,7 +10,6 @@ from collections.abc import Mapping
 RENAMED: Mapping[str, str] = {
     "gradient_checkpointing": "activation_checkpointing",
     "warmup_ratio": "warmup_steps",
-    "metric_for_best_model": "evaluate.rule.forget",
     "eval_on_start": "evaluate.at_start",
     "torch_compile": "compile",
 }
@@ -97,6 +96,28 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "trackio_space_id": _UNUSED,
     "trackio_bucket_id": _UNUSED,
     "trackio_static_space_id": _UNUSED,
+}
+
+# The defaults of transformers, which count there for an argument that `~trainer.args.KEY` removes.
+DEFAULTS: Mapping[str, str] = {
+    "learning_rate": "5e-5",
+    "num_train_epochs": "3.0",
+    "max_steps": "-1",
+    "per_device_train_batch_size": "8",
+    "gradient_accumulation_steps": "1",
+    "weight_decay": "0.0",
+    "warmup_epochs": "null",
+    "warmup_steps": "0",
+    "warmup_ratio": "0",
+    "lr_scheduler_type": "linear",
+    "optim": "adamw_torch",
+    "bf16": "false",
+    "fp16": "false",
+    "gradient_checkpointing": "false",
+    "seed": "42",
+    "max_grad_norm": "1.0",
+    "logging_steps": "500",
+    "eval_on_start": "false",
 }
 
 PUSH = "write the option --push OWNER/NAME, or use UnlearnTrainer.push_to_hub()"

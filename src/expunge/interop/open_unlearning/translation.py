@@ -23,10 +23,17 @@ class Translation:
         parts = self.values.get("experiment", "").split("/")
         return parts[1] if len(parts) == 3 and parts[1] in BENCHMARKS else ""
 
+    @property
+    def theirs(self) -> bool:
+        """Whether the experiment has a name of OpenUnlearning's."""
+        from expunge.interop.open_unlearning.differences import is_theirs
+
+        return is_theirs(self.values.get("experiment", ""))
+
     def add(self, key: str, value: str, old: str = "") -> None:
         """Add a word, with a note if it has another name than the user's."""
         word = f"{key}={value}"
         if old and old.partition("=")[0] != key:
-            self.notes.append(f"{old} is now {word if '=' in old else key}")
+            self.notes.append(f"{old} is now {word if '=' in old or old.startswith('~') else key}")
         if word not in self.out:
             self.out.append(word)

@@ -35,6 +35,16 @@ RENAMED: Mapping[str, str] = {
     "model.model_args.torch_dtype": "model.model_args.dtype",
     "data.anchor": "trainer.args.anchor",
 }
+_DOWN = r'["model\.layers\.(5|6|7)\.mlp\.down_proj\.weight"]'
+# The defaults of its classes, if they differ from its files of methods. They count if `~trainer.method_args.KEY`
+# removes the setting, or `trainer.handler=NAME` selects a class without its file.
+CLASS_DEFAULTS: Mapping[str, Mapping[str, str]] = {
+    **{method: {"beta": "1.0"} for method in ("NPO", "DPO", "IdkDPO", "AltPO")},
+    "SimNPO": {"beta": "1.0", "gamma": "1.0"},
+    "UNDIAL": {"beta": "1.0", "alpha": "1.0"},
+    "SatImp": {"gamma": "1.0", "alpha": "0.1"},
+    "RMU": {"steering_coeff": "20", "trainable_params_regex": _DOWN},
+}
 
 
 def _of_models(table: Callable[[Kind], Mapping[str, str]]) -> dict[str, str]:
@@ -110,7 +120,7 @@ def translate(
         elif reason := WITHOUT_EFFECT.get(_outer(name)):
             job.notes.append(f"{name} has no effect: {reason}")
         elif reason := REFUSED.get(_outer(name)):
-            if value.lower() not in FALSE:
+            if value.lower() not in (*FALSE, "0.0"):
                 raise ConfigError(f"{word}: {reason}")
         elif group := next((g for g in REFUSED_GROUPS if name == g or name.startswith(f"{g}.")), None):
             raise ConfigError(f"{word}: {REFUSED_GROUPS[group]}")
@@ -129,10 +139,14 @@ def _outer(name: str) -> str:
 
 def _removal(job: Translation, word: str, name: str) -> None:
     """Translate the word that removes a setting (`~KEY`). Raises ConfigError if nothing can be removed here."""
-    if name == "eval":
-        _eval_group(job, name, "null")
+    if job.theirs and (default := _default_of(job, name)):
+        key, value = default
+        job.add(key, value)
+        job.notes.append(f"{word} is now {key}={value}, the default of {_OWNERS[name.split('.')[1]]}")
+    elif name == "eval":
+        _eval_group(job, word, "null")
     elif name in STRATEGIES:
-        _eval_strategy(job, name, "no")
+        _eval_strategy(job, word, "no")
     elif name in RENAMED:
         job.notes.append(f"{name} is now {RENAMED[name]}")
         job.out.append(f"~{RENAMED[name]}")
@@ -145,6 +159,30 @@ def _removal(job: Translation, word: str, name: str) -> None:
         job.notes.append(f"{word} has no effect: the setting is not set here")
     else:
         job.out.append(word)
+
+
+_OWNERS = {"args": "transformers", "method_args": "the class in OpenUnlearning"}
+
+
+def _default_of(job: Translation, name: str) -> tuple[str, str] | None:
+    """Return the word for a removed setting of training: there, the default of its class then counts."""
+    group, _, key = name.removeprefix("trainer.").partition(".")
+    if group == "args" and key in training_arguments.DEFAULTS:
+        return RENAMED.get(name, name), training_arguments.DEFAULTS[key]
+    method = job.values.get("trainer.handler", job.values.get("trainer", ""))
+    own = CLASS_DEFAULTS.get(method, {})
+    return (name, own[key]) if group == "method_args" and key in own else None
+
+
+def _handler(job: Translation, name: str, value: str) -> None:
+    """Select a method by its class; there, the class then has its own defaults, and here those of `trainer=`."""
+    job.out.append(f"{name}={value}")
+    unset = {k: v for k, v in CLASS_DEFAULTS.get(value, {}).items() if f"trainer.method_args.{k}" not in job.values}
+    if job.theirs and unset and job.values.get("trainer") != value:
+        listed = " ".join(f"trainer.method_args.{k}={v}" for k, v in unset.items())
+        job.notes.append(
+            f"{name}={value} has the settings of trainer={value}; the class in OpenUnlearning has {listed}"
+        )
 
 
 # The beginnings of the words that `fork_words` knows.
@@ -188,7 +226,18 @@ def _best(job: Translation, name: str, value: str) -> None:
         job.add("trainer.args.evaluate.keep", "best", f"{name}={value}")
 
 
+def _metric_for_best(job: Translation, name: str, value: str) -> None:
+    """Choose the best model by one metric alone, as transformers does: the largest value, or the smallest."""
+    metric = value.removeprefix("eval_")
+    greater = job.values.get("trainer.args.greater_is_better", str(not metric.endswith("loss")))
+    sign = "" if _truth(job, "trainer.args.greater_is_better", greater) else "-"
+    job.add("trainer.args.evaluate.rule.formula", sign + (metric if metric.isidentifier() else f'"{metric}"'),
+            f"{name}={value}")  # fmt: skip
+
+
 def _greater(job: Translation, name: str, value: str) -> None:
+    if "trainer.args.metric_for_best_model" in job.values:
+        return  # a part of the formula
     job.add("trainer.args.evaluate.rule.target", "high" if _truth(job, name, value) else "low", f"{name}={value}")
 
 
@@ -212,7 +261,7 @@ def _data_seed(job: Translation, name: str, value: str) -> None:
 
 
 def _eval_strategy(job: Translation, name: str, value: str) -> None:
-    old = f"{name}={value}"
+    old = name if name.startswith("~") else f"{name}={value}"
     if value == "no":
         job.add("trainer.args.evaluate.every", "null", old)
         job.add("trainer.args.evaluate.steps", "null")
@@ -283,7 +332,8 @@ def _eval_group(job: Translation, name: str, value: str) -> None:
     elif value.lower() in ("null", "none"):
         if job.mode == "eval":
             raise ConfigError(f"{name}={value}: nothing would be measured; leave it out")
-        _eval_strategy(job, name, "no")
+        job.add("trainer.args.evaluate.every", "null", name if name.startswith("~") else f"{name}={value}")
+        job.add("trainer.args.evaluate.steps", "null")
         job.notes.append("the model is still measured once, at the end of `expunge unlearn`")
     elif value not in (*BENCHMARKS, "lm_eval"):
         raise ConfigError(f"{name}={value}: a benchmark has one suite; write eval.metrics=[NAME,...], and for tasks of "
@@ -321,7 +371,9 @@ RULES: Mapping[str, Callable[[Translation, str, str], None]] = {
     "trainer.args.data_seed": _data_seed,
     "trainer.args.push_to_hub": _push,
     "trainer.args.load_best_model_at_end": _best,
+    "trainer.args.metric_for_best_model": _metric_for_best,
     "trainer.args.greater_is_better": _greater,
+    "trainer.handler": _handler,
     "trainer.args.report_to": _report_to,
     "trainer.args.save_strategy": _save_strategy,
     "trainer.args.save_steps": _save_steps,
