@@ -151,3 +151,8 @@ def test_a_job_with_the_profile_and_other_answers_from_a_file(here: Path, tofu_s
     assert results["privleak"] is not None  # there is no retain model: 0.5 stands for its AUC
     (file,) = (here / "saves" / "store").rglob("alternates.jsonl")
     assert [json.loads(line) for line in file.read_text().splitlines()] == [row["other"] for row in rows]
+
+
+def test_a_missing_file_lists_no_parts_of_experiments(expunge: Run) -> None:
+    code, _, errors = expunge("config", "unlearn", "experiment=saves/unlearn/x/config.yaml", "task_name=x")
+    assert code == 2 and "no file saves/unlearn/x/config.yaml" in errors and "/_" not in errors

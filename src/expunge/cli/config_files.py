@@ -175,7 +175,7 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
         raise ConfigError(f"{group}: {path} is no file; name a YAML file")
     folder = path.parent
     names = [str(folder / p.name) for p in folder.glob("*.y*ml")] if folder.is_dir() else []
-    hint = nearest(str(path), [*names, *shipped(group)])
+    hint = nearest(str(path), [*names, *options(group)])
     raise ConfigError(f"{group}: no file {path}{hint}{fork_hint(group, name)}")
 
 

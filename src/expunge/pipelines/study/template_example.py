@@ -14,6 +14,7 @@ from expunge.pipelines.study.task_context import TaskContext
 from expunge.pipelines.study_jobs.model_jobs import BaseJob
 
 SHOWN = 24  # tokens of a prompt that are shown, its last ones
+MOST_SHOWN = 150  # tokens of an answer that are shown: MUSE's texts have 2048
 
 
 def template_lines(encoder: Encoder, rows: ExampleSet) -> list[str]:
@@ -154,11 +155,12 @@ def _scored(encoded: Encoded) -> list[int]:
 
 
 def _tokens(tokenizer: Any, ids: Sequence[int], *, last: int | None = None) -> str:
-    """Return tokens as text between bars, with their number."""
-    shown = ids if last is None else ids[-last:]
-    more = f"... {len(ids) - len(shown)} more, then " if len(shown) < len(ids) else ""
+    """Return tokens as text between bars, with their number: the last ones, or the first `MOST_SHOWN`."""
+    shown = ids[:MOST_SHOWN] if last is None else ids[-last:]
+    more = f"... {len(ids) - len(shown)} more, then " if last is not None and len(shown) < len(ids) else ""
+    rest = f" ... {len(ids) - len(shown)} more" if last is None and len(shown) < len(ids) else ""
     texts = (repr(tokenizer.decode([i], skip_special_tokens=False))[1:-1] for i in shown)
-    return f"{more}|{'|'.join(texts)}|  ({len(ids)} tokens)" if ids else "(no tokens)"
+    return f"{more}|{'|'.join(texts)}|{rest}  ({len(ids)} tokens)" if ids else "(no tokens)"
 
 
 def _names(encoder: Encoder) -> str:
