@@ -73,3 +73,8 @@ def test_an_option_without_a_key_is_answered(option: str) -> None:
 def test_the_texts_of_stories_are_no_setting_of_a_job() -> None:
     with pytest.raises(ConfigError, match=r"^compat=tinystories: is for the texts of stories"):
         compose("train", ["experiment=stories/pretrain", "compat=tinystories", "task_name=x"])
+
+
+def test_open_unlearning_is_a_profile() -> None:
+    with pytest.raises(ConfigError, match="write profile=openunlearning"):
+        with_compat(["compat=open-unlearning"], "unlearn")

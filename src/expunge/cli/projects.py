@@ -111,6 +111,8 @@ def with_compat(words: Sequence[str], mode: str = "run") -> tuple[list[str], lis
         if key.lstrip("+") != "compat":
             out.append(word)
             continue
+        if value.lower().replace("-", "").replace("_", "") == "openunlearning":
+            raise ConfigError(f"{word}: write profile=openunlearning")
         if value not in COMPAT:
             raise ConfigError(f"compat={value}: no such project{nearest(value, COMPAT)}")
         if value == "tinystories" and mode != "run":
