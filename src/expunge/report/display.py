@@ -247,7 +247,9 @@ class Display:
     def __rich__(self) -> Table:
         """Return the totals, the running and the failed jobs, then as many others as the terminal has lines for."""
         narrow = self._console.width < 70
-        rows = [("[bold]all jobs[/]", f"{self._n}/{self._total}", "", "", f"~{duration(self._left())}")]
+        rows: list[tuple[str, ...]] = [
+            ("[bold]all jobs[/]", f"{self._n}/{self._total}", "", "", f"~{duration(self._left())}")
+        ]
         lines = [
             line
             for line in self._lines.values()
