@@ -227,7 +227,7 @@ def test_a_folder_without_the_template_of_the_experiments_model_is_named() -> No
         (["trainer.handler=NPO"], "the class in OpenUnlearning has trainer.method_args.beta=1.0"),
         (["data.forget.TOFU_QA_forget.args.hf_args.name=forget05"], "which the evaluation reads, too"),
         (["data.forget.TOFU_QA_forget.args.max_length=64"], "which counts for all data sets"),
-        (["data.refusals=${task_name}.txt"], "the value ${task_name}.txt is read as it stands"),
+        (["data.refusals=${task_name}.txt"], "the value ${task_name}.txt is read unchanged"),
     ],
 )
 def test_a_word_with_another_reach_is_named(words: list[str], note: str) -> None:

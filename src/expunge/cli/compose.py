@@ -61,6 +61,9 @@ def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], li
 def check(mode: str, overrides: Sequence[str]) -> Composed:
     """Compose and check every key and value that can be checked without torch. Raises ConfigError."""
     composed = compose(mode, overrides)
+    measures = next((w for w in overrides if w.lstrip("+").startswith("experiment=eval/")), None)
+    if measures is not None and mode in ("train", "unlearn"):
+        raise ConfigError(f"{measures}: measures a model; write expunge eval")
     if mode == "run":
         from expunge.pipelines.study.config import decode_study
 
@@ -162,8 +165,6 @@ def _check_groups(mode: str, words: Sequence[Word]) -> None:
         values = own.split(",")
         if mode != "run" and len(values) > 1 and all(v.removesuffix(".yaml") in options(key) for v in values):
             raise ConfigError(f"{key}={own}: several values; -m runs a job for each")
-        if key == "experiment" and mode in ("train", "unlearn") and own.startswith("eval/"):
-            raise ConfigError(f"{key}={own}: measures a model; write expunge eval")
         if key == "study" and mode != "run":
             raise ConfigError(f"study: is for `expunge run` and `plan`; `expunge {mode}` takes experiment=NAME")
 
@@ -194,9 +195,7 @@ def _quoted(mode: str, word: Word) -> list[str]:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]:
         return [f"{word.key}: the quotes are part of the value {text}; only the shell removes quotes"]
     if mode != "run" and REFERRED.search(text) and not has_references(mode, word.key, text):
-        return [
-            f"{word.key}: the value {text} is read as it stands; only task_name and paths.output_dir have references"
-        ]
+        return [f"{word.key}: the value {text} is read unchanged; only task_name and paths.output_dir have references"]
     return []
 
 

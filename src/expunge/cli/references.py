@@ -62,12 +62,12 @@ class _Resolver:
         def text(match: re.Match[str]) -> str:
             if match[1]:
                 return f"${{{match[2]}}}"
-            found = self.value(_referred(match[2], self._root, key), key, depth + 1)
-            if isinstance(found, Mapping):
+            value = self.value(_referred(match[2], self._root, key), key, depth + 1)
+            if isinstance(value, Mapping):
                 raise ConfigError(
-                    f"{key}: ${{{match[2]}}} refers to a group{nearest(match[2], _names(match[2], found))}"
+                    f"{key}: ${{{match[2]}}} refers to a group{nearest(match[2], _names(match[2], value))}"
                 )
-            return str(found)
+            return str(value)
 
         return REFERENCE.sub(text, value)
 
