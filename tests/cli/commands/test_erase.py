@@ -505,6 +505,8 @@ def test_a_name_or_a_file_but_not_both(here_with: Path, expunge: Run) -> None:
     words = [w for w in words_of() if w not in ("--forget", "forget.csv")]
     code, _, errors = expunge(*words, "--forget-entity", " ")
     assert code == 2 and "--forget-entity: is empty" in errors
+    code, _, errors = expunge(*words, "--forget", " ? ")
+    assert code == 2 and "--forget: ' ? ' is an empty question" in errors
 
 
 def test_settings_without_effect_are_named_by_erase(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -249,6 +249,7 @@ def test_rows_of_a_question_and_of_a_name() -> None:
     assert ("Who taught Ada?", "Who taught Ada?") in about and all("Ada" in question for question, _ in about)
     assert listed_questions("1. Who?\nnone\n- Who?") == ["Who?"]
     assert is_question("Who is X?") and not is_question("rows.csv")
+    assert is_question(f"Who wrote {'a very long title ' * 30}?")  # no file name is so long
 
 
 def choices(solved: Sequence[int]) -> MetricResult:

@@ -178,7 +178,11 @@ def made_request(parsed: argparse.Namespace) -> Any:
         if not parsed.forget_entity.strip():
             raise ConfigError("--forget-entity: is empty; give the name of a person or a thing")
         return RowRequest(entity=parsed.forget_entity.strip())
-    return RowRequest((parsed.forget.strip(),)) if is_question(parsed.forget) else None
+    if not is_question(parsed.forget):
+        return None
+    if not parsed.forget.strip(" \t\n?"):
+        raise ConfigError(f"--forget: {parsed.forget!r} is an empty question; ask for a fact, or name a file of rows")
+    return RowRequest((parsed.forget.strip(),))
 
 
 def shown_command(parsed: argparse.Namespace, words: Sequence[str], row_request: Any) -> str:

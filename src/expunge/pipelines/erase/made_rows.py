@@ -64,4 +64,8 @@ def write_rows(file: Path, rows: Sequence[tuple[str, str]]) -> None:
 
 def is_question(text: str) -> bool:
     """Return whether the value of --forget is a question and no file name."""
-    return text.rstrip().endswith("?") and not Path(text).exists()
+    try:
+        is_file = Path(text).exists()
+    except OSError:  # longer than a file name can be
+        is_file = False
+    return text.rstrip().endswith("?") and not is_file
