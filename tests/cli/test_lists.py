@@ -233,6 +233,7 @@ def test_without_words_it_shows_ways_to_start(expunge: Run) -> None:
         (("config", "study=quickstart"), "expunge config run study=quickstart"),
         (("plan", "study", "quickstart"), "study=quickstart"),
         (("plan", "quikstart"), "study=quickstart"),
+        (("list", "models", "smollm2"), "SmolLM2-1.7B-Instruct"),
         (("help", "unlearn.learnin_rate"), "unlearn.learning_rate"),
     ],
 )
@@ -251,6 +252,11 @@ def test_a_wrong_command_gets_all_commands(expunge: Run) -> None:
 def test_the_last_part_of_a_key_gets_the_whole_keys(key: str, expunge: Run) -> None:
     _, _, err = expunge("plan", "study=quickstart", f"{key}=1e-4")
     assert err.endswith(f"{key}: unknown key; did you mean 'train.learning_rate' or 'unlearn.learning_rate'?\n")
+
+
+def test_a_part_of_a_name_gets_the_names_that_contain_it(expunge: Run) -> None:
+    _, _, err = expunge("plan", "study=quickstart", "model=smollm2")
+    assert "(allowed: SmolLM2-1.7B-Instruct, SmolLM2-135M-Instruct, SmolLM2-360M-Instruct, ... (" in err
 
 
 def test_models_from_scratch_are_the_last_group(expunge: Run) -> None:

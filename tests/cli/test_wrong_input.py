@@ -26,6 +26,10 @@ PLAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("run", "study=quickstart", "train.per_device_train_batch_size=0"),
         ("train.per_device_train_batch_size", "at least 1"),
     ),
+    "usual name in a group": (
+        ("run", "study=quickstart", "train.lr=1"),
+        ("train.lr", "did you mean 'train.learning_rate'"),
+    ),
     "unknown model": (("run", "study=quickstart", "model=llama1m"), ("model", "did you mean 'llama-1m'")),
     "unknown preset": (("run", "study=quickstart", "model.preset=llama-2"), ("model", "llama-2m")),
     "unknown method": ((*UNLEARN, "trainer=NPOO"), ("trainer", "did you mean 'NPO'")),

@@ -16,7 +16,7 @@ Expunge makes a language model forget chosen data, and measures whether it did.
 
 Four ways to start:
 
-  Try it: a tiny model, about a minute on a laptop
+  Try it: a tiny model, about two minutes on a laptop
       expunge run study=quickstart
 
   Compare methods on a benchmark: see the plan first
@@ -63,10 +63,10 @@ class Parser(argparse.ArgumentParser):
             allowed = [word.strip().strip("'") for word in choice[3].split(",")]
             from expunge.cli.words import script_hint
 
-            given = choice[2].strip("'")
-            script = script_hint(given)
-            hint = f"; {script}" if script else self._before_a_setting(given, allowed[0])
-            message = f"{choice[1]}{choice[2]}{hint or nearest(given, allowed, most=len(allowed))}"
+            wrong = choice[2].strip("'")
+            script = script_hint(wrong)
+            hint = f"; {script}" if script else self._before_a_setting(wrong, allowed[0])
+            message = f"{choice[1]}{choice[2]}{hint or nearest(wrong, allowed, most=len(allowed))}"
         elif message.startswith("the following arguments are required: "):
             lists = {a.metavar or a.dest: ", ".join(map(str, a.choices)) for a in self._actions if a.choices}
             head, names = message.split(": ", 1)
@@ -85,10 +85,10 @@ class Parser(argparse.ArgumentParser):
             message = unknown[1] + hint
         raise UserError(f"{' '.join(message.split())}; see `{self.prog} --help`")
 
-    def _before_a_setting(self, given: str, word: str) -> str:
+    def _before_a_setting(self, setting: str, word: str) -> str:
         """Return a hint if a setting stands in place of a word, such as one of the allowed ones."""
-        is_setting = "=" in given and any(action.metavar == "key=value" for action in self._actions)
-        return f"; did you mean '{self.prog} {word} {given}'?" if is_setting else ""
+        is_setting = "=" in setting and any(action.metavar == "key=value" for action in self._actions)
+        return f"; did you mean '{self.prog} {word} {setting}'?" if is_setting else ""
 
     def _setting(self, option: str) -> str:
         """Return a hint if an unknown option is the key of a setting, and the command takes settings."""

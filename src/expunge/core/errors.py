@@ -23,6 +23,7 @@ USUAL_NAMES: Mapping[str, str] = {
     "system": "system_prompt",
     "tokenizer": "processing_class",
 }
+SHORTEST_PART = 3  # letters of a part of a name that is enough for a hint
 
 
 class ExpungeError(Exception):
@@ -76,16 +77,19 @@ def nearest(name: str, allowed: Iterable[str], *, similar: bool = False, most: i
     """Return a hint for a wrong name: "; did you mean 'X'?" if one is near, and the allowed names.
 
     A usual name of other libraries (`lr`) leads to ours (`learning_rate`), if that is allowed.
-    Of more than `most` names the first are listed. similar: the most similar, if there are some.
+    Of more than `most` names the first are listed. similar: the most similar, if there are some; these are also
+    listed if several contain the wrong name.
     """
     names = sorted(str(a) for a in allowed if str(a) != str(name))  # a folder in place of a file has the same name
     close = _close(name, names)
-    best = USUAL_NAMES.get(str(name).lower())
+    group, dot, last = str(name).rpartition(".")
+    best: str | None = f"{group}{dot}{USUAL_NAMES.get(last.lower(), '')}"
     if best not in names:
         best = close[0] if close else None
     hint = f"; did you mean '{best}'?" if best else ""
     if not names:
         return hint
+    similar = similar or (len(close) > 1 and str(name).lower() in close[0].lower())
     some = names if len(names) <= most else close if similar and close else names[:most]
     listed = ", ".join(some) + (f", ... ({len(names)} in all)" if len(some) < len(names) else "")
     return f"{hint} (allowed: {listed})"
@@ -97,6 +101,13 @@ def nearest_name(name: str, allowed: Iterable[str]) -> str:
 
 
 def _close(name: str, names: list[str]) -> list[str]:
-    """Return up to eight similar names, the nearest first. Upper and lower case count as equal."""
+    """Return up to eight similar names, the nearest first. Upper and lower case count as equal.
+
+    Without a similar one: the names that contain this one, such as `SmolLM2-135M-Instruct` for `smollm2`.
+    """
+    lower = str(name).lower()
     by_lower = {n.lower(): n for n in names}
-    return [by_lower[one] for one in difflib.get_close_matches(str(name).lower(), list(by_lower), n=8, cutoff=0.55)]
+    close = difflib.get_close_matches(lower, list(by_lower), n=8, cutoff=0.55)
+    if not close and len(lower) >= SHORTEST_PART:
+        close = [one for one in by_lower if lower in one][:8]
+    return [by_lower[one] for one in close]
