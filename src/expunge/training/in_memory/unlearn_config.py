@@ -194,7 +194,7 @@ class UnlearnConfig(TrainArgs):
 
 
 def _other_kind(name: str) -> str:
-    """Return what to use for a name of `expunge list methods` that is not a loss; "" for any other name."""
+    """Return the words to use for a name of `expunge list methods` that is not a loss; "" for any other name."""
     from expunge.methods.grad_transforms import grad_transform_registry
     from expunge.methods.weight_edits import weight_edit_registry
     from expunge.models.wrapper_api import wrapper_registry
