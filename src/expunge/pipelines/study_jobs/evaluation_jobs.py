@@ -13,6 +13,7 @@ from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import limited, rows_where, tokenizer_mark
 from expunge.evaluation.kinds import RecordPart, parts
 from expunge.metrics.api import MetricResult
+from expunge.models.config import ModelArgs
 from expunge.models.identity import model_identity, source_identity, tokenisation_identity, tokenizer_identity
 from expunge.models.load import context_of, load_tokenizer
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
@@ -242,9 +243,14 @@ class EvaluationJobs:
                 tokenizer_identity(named, model.tokenizer_args.revision) if named else None,
                 self.setting.rendered_template,
                 tokenisation_identity(),
-                model.model_args.options or None,
+                _options(model.model_args) or None,
                 model.tokenizer_args.options or None,
                 model.model_args.batched,
-                model.model_args.attn_implementation,
             )
         return self._models[has_parent]
+
+
+def _options(args: ModelArgs) -> dict[str, Any]:
+    """Return the further arguments, with the implementation of attention that the settings name: each rounds otherwise."""
+    named = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
+    return {**args.options, **named}

@@ -162,7 +162,6 @@ class ModelInput:
     model, tokenizer: identities of the configured ones, if no job creates them. rendered: identity of the text that the
     template renders. tokenisation: the code that turns texts into token ids (`models.identity`). options,
     tokenizer_options: further arguments of from_pretrained. batched: whether several rows are read at once.
-    attention: the implementation of attention that the settings name, because each has its own rounding.
     """
 
     template: Template
@@ -174,7 +173,6 @@ class ModelInput:
     options: Mapping[str, Any] | None = field(default=None, metadata=LATER)
     tokenizer_options: Mapping[str, Any] | None = field(default=None, metadata=LATER)
     batched: bool = field(default=True, metadata=LATER)
-    attention: str | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
