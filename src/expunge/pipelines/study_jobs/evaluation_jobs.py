@@ -251,6 +251,6 @@ class EvaluationJobs:
 
 
 def _options(args: ModelArgs) -> dict[str, Any]:
-    """Return the further arguments, with the implementation of attention that the settings name: each rounds otherwise."""
+    """Return the further arguments, with the implementation of attention if it is named: each rounds in its own way."""
     named = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     return {**args.options, **named}
