@@ -147,7 +147,8 @@ def test_a_model_below_the_retain_model_gains_nothing_and_a_broken_one_has_no_ra
     assert choice([known, clean, broken]) == (
         "Choose a: no trace, 97% [97%, 97%] of the utility is left. Broken and not ranked: e."
     )
-    assert choice([below, known]).startswith("No model matches the retain model. b is the nearest: over-forgotten")
+    assert choice([below, known]).startswith("No model matches the retain model. b is the nearest (forget_Q_A_")
+    assert "margins below the retain model): over-forgotten" in choice([below, known])
     assert choice([broken]).startswith("Choose none")
 
 
@@ -156,7 +157,8 @@ def test_the_model_nearer_to_the_retain_model_comes_first_on_either_side() -> No
     far = verdict_of("far", -0.6)
     assert far.forgot.word == below.forgot.word == "over-forgotten" and near.forgot.word == "trace"
     assert [v.model for v in ranked([trace, far, below, near])[0]] == ["near", "below", "trace", "far"]
-    assert choice([far, near]).startswith("No model matches the retain model. near is the nearest: trace")
+    assert choice([far, near]).startswith("No model matches the retain model. near is the nearest (forget_Q_A_")
+    assert near.forgot.farthest.endswith(" margins above the retain model") and "): trace" in choice([far, near])
     assert far.forgot.distance == pytest.approx(6, abs=0.1)
 
 

@@ -88,6 +88,8 @@ class VerdictAnswer:
     """The word of the statistical comparison behind it, for the order of models."""
     distance: float = math.nan
     """Distance from the control in margins, on either side; the largest of the measurements that differ from it."""
+    farthest: str = ""
+    """The measurement with this distance, in words: it decides the place among models with the same word."""
 
     @property
     def place(self) -> tuple[int, float]:
@@ -171,7 +173,7 @@ class Verdict:
         """Return the verdict that `to_dict` has written."""
 
         def answer(of: Mapping[str, Any]) -> VerdictAnswer:
-            texts = {key: of[key] for key in ("word", "sentence", "metric", "finding")}
+            texts = {key: of[key] for key in ("word", "sentence", "metric", "finding", "farthest") if key in of}
             numbers: dict[str, Any] = {k: math.nan if v is None else float(v) for k, v in of.items() if k not in texts}
             return VerdictAnswer(**texts, **numbers)
 
@@ -255,11 +257,25 @@ def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, st
     if alone.total() > alone[NOT_MEASURABLE] + 1:
         counts = ", ".join(f"{alone[w]} {w}" for w in WORDS if alone[w])
         sentence += f" All measurements alone: {counts}; together, with Holm's correction: {word}."
-    distances = [abs(f.value - f.retain) / f.margin for _, f in findings if f.verdict in DIFFERENT and f.margin > 0]
     return VerdictAnswer(
         words.get(word, word), sentence, one.value, one.low, one.high, one.effect, one.retain, source, word,
-        max(distances, default=math.nan),
+        *_farthest(findings),
     )  # fmt: skip
+
+
+def _farthest(findings: Sequence[tuple[str, AuditFinding]]) -> tuple[float, str]:
+    """Return the largest distance from the retain model in margins, and its measurement in words."""
+    distances = [
+        (abs(f.value - f.retain) / f.margin, audit, f)
+        for audit, f in findings
+        if f.verdict in DIFFERENT and f.margin > 0
+    ]
+    if not distances:
+        return math.nan, ""
+    distance, audit, one = max(distances, key=lambda item: item[0])
+    source = one.name if audit in (DIRECT, one.name) else f"{audit} {one.name}"
+    side = "below" if one.verdict == OVER else "above"
+    return distance, f"{source}, {distance:.1f} margins {side} the retain model"
 
 
 def describe(finding: AuditFinding, source: str) -> str:
@@ -413,7 +429,8 @@ def choice(verdicts: Sequence[Verdict]) -> str:
     if best.forgot.finding == NO_TRACE:
         text = f"Choose {best.model}: {word}{cost}."
     elif best.forgot.finding in DIFFERENT:
-        text = f"No model matches the retain model. {best.model} is the nearest: {word}{cost}."
+        far = f" ({best.forgot.farthest})" if best.forgot.farthest else ""
+        text = f"No model matches the retain model. {best.model} is the nearest{far}: {word}{cost}."
     else:
         text = f"No choice is proven. {best.model} is listed first: {word}{cost}."
     if equal and best.forgot.finding not in (NO_TRACE, *DIFFERENT):

@@ -24,8 +24,9 @@ from expunge.report.table import ABSENT
 RANK_HEADS = ("rank", "model", "forgot?", "robust?", "detectable?", "utility left", "why here")
 RANKING = (
     "Ordered by: forgot, robust, detectable, then utility. A model below the retain model is distinguishable too, so "
-    "over-forgotten and trace have the same rank, and the smaller distance from the retain model comes first. A broken "
-    "model (below the utility floor, or gibberish) has no rank, and neither has one without any answer."
+    "over-forgotten and trace have the same rank, and the smaller distance from the retain model comes first: that of "
+    "the farthest measurement, in whole margins. A broken model (below the utility floor, or gibberish) has no rank, and "
+    "neither has one without any answer."
 )
 
 WIDE = 60  # characters of a terminal from which an answer continues under its beginning
@@ -91,6 +92,8 @@ def _verdicts(model: ReportModel) -> list[Verdict]:
 def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
     tested = [answer for answer in (verdict.forgot, verdict.robust) if answer.finding != "not tested"]
     why = verdict.broken or " ".join(_first_clause(answer.sentence) for answer in tested or [verdict.forgot])
+    if verdict.forgot.farthest and not verdict.broken:
+        why += f" Farthest: {verdict.forgot.farthest}."
     return (
         rank,
         verdict.model,
