@@ -25,8 +25,8 @@ RANK_HEADS = ("rank", "model", "forgot?", "robust?", "detectable?", "utility lef
 RANKING = (
     "Ordered by: forgot, robust, detectable, then utility. A model below the retain model is distinguishable too, so "
     "over-forgotten and trace have the same rank, and the smaller distance from the retain model comes first: that of "
-    "the farthest measurement, in whole margins. A broken model (below the utility floor, or gibberish) has no rank, and "
-    "neither has one without any answer."
+    "the farthest measurement, in whole margins. A broken model (below the utility floor, or gibberish) has no rank, "
+    "and neither has one without any answer."
 )
 
 WIDE = 60  # characters of a terminal from which an answer continues under its beginning
