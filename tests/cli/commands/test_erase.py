@@ -264,6 +264,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
     code, out, errors = expunge(*words_of(), "--dry-run")
     assert code == 0, errors
     assert "rows to forget: 6" in out and "first trial: NPO" in out and "audit: relearn" in out
+    assert "the budget ends it earlier" not in out
     assert "or later: SimNPO" in out and "further learning rates follow from the results" in out
     assert "rows to keep: 6 to train on with 2 everyday questions, 2 to choose by, 2 to report" in out
     assert "there is no forget quality" in errors
@@ -276,7 +277,9 @@ def test_a_dry_run_of_many_rows_does_not_ask_the_model(
 ) -> None:
     monkeypatch.setattr("expunge.cli.commands.erase.MOST_TESTED", 5)
     monkeypatch.setattr(erase_run, "know_rows", pytest.fail)
+    monkeypatch.setattr(erase_run, "seconds_of", lambda jobs, store: 1e6)
     code, out, errors = expunge(*words_of(), "--dry-run")
+    assert "about 1000000 s by the model's size; the budget ends it earlier" in out
     assert code == 0, errors
     assert "at most, so not on these 6" in errors and "the model knows" not in out
     assert "rows to forget: 6" in out and "first trial: NPO" in out and "audit: relearn" in out

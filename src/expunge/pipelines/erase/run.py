@@ -410,7 +410,8 @@ def dry_run(erasing: EraseRun, tell: Callable[[str], None]) -> None:
         trial = trial_of(erasing, method, rate if request.learning_rate is not None else rate * factor, steps)
         seconds = seconds_of([trial_job(erasing, trial, SearchGoal())], Store(erasing.work))
         begins = "first trial" if i == 0 else "or later"
-        tell(f"{begins}: {trial.label}, at most {steps} steps, about {seconds:.0f} s by the model's size")
+        early = "; the budget ends it earlier" if seconds > request.budget_s else ""
+        tell(f"{begins}: {trial.label}, at most {steps} steps, about {seconds:.0f} s by the model's size{early}")
     if request.learning_rate is None:
         tell("further learning rates follow from the results")
     for name, entry in entries(erasing).items():
