@@ -253,6 +253,7 @@ RULES: dict[str, Rule] = {
     "results study": Rule(more=TINY, before=(QUICK,)),
     "results study=...": Rule({"...": "quickstart"}, TINY, before=(QUICK,)),
     "results --query": Rule({"--query": "--query 'SELECT * FROM means'"}, before=(QUICK,)),
+    "compare quickstart quickstart-latest": Rule({"compare quickstart ": "compare quick.yaml "}, before=(QUICK,)),
     "compare quickstart": Rule({"quickstart": "quick.yaml"}, before=(QUICK,)),
     "compare quickstart 'study=": Rule(
         {"quickstart": "quick.yaml"}, before=(QUICK, "run study=quick.yaml seeds.unlearn=[1]")

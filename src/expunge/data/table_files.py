@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import DataError, kind_of, nearest
-from expunge.data.record_shapes import rows_by_name
 
 Records = list[dict[str, Any]]
 
@@ -208,6 +207,8 @@ def read_json_object(text: str, path: Path) -> Records | None:
         return [as_record(item, f"{path} {name} item {i}") for i, item in enumerate(rows)]
     if len(lists) > 1:
         raise DataError(f"{path}: holds several lists of rows ({', '.join(lists)}); write the one to read to a file")
+    from expunge.data.record_shapes import rows_by_name
+
     columns = rows_by_name(value) or _columns_of(value)
     return columns if columns is not None else [value]
 

@@ -32,7 +32,6 @@ from expunge.models.config import (
 from expunge.models.identity import code_commit, has_wrapper, hub_file, pinned_revision, refuse_parts
 from expunge.models.options import configuration_options, refuse
 from expunge.models.passport import check_folder, check_trainable, quantisation
-from expunge.models.sentencepiece import needs_package
 
 
 def pick_device(name: str) -> torch.device:
@@ -308,9 +307,12 @@ def check_tokenizer(source: str, key: str = "model.tokenizer_args.pretrained_mod
         raise ConfigError(f"{key}: no folder {source}")
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ConfigError(f"{key}: {source} contains no tokenizer (tokenizer.json or tokenizer.model)")
-    if needs_package(folder):  # transformers would ask for tiktoken
-        words = "is a vocabulary of SentencePiece, whose package is missing; pip install sentencepiece protobuf"
-        raise ConfigError(f"{key}: {source}/tokenizer.model {words}")
+    if (folder / "tokenizer.model").is_file():
+        from expunge.models.sentencepiece import needs_package
+
+        if needs_package(folder):  # transformers would ask for tiktoken
+            words = "is a vocabulary of SentencePiece, whose package is missing; pip install sentencepiece protobuf"
+            raise ConfigError(f"{key}: {source}/tokenizer.model {words}")
 
 
 def context_of(source: str, args: ModelArgs | None = None) -> int | None:
