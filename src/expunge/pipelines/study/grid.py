@@ -112,7 +112,7 @@ def _check_axes(cell_list: Sequence[GridCell], graphs: Sequence[StudyGraph]) -> 
 
     An example is `forget_split` with a benchmark that has no splits.
     """
-    results = [(*(leaf.metrics.key for leaf in g.leaves), *(audit.job.key for audit in g.audits)) for g in graphs]
+    results = [tuple(job.key for job in graph.jobs) for graph in graphs]
     for axis in cell_list[0].values:
         labels = list(dict.fromkeys(cell.values[axis] for cell in cell_list))
         by_others: dict[tuple[str, ...], set[Any]] = {}
