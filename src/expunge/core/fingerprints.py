@@ -15,6 +15,7 @@ import enum
 import errno
 import functools
 import hashlib
+import hmac
 import itertools
 import json
 import math
@@ -89,6 +90,11 @@ def fingerprint(value: Any) -> str:
 
 def _text(plain: Any) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def keyed_sha256(secret: str, text: str) -> str:
+    """Return HMAC-SHA256 (64 hex digits) of a text under a secret in hex digits: nobody without it can test a guess."""
+    return hmac.new(bytes.fromhex(secret), text.encode(), hashlib.sha256).hexdigest()
 
 
 def fingerprint_rows(rows: Iterable[Any], fields: Mapping[str, Any] | None = None) -> str:

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.core.errors import ConfigError, DataError, nearest, nearest_name
 from expunge.data.table_files import (
     Records,
     as_record,
@@ -149,8 +149,9 @@ def _with_extension(folder: Path, name: str) -> Path:
     if not folder.is_dir():
         missing = next(p for p in [folder, *folder.parents] if p.parent.is_dir())
         others = _names(missing.parent, files=False)
-        hint = nearest(missing.name, others)
-        raise DataError(f"{missing} does not exist{hint if len(others) <= FEW else hint.partition(' (allowed')[0]}")
+        near = nearest_name(missing.name, others)
+        few = nearest(missing.name, others) if len(others) <= FEW else f"; did you mean '{near}'?" if near else ""
+        raise DataError(f"{missing} does not exist{few}")
     for extension in ("", *EXTENSIONS):
         path = folder / f"{name}{extension}"
         if path.is_file():

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from expunge.core.errors import JobError
 from expunge.core.files import read_sealed, write_sealed
+from expunge.core.fingerprints import keyed_sha256
 
 MARK = ".expunge-key"
 SECRET = ".secret"  # in a store: the folder of its secret
 _FORM = re.compile(r"store ([0-9a-f]{16}) job ([0-9a-f]{64})")
-_PLAIN = re.compile(r"[0-9a-f]{64}( [0-9a-f]{64})*")  # of versions before 0.3: the keys themselves
+_PLAIN = re.compile(r"[0-9a-f]{64}( [0-9a-f]{64})*")  # of earlier versions: the keys themselves
 _UNKNOWN = "store unknown"  # of a store without a secret, which could not be written
 
 
@@ -62,7 +63,7 @@ def commitment(text: str) -> str:
 
 
 def _mark(secret: str, key: str) -> str:
-    return f"store {_name(secret)} job {hmac.new(bytes.fromhex(secret), key.encode(), hashlib.sha256).hexdigest()}"
+    return f"store {_name(secret)} job {keyed_sha256(secret, key)}"
 
 
 def _name(secret: str) -> str:

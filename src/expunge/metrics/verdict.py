@@ -251,7 +251,7 @@ def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, st
     if word == NOT_MEASURABLE:  # without a comparison, the largest number shows most remaining knowledge
         same.sort(key=lambda pair: pair[1].value if math.isfinite(pair[1].value) else -math.inf, reverse=True)
     audit, one = same[0] if same else findings[[f for _, f in findings].index(worst([f for _, f in findings]))]
-    source = one.name if audit in (DIRECT, one.name) else f"{audit} {one.name}"
+    source = _source(audit, one)
     sentence = describe(one, source)
     alone = Counter(f.verdict for _, f in findings)
     if alone.total() > alone[NOT_MEASURABLE] + 1:
@@ -261,6 +261,11 @@ def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, st
         words.get(word, word), sentence, one.value, one.low, one.high, one.effect, one.retain, source, word,
         *_farthest(findings),
     )  # fmt: skip
+
+
+def _source(audit: str, finding: AuditFinding) -> str:
+    """Return the name of a measurement: that of its metric, after the audit if it has another."""
+    return finding.name if audit in (DIRECT, finding.name) else f"{audit} {finding.name}"
 
 
 def _farthest(findings: Sequence[tuple[str, AuditFinding]]) -> tuple[float, str]:
@@ -273,9 +278,8 @@ def _farthest(findings: Sequence[tuple[str, AuditFinding]]) -> tuple[float, str]
     if not distances:
         return math.nan, ""
     distance, audit, one = max(distances, key=lambda item: item[0])
-    source = one.name if audit in (DIRECT, one.name) else f"{audit} {one.name}"
     side = "below" if one.verdict == OVER else "above"
-    return distance, f"{source}, {distance:.1f} margins {side} the retain model"
+    return distance, f"{_source(audit, one)}, {distance:.1f} margins {side} the retain model"
 
 
 def describe(finding: AuditFinding, source: str) -> str:

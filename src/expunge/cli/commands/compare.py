@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,10 @@ def _print(pair: Any) -> None:
 
 def _models(text: str, where: str) -> tuple[Models, Mapping[str, str]]:
     """Return the models that an operand names with their results, and the directions of metrics."""
-    path = Path(text).expanduser()
-    if path.suffix == ".json" and _is(path.is_file):
+    path = Path(text).expanduser()  # os.path: the words of a study may be too long for a file name
+    if path.suffix == ".json" and os.path.isfile(path):
         return _log(path, path.parent.name or path.stem), {}
-    if _is(path.is_dir) and not _words_of_folder(text):
+    if os.path.isdir(path) and not _words_of_folder(text):
         logs = sorted(path.glob("*EVAL.json")) or sorted(path.glob("*/*EVAL.json"))
         if len(logs) != 1:
             logs_named = ", ".join(str(log) for log in logs)
@@ -110,15 +111,14 @@ def _study(text: str, where: str) -> tuple[Models, Mapping[str, str]]:
     *words, last = words
     last, label = _without_label(last)
     name = next((w for w in (*words, last) if w.startswith("study=")), "").removeprefix("study=")
-    own_words = [*words, last]
-    if name not in options("study"):
-        own_words = (_words_of_folder(name) if len(own_words) == 1 else []) or own_words
-    if own_words[-1] == last and name not in options("study") and not _is(Path(name).expanduser().is_file):
+    is_shipped = name in options("study")
+    of_folder = [] if is_shipped or words else _words_of_folder(name)
+    if not (is_shipped or of_folder or os.path.isfile(Path(name).expanduser())):
         raise ConfigError(f"{where}: {text!r} is no file, no folder and no study{study_hint(name)}")
     from expunge.pipelines.study.handle import load_study
     from expunge.report.drawing import named_runs
 
-    handle = load_study(own_words)
+    handle = load_study(of_folder or [*words, last])
     stored = handle.stored()
     if not stored.runs:
         raise ConfigError(f"{where}: {stored.study} has no results in {handle.store.root} yet; run it first")
@@ -146,7 +146,7 @@ def _words_of_folder(text: str) -> list[str]:
     """
     from expunge.pipelines.study.run_note import ROOT, read_notes
 
-    places = [path for path in (Path(text), Path(ROOT) / text) if _is(path.is_dir)]
+    places = [path for path in (Path(text), Path(ROOT) / text) if os.path.isdir(path)]
     folder = next((path.resolve() for path in places if path.resolve().parent == Path(ROOT).resolve()), None)
     if folder is None:
         return []
@@ -154,14 +154,6 @@ def _words_of_folder(text: str) -> list[str]:
         if Path(note.folder) == folder:
             return [word for word in shlex.split(note.command)[2:] if "=" in word and not word.startswith("-")]
     raise ConfigError(f"{folder.name}: {STORE} does not know which command wrote this folder; name its study and words")
-
-
-def _is(test: Callable[[], bool]) -> bool:
-    """Return the answer of a file system; False for a name that is too long for it, such as the words of a study."""
-    try:
-        return test()
-    except OSError:
-        return False
 
 
 def _short(text: str) -> str:

@@ -7,7 +7,6 @@ test a guess of the rows. With it, the owner can prove which rows a model had to
 from __future__ import annotations
 
 import errno
-import hashlib
 import hmac
 import json
 import os
@@ -16,7 +15,7 @@ import secrets
 from pathlib import Path
 
 from expunge.core.errors import ConfigError
-from expunge.core.fingerprints import canonical, open_regular
+from expunge.core.fingerprints import canonical, keyed_sha256, open_regular
 from expunge.data.examples import ExampleSet
 
 KEY_FILE = "erasure_key.json"
@@ -31,7 +30,7 @@ def commit(key: str, rows: ExampleSet) -> str:
     """Return the commitment to the questions and answers of some rows, in their order."""
     contents = [[row.question, canonical(row.answers)] for row in rows]
     text = json.dumps(contents, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hmac.new(bytes.fromhex(key), text.encode(), hashlib.sha256).hexdigest()
+    return keyed_sha256(key, text)
 
 
 def own_key(folder: Path) -> str:

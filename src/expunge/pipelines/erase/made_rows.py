@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,4 @@ def write_rows(file: Path, rows: Sequence[tuple[str, str]]) -> None:
 
 def is_question(text: str) -> bool:
     """Return whether the value of --forget is a question and no file name."""
-    try:
-        is_file = Path(text).exists()
-    except OSError:  # longer than a file name can be
-        is_file = False
-    return text.rstrip().endswith("?") and not is_file
+    return text.rstrip().endswith("?") and not os.path.exists(text)  # False if it is longer than a file name can be
