@@ -23,6 +23,11 @@ SHORT = "eval.generation.max_new_tokens=4"
 QUICK = f"run study=quickstart {TINY}"
 
 
+def is_there(name: str) -> bool:
+    """Return whether this machine has a module or a program."""
+    return importlib.util.find_spec(name) is not None or shutil.which(name) is not None
+
+
 @dataclass(frozen=True)
 class Rule:
     """How the commands that begin with some words are run.
@@ -44,7 +49,7 @@ class Rule:
 
     def here(self) -> Rule:
         """Return the rule for this machine: that of a command that runs, if all that it needs is there."""
-        if self.needs and all(importlib.util.find_spec(name) or shutil.which(name) for name in self.needs):
+        if self.needs and all(is_there(name) for name in self.needs):
             return replace(self, form="", reason="")
         return self
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from command_rules import EPOCH, RULES, SHORT, STEP, TINY, TRIES, planned, prepared, rule_of
 from page_commands import PAGES, ROOT, commands, tries
-from run_commands import call
+from run_commands import call, run_apart
 
 SIZES = {word.partition("=")[0] for text in (TINY, STEP, EPOCH, SHORT) for word in text.split()} | {
     *("--n", "--shards", "--workers", "--audits", "--vocab_size", "data.args.documents", "trainer.args.evaluate.steps"),
@@ -40,17 +36,9 @@ SIZES = {word.partition("=")[0] for text in (TINY, STEP, EPOCH, SHORT) for word 
 
 @pytest.mark.slow
 def test_every_command_of_the_pages_runs(tmp_path: Path) -> None:
-    paths = os.pathsep.join(str(ROOT / name) for name in ("src", "docs", "examples", ""))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "docs" / "run_commands.py"), str(tmp_path / "reader")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-        timeout=3000,
-    )
-    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    outcomes, code, errors = run_apart(tmp_path / "reader", timeout_s=3000)
     assert [(o["page"], o["command"], o["fault"]) for o in outcomes if o["fault"]] == []
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert code == 0, errors
     forms = Counter(o["form"] for o in outcomes if not o["page"].endswith(".py"))
     assert forms["run"] > 150 and forms["serve"] > 5
     others = [(o["page"], o["command"], o["reason"]) for o in outcomes if o["reason"]]
