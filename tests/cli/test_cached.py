@@ -1,4 +1,4 @@
-"""A command whose results are in the store loads neither torch nor transformers."""
+"""A command whose results are in the store loads neither torch nor transformers, also with a chat template."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from expunge.data.world.generate import build_world
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
 HEAVY = ("torch", "transformers", "peft", "datasets", "scipy", "sklearn", "plotly")
 
 
@@ -34,10 +38,18 @@ def loaded_by(words: Sequence[str], folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout.rsplit("loaded:", 1)[-1].strip()
 
 
-@pytest.mark.parametrize("mode", ["eval", pytest.param("unlearn", marks=pytest.mark.slow)])
-def test_a_cached_job(mode: str, here: Path, tofu_source: Path, expunge: Run) -> None:
+@pytest.mark.parametrize(
+    ("mode", "chat"),
+    [
+        ("eval", CHAT),
+        pytest.param("eval", None, marks=pytest.mark.slow),
+        pytest.param("unlearn", CHAT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_cached_job(mode: str, chat: str | None, here: Path, tofu_source: Path, expunge: Run) -> None:
     sets = build_world(WorldConfig(authors=10, questions_per_author=2))
     tokenizer = train_tokenizer([r.question + r.answer for s in sets.values() for r in s], 300, max_length=256)
+    tokenizer.chat_template = chat
     save_model(build_llama("llama-64k", tokenizer, vocab_size=300, seed=0), tokenizer, here / "model")
     words = [
         mode, f"experiment={mode}/tofu/default", "task_name=done", "model=llama-64k", f"data.root={tofu_source}",

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from expunge.cli.main import main
-from expunge.core.errors import JobError
+from expunge.core.errors import DataError, JobError
 from expunge.core.fingerprints import Digests, comparing
+from expunge.data import row_tokenizer
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ANSWER, Example, ExampleSet
-from expunge.data.row_tokenizer import RowTokenizer
+from expunge.data.row_tokenizer import RowTokenizer, ids_digest
 from expunge.data.template import Template
 from expunge.evaluation.edit_statistics import ModelStatistics
 from expunge.evaluation.wrapping import wrapped_by
@@ -104,6 +105,38 @@ def test_other_answers_have_other_inputs(tokenizer: Any, rows: ExampleSet) -> No
 def test_nothing_is_noted_outside_a_job_or_without_an_identity(tokenizer: Any) -> None:
     assert digests(answers, Encoder(Template(), tokenizer)) == {}
     answers(Encoder(Template(), tokenizer, lambda: pytest.fail("not needed")))
+
+
+@pytest.mark.parametrize("rows", [ROWS, TEXTS, PIECES])
+@pytest.mark.parametrize("compat", ["clean", "openunlearning"])
+def test_the_digest_of_a_set_covers_each_text(tokenizer: Any, rows: ExampleSet, compat: Any) -> None:
+    encoder = Encoder(Template(compat=compat), tokenizer)
+    digests = {ids_digest(encoder, rows)}
+    changes: list[dict[str, Any]] = [{"answers": {ANSWER: "Eva."}}, {"answers": {ANSWER: "Ana 2", "paraphrase": "Eva"}}]
+    if rows is ROWS:
+        changes += [{"question": "Who?"}, {"paraphrased_question": "Who?"}]
+    for change in changes[: 1 if rows is PIECES else None]:  # pieces are of the answers
+        last = dataclasses.replace(rows.rows[-1], **change)
+        digests.add(ids_digest(encoder, dataclasses.replace(rows, rows=(*rows.rows[:-1], last))))
+    assert len(digests) == 1 + (1 if rows is PIECES else len(changes))
+    assert ids_digest(encoder, rows) in digests
+
+
+def test_the_digest_of_many_rows_has_no_blocks(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ids_digest(Encoder(Template(), tokenizer), ROWS)
+    monkeypatch.setattr(row_tokenizer, "_AT_ONCE", 10_000)
+    assert ids_digest(Encoder(Template(), tokenizer), ROWS) == whole
+
+
+def test_a_text_that_cannot_be_encoded_does_not_end_a_plan(tokenizer: Any) -> None:
+    """The job that reads it reports the error."""
+    long = dataclasses.replace(ROWS.rows[1], question="Who wrote it? " * 300)
+    rows = dataclasses.replace(ROWS, rows=(ROWS.rows[0], long, ROWS.rows[2]))
+    encoder = Encoder(Template(), tokenizer)
+    with pytest.raises(DataError):
+        encoder.rows(rows, [(row, ANSWER) for row in rows])
+    other = dataclasses.replace(ROWS.rows[2], answers={ANSWER: "Eva."})
+    assert ids_digest(encoder, rows) != ids_digest(encoder, dataclasses.replace(rows, rows=(*rows.rows[:2], other)))
 
 
 def test_copies_of_a_tokenizer_have_one_identity(tokenizer: Any, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 A row may contain the text of a special token ("<s>old price</s>"). The template's own special tokens must stay
 special, the row's must not. `hide` replaces the row's by private characters before the template is applied. `ids`
 then encodes the whole text with a copy of the tokenizer in which only the template's special tokens are special.
-`note_ids` notes the ids that a job reads, for a comparison with other jobs of the same rows (`core.fingerprints`).
+`ids_digest` returns a digest of a set's ids, for the key of a job. `note_ids` notes the ids that a job reads, for a
+comparison with other jobs of the same rows (`core.fingerprints`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -22,6 +24,7 @@ from expunge.core.fingerprints import fingerprint, note
 from expunge.data.examples import ANSWER, Example, ExampleSet
 
 if TYPE_CHECKING:
+    from expunge.data.encoder import Encoder
     from expunge.data.template import Template
 
 Coded = tuple[Example, str, tuple[int, ...], int]
@@ -35,6 +38,7 @@ _HIDDEN = re.compile(f"{OPEN}(.){CLOSE}")
 # Sample answers: a tokenizer that splits these from the prompt splits every answer of their kind.
 _LETTERS = ("the", "Ana", "élan", "Ωmega", "Зима", "東京", "ひと", "한국", "سلام", "שלום", "नमस्ते")
 _DIGITS = ("1991", "7 years", "٣")
+_AT_ONCE = 2048  # rows that are encoded together for a digest
 _TAIL = 24  # characters of the prompt that a byte-level pre-tokenizer can join to an answer
 
 
@@ -266,3 +270,40 @@ def note_ids(identity: str, template: Template, rows: ExampleSet, coded: Iterabl
     for variant in texts:
         inputs = fingerprint([*how, variant, texts[variant].hexdigest()])
         note(f"token ids of {rows.name} ({variant})", inputs, ids[variant].hexdigest())
+
+
+def ids_digest(encoder: Encoder, rows: ExampleSet) -> str:
+    """Return the SHA-256 of the ids of all texts of a set, as `encoder` writes them for a model.
+
+    The texts are each answer and span after its prompt, and each prompt alone, also with the paraphrased question; of a
+    set in pieces, the pieces. A text that cannot be encoded counts as one without ids: the job that reads it reports
+    the error.
+    """
+    digest = hashlib.sha256()
+
+    def add(ids: Iterable[Sequence[int]]) -> None:
+        for one in ids:
+            digest.update(np.array((len(one), *one), np.int64).tobytes())
+
+    if rows.long == PIECES:
+        add(one.ids for one in _or_none(encoder.pieces, rows))
+        return digest.hexdigest()
+    for first in range(0, len(rows), _AT_ONCE):
+        some = rows.rows[first : first + _AT_ONCE]
+        others = [
+            dataclasses.replace(row, question=row.paraphrased_question) for row in some if row.paraphrased_question
+        ]
+        answers = [(row, name) for row in some for name in row.names]
+        add((one.n_prompt, *one.ids) for one in _or_none(encoder.rows, rows, answers))
+        add(_or_none(encoder.row_prompts, rows, [*some, *others]))
+    return digest.hexdigest()
+
+
+def _or_none(encode: Callable[..., list[Any]], rows: ExampleSet, texts: Sequence[Any] | None = None) -> list[Any]:
+    """Return the encoded texts, each alone if one of them cannot be encoded, which is left out."""
+    try:
+        return encode(rows) if texts is None else encode(rows, texts)
+    except DataError:
+        if texts is None or len(texts) == 1:
+            return []
+        return [one for text in texts for one in _or_none(encode, rows, [text])]

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -186,6 +187,38 @@ def tokenisation_identity() -> str:
     return ", ".join([f"expunge {TOKENISATION}", *releases])
 
 
+# per package, the files of the code that turns texts into token ids
+_TOKENISERS = {
+    "expunge": ("data/**/*.py",),
+    "jinja2": ("*.py",),
+    "sentencepiece": ("*.so", "*.py"),
+    "tiktoken": ("**/*.so", "**/*.py"),
+    "tokenizers": ("**/*.so", "**/*.pyd", "**/*.py"),
+    "transformers": (
+        "tokenization_*.py",
+        "convert_slow_tokenizer.py",
+        "utils/chat_template_utils.py",
+        "models/*/token*.py",
+    ),
+}
+
+
+@functools.cache
+def tokenisation_files() -> str:
+    """Return a fingerprint of the installed code that turns texts into token ids: names, sizes and times of its files.
+
+    It also changes if a file was edited without a new release, which `tokenisation_identity` does not see.
+    """
+    files: dict[str, list[int]] = {}
+    for package, patterns in _TOKENISERS.items():
+        spec = importlib.util.find_spec(package)
+        for place in (spec and spec.submodule_search_locations) or ():
+            for file in (f for pattern in patterns for f in Path(place).glob(pattern)):
+                stat = file.stat()
+                files[f"{package}/{file.relative_to(place).as_posix()}"] = [stat.st_size, stat.st_mtime_ns]
+    return fingerprint(files)
+
+
 def applied_tokenizer_identity(tokenizer: Any, source: str, revision: str | None) -> str:
     """Return the identity of a loaded tokenizer and of the code that applies it, equal for equal copies in two folders.
 
@@ -241,6 +274,11 @@ def pinned(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, model_args=args, tokenizer_args=tokens)
 
 
+def is_commit(revision: str | None) -> bool:
+    """Return whether a revision of a hub id is a commit, which never changes."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
 @functools.cache
 def pinned_revision(source: str, revision: str | None) -> str | None:
     """Return the commit of a hub id; the revision itself if neither the local cache nor the hub has it.
@@ -249,7 +287,7 @@ def pinned_revision(source: str, revision: str | None) -> str | None:
     no network.
     """
     named = revision or "main"
-    if _COMMIT.fullmatch(named):
+    if is_commit(named):
         return named
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HFValidationError

@@ -11,7 +11,10 @@ import pytest
 
 from expunge.cli.main import main
 from expunge.core.errors import ConfigError
+from expunge.data.encoder import Encoder
 from expunge.engine.job import in_order
+from expunge.engine.store import Store
+from expunge.engine.verify import verify_store
 from expunge.models import identity
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import load_tokenizer, save_model
@@ -105,6 +108,47 @@ def test_all_that_determines_token_ids_is_in_the_key(
     assert keys(str(source), rows, tmp_path) not in records  # the jobs of other rows stay
     monkeypatch.undo()
     identity.tokenisation_identity.cache_clear()
+
+
+def test_token_ids_are_in_the_key(folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that was edited without a new release gives other keys if it gives other ids, and the same keys if not."""
+    files = ["before"]
+    monkeypatch.setattr(task_context, "tokenisation_files", lambda: files[-1])
+    first = keys(str(folder), rows, tmp_path)
+    with monkeypatch.context() as patched:
+        prompts = Encoder.row_prompts
+        patched.setattr(Encoder, "row_prompts", lambda *args: [ids[::-1] for ids in prompts(*args)])
+        files.append("edited")
+        assert not first & keys(str(folder), rows, tmp_path)
+    files.append("edited again")
+    assert first == keys(str(folder), rows, tmp_path)
+
+
+def test_a_plan_tokenises_each_set_once(
+    folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store keeps the facts; damaged ones are found again, and `expunge verify` names them."""
+    first = keys(str(folder), rows, tmp_path)
+    facts = sorted((tmp_path / "store" / task_context.TOKENISED).iterdir())
+    assert facts
+    monkeypatch.setattr(task_context, "_facts", {})
+    with monkeypatch.context() as broken:
+        broken.setattr(task_context.TaskContext, "planned_encoder", lambda self: pytest.fail("not needed"))
+        assert keys(str(folder), rows, tmp_path) == first
+    for file in facts:
+        file.chmod(0o644)
+        file.write_bytes(file.read_bytes().replace(b"fact", b"fakt"))
+    damaged = verify_store(Store(tmp_path / "store"), lambda done, total: None).faults
+    assert {fault.path for fault in damaged} == {*facts} and all(fault.note for fault in damaged)
+    monkeypatch.setattr(task_context, "_facts", {})
+    assert keys(str(folder), rows, tmp_path) == first
+    assert not verify_store(Store(tmp_path / "store"), lambda done, total: None).faults
+
+
+def test_the_ids_of_a_moving_hub_id_are_not_kept(hub: dict[str, Any], rows: str, tmp_path: Path) -> None:
+    assert keys(HUB, rows, tmp_path) and not (tmp_path / "store" / task_context.TOKENISED).exists()
+    commit = f"model.model_args.revision={'a' * 40}"
+    assert keys(HUB, rows, tmp_path, commit) and any((tmp_path / "store" / task_context.TOKENISED).iterdir())
 
 
 def test_the_text_of_a_hub_ids_template_is_in_the_key(hub: dict[str, Any], rows: str, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
             "trained on; it is trained without the rows to forget"
         )
     pick_device(study.model.device)
-    setting = resolve_task(study)
+    setting = resolve_task(study, Path(study.paths.store))
     search, ability, final = _makers(study, setting)
     _check_tokenizers(request, setting)
     mark = _mark(request, setting)

@@ -48,15 +48,20 @@ class Derivation:
 
 @dataclass(frozen=True)
 class RowsRef:
-    """A set of rows: its name in the context, and the fingerprint of its contents. The key covers the contents."""
+    """A set of rows: its name in the context, and the fingerprint of its contents. The key covers the contents.
+
+    token_ids: a digest of the token ids of its texts, which the key covers, too. None if a job creates the tokenizer:
+    then the keys of its parents cover the tokenizer.
+    """
 
     name: str
     fingerprint: str
+    token_ids: str | None = None
 
     @property
-    def identity(self) -> str:
+    def identity(self) -> str | list[str]:
         """The part of a key."""
-        return self.fingerprint
+        return self.fingerprint if self.token_ids is None else [self.fingerprint, self.token_ids]
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def _maker(study: StudyConfig, cache: TrainingCache) -> tuple[TrainingJobs, Mapp
     cache_key = fingerprint({"task": task_fields(study), "requests": study.requests})
     if cache_key not in cache:
         check_model(study.model, runs_here=study.launch.kind == "local")
-        setting = resolve_task(study)
+        setting = resolve_task(study, Path(study.paths.store))
         check_given(study, setting.benchmark)
         source = ContextSource.of(study, setting)
         if study.data.request is not None:

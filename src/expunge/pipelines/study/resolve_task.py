@@ -26,10 +26,10 @@ def benchmark_of(task: TaskConfig) -> Benchmark:
     return find_benchmark(task.benchmark).make(benchmark_config(task))
 
 
-def resolve_task(task: TaskConfig) -> TaskContext:
+def resolve_task(task: TaskConfig, store: Path | None = None) -> TaskContext:
     """Return the context of a study's or a single job's jobs. `data.request` selects a part of the forget rows.
 
-    Raises ConfigError or DataError.
+    store: a store that keeps the digests of token ids. Raises ConfigError or DataError.
     """
     if task.eval.lm_eval.tasks:
         from expunge.pipelines.study_jobs.harness import check_tasks
@@ -57,7 +57,12 @@ def resolve_task(task: TaskConfig) -> TaskContext:
     suite = tuple(benchmark.panel)
     benchmark = _with_metrics(benchmark, task.eval)
     context = TaskContext(
-        benchmark, with_scoring_dtype(task.model), template_of(task), refusals, alternates=_alternates(task, benchmark)
+        benchmark,
+        with_scoring_dtype(task.model),
+        template_of(task),
+        refusals,
+        alternates=_alternates(task, benchmark),
+        store=store,
     )
     if task.eval.rows.part != "all":
         from expunge.pipelines.sweep.selection import with_part

@@ -74,7 +74,7 @@ def prepare(single: SingleJob) -> PreparedJob:
     merge = merge_of(single)
     if not distributed.here().alone:
         _check_several(single, fittings)
-    setting = resolve_task(single)
+    setting = resolve_task(single, Path(single.paths.store))
     if single.model.tokenizer_source is not None:
         from expunge.models.trial import try_model
 

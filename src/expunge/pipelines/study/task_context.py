@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
+from expunge.core.files import read_sealed, write_sealed
 from expunge.core.fingerprints import fingerprint
 from expunge.data.encoder import Encoder
+from expunge.data.examples import ExampleSet
 from expunge.data.refusals import REFUSALS
+from expunge.data.row_tokenizer import ids_digest
 from expunge.data.template import Template
 from expunge.evaluation.evaluator import TOKENIZER, tokenizer_mark
 from expunge.methods.objective import Objective
 from expunge.metrics.api import FIRST_ROWS
 from expunge.models.config import TOKENIZERS, ModelConfig, TokenizerArgs, check_source, looks_local, tokenizer_folder
-from expunge.models.identity import applied_tokenizer_identity, hub_file, tokenizer_identity
+from expunge.models.identity import (
+    applied_tokenizer_identity,
+    hub_file,
+    is_commit,
+    tokenisation_files,
+    tokenisation_identity,
+    tokenizer_identity,
+)
 from expunge.models.load import check_tokenizer, load_tokenizer, pick_device
 from expunge.models.passport import check_folder
 
@@ -32,7 +44,8 @@ class TaskContext:
     """The context of a study's jobs: the benchmark, the model's settings and the template.
 
     watched: the benchmark as evaluations during training read it, where these read other rows
-    (`pipelines.sweep.selection`). alternates: other answers to the forget questions, from a file.
+    (`pipelines.sweep.selection`). alternates: other answers to the forget questions, from a file. store: the store that
+    keeps the digests of token ids; None keeps none.
     """
 
     benchmark: Benchmark
@@ -41,6 +54,7 @@ class TaskContext:
     refusals: tuple[str, ...] = REFUSALS
     watched: Benchmark | None = None
     alternates: Alternates | None = None
+    store: Path | None = None
 
     def encoder(self, source: str) -> Encoder:
         """Return the template bound to a model's tokenizer, or to that of tokenizer_args."""
@@ -66,9 +80,76 @@ class TaskContext:
     @functools.cached_property
     def rendered_template(self) -> str | None:
         """One example as the chat template renders it; None with tags, or without an available tokenizer."""
-        encoder = None if self.template.apply_chat_template is False else self.planned_encoder()
-        return None if encoder is None else encoder.text.rendered()
+        if self.template.apply_chat_template is False or self.model.tokenizer_source is None:
+            return None
+        text = self._fact("rendered template", lambda encoder: json.dumps(encoder.text.rendered()))
+        return None if text is None else json.loads(text)
 
+    def token_ids(self, rows: ExampleSet) -> str | None:
+        """Return the digest of the token ids of a set, which is found by tokenising it (`data.row_tokenizer`).
+
+        None if a job will create the tokenizer, or a hub id cannot be loaded here, and for a set of more than 16
+        million characters, whose ids the jobs that read them compare.
+        """
+        if self.model.tokenizer_source is None or rows.n_tokens is not None or _n_characters(rows) > MOST_CHARACTERS:
+            return None
+        return self._fact(f"token ids {rows.fingerprint()}", lambda encoder: ids_digest(encoder, rows))
+
+    def _fact(self, name: str, find: Callable[[Encoder], str]) -> str | None:
+        """Return a fact about the tokenizer, from the store if it has the fact; None without an available tokenizer.
+
+        The store keeps facts by all that determines them, the times of the code's files included. So a plan loads the
+        tokenizer and reads each set once. Nothing is kept of a hub id without a known commit, and of a
+        tokenizer with its own code.
+        """
+        mark = None if self._tokenisation is None else fingerprint([*self._tokenisation, name])
+        if (self.store, mark) in _facts:
+            return _facts[self.store, mark]
+        file = None if self.store is None or mark is None else self.store / TOKENISED / f"{mark[:32]}.json"
+        fact = None if file is None else _stored(file)
+        if fact is None:
+            encoder = self._encoder
+            if encoder is None:
+                return None
+            fact = find(encoder)
+            if file is not None:
+                with contextlib.suppress(OSError):  # a store that cannot be written is left as it is
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    write_sealed(file, {"fact": fact})
+        if mark is not None:
+            _facts[self.store, mark] = fact
+        return fact
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder | None:
+        return self.planned_encoder()
+
+    @functools.cached_property
+    def _tokenisation(self) -> list[Any] | None:
+        """All that determines the token ids of rows, the times of the code's files included; None if it may change."""
+        args = self.model.tokenizer_args
+        own = tokenizer_identity(str(self.model.tokenizer_source), args.revision)
+        if args.trust_remote_code or ("hub" in own and not is_commit(own["revision"])):
+            return None
+        return [tokenisation_files(), tokenisation_identity(), own, args, self.template]
+
+
+def _n_characters(rows: ExampleSet) -> int:
+    return sum(len(row.question) + sum(map(len, row.answers.values())) for row in rows)
+
+
+def _stored(file: Path) -> str | None:
+    """Return the fact in a file; None if there is none, or it is damaged and must be found again."""
+    try:
+        return str(read_sealed(file)["fact"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+TOKENISED = ".tokenised"  # in a store: a sealed file for each fact about a tokenizer
+MOST_CHARACTERS = 2**24  # of a set whose ids a plan reads
+_facts: dict[tuple[Path | None, str | None], str] = {}
+"""Facts about tokenizers by the store that keeps them, and by all that determines them."""
 
 _identities: dict[str, str] = {}
 """Identities of tokenizers by their files and settings: that of 49,000 tokens takes half a second of the processor."""

@@ -37,7 +37,7 @@ class EvaluationJobs:
 
     def __init__(self, setting: TaskContext, evaluation: EvalConfig, source: ContextSource) -> None:
         self.setting, self.evaluation, self.source = setting, evaluation, source
-        self._rows = {name: RowsRef(name, rows.fingerprint()) for name, rows in setting.benchmark.sets.items()}
+        self._refs: dict[str, RowsRef] = {}
         self._sizes: WorkEstimator = sizes(setting)
         self._parts = parts(setting.benchmark.panel)
         self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
@@ -68,6 +68,12 @@ class EvaluationJobs:
             elif self.evaluation.embedder is not None:
                 parts[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
         return RecordsJob(label=label, parents=parts)
+
+    def _ref(self, name: str) -> RowsRef:
+        """Return the reference to a set of rows, with the digest of its token ids."""
+        if name not in self._refs:
+            self._refs[name] = rows_ref(self.setting, name)
+        return self._refs[name]
 
     def check_lengths(self, source: str) -> None:
         """Raise DataError for a row beyond the context length of a model folder. Reads no weights."""
@@ -104,7 +110,7 @@ class EvaluationJobs:
             parents=parents_of(model=model, original=original if compared and isinstance(original, Job) else None),
             source=self.source,
             records=part.kind,
-            rows=self._rows[part.rows],
+            rows=self._ref(part.rows),
             columns=tuple(part.spec.key),
             reads=() if writes else part.names,
             generation=self._how(part) if writes else None,
@@ -126,7 +132,7 @@ class EvaluationJobs:
             parents={"texts": texts},
             source=self.source,
             records=part.kind,
-            rows=self._rows[part.rows],
+            rows=self._ref(part.rows),
             judge=choose_judge(self.evaluation.judge, "eval.judge").identity,
             settings=self.evaluation.judge,
             part=part,
@@ -139,7 +145,7 @@ class EvaluationJobs:
             parents={"texts": texts},
             source=self.source,
             records=part.kind,
-            rows=self._rows[part.rows],
+            rows=self._ref(part.rows),
             reads=part.names,
             embedder=source_identity(embedder, None),
             embedder_source=embedder,
@@ -225,7 +231,7 @@ class EvaluationJobs:
             "forget_split": benchmark.split,
             "truth_ratio": self.evaluation.truth_ratio,
             "template": fingerprint(dataclasses.replace(self.setting.template, max_length=2)),
-            "rows": {n: self._rows[n].fingerprint for n in sorted({m.rows for m in benchmark.panel if m.rows})},
+            "rows": {n: benchmark.sets[n].fingerprint() for n in sorted({m.rows for m in benchmark.panel if m.rows})},
         }
 
     def model_input(self, start: Job | None) -> ModelInput:
@@ -248,6 +254,12 @@ class EvaluationJobs:
                 model.model_args.batched,
             )
         return self._models[has_parent]
+
+
+def rows_ref(setting: TaskContext, name: str) -> RowsRef:
+    """Return the reference to a set of rows of a context, with the digest of its token ids."""
+    rows = setting.benchmark.sets[name]
+    return RowsRef(name, rows.fingerprint(), setting.token_ids(rows))
 
 
 def _options(args: ModelArgs) -> dict[str, Any]:

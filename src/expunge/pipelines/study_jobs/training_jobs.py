@@ -20,7 +20,7 @@ from expunge.models.identity import has_wrapper, tokenizer_identity
 from expunge.models.passport import check_trainable
 from expunge.pipelines.study.context_source import FileRef, RowsRef
 from expunge.pipelines.study.task_context import changed, check_sides
-from expunge.pipelines.study_jobs.evaluation_jobs import EvaluationJobs
+from expunge.pipelines.study_jobs.evaluation_jobs import EvaluationJobs, rows_ref
 from expunge.pipelines.study_jobs.job_values import EditRef, MethodRef, Panel, WrapperRef
 from expunge.pipelines.study_jobs.model_jobs import (
     AlternatesJob,
@@ -73,7 +73,7 @@ class TrainingJobs(EvaluationJobs):
             preset=preset_identity(model.scratch),
             vocab_size=model.vocab_size,
             init_seed=model.init_seed,
-            text=() if tokenizer else tuple(self._rows[n] for n in benchmark.full_sets),
+            text=() if tokenizer else self._row_refs(benchmark.full_sets),
             tokenizer=tokenizer_identity(tokenizer, None) if tokenizer else None,
             estimate=self._sizes.model,
         )
@@ -135,7 +135,7 @@ class TrainingJobs(EvaluationJobs):
             source=self.source,
             objective=MethodRef.of(loss),
             args=args,
-            rows={side: self._refs(names) for side, names in used.items()},
+            rows={side: self._row_refs(names) for side, names in used.items()},
             model=self.model_input(start),
             refusals=self.setting.refusals if refusing else None,
             evaluation=evaluation,
@@ -146,8 +146,8 @@ class TrainingJobs(EvaluationJobs):
             ),
         )
 
-    def _refs(self, names: Iterable[str]) -> tuple[RowsRef, ...]:
-        return tuple(self._rows[name] for name in names)
+    def _row_refs(self, names: Iterable[str]) -> tuple[RowsRef, ...]:
+        return tuple(self._ref(name) for name in names)
 
     def _evaluation(self, args: TrainArgs, retain: Job | None, retain_file: Path | None) -> TrainEvaluation | None:
         """Return the inputs of evaluations during training; None without evaluations. Raises ConfigError."""
@@ -167,8 +167,8 @@ class TrainingJobs(EvaluationJobs):
         names = sorted(needs.rows)
         return TrainEvaluation(
             panel=Panel(tuple(panel)),
-            rows=tuple(RowsRef(name, watched.sets[name].fingerprint()) for name in names),
-            losses=self._refs(losses),
+            rows=tuple(rows_ref(dataclasses.replace(self.setting, benchmark=watched), name) for name in names),
+            losses=self._row_refs(losses),
             generation=self.evaluation.generation if needs.texts or args.evaluate.prompts else None,
             retain_log=self._retain_log(retain_file)[1] if retain_file else None,
         )
@@ -247,7 +247,7 @@ class TrainingJobs(EvaluationJobs):
             label=f"{of.label if of else 'model'}-{spec.label}",
             parents=parents_of(model=of, alternates=other),
             source=self.source,
-            rows=self._refs(spec.sets),
+            rows=self._row_refs(spec.sets),
             spec=spec,
             model=self.model_input(of),
             refusals=self.setting.refusals if refusing else None,
@@ -256,7 +256,7 @@ class TrainingJobs(EvaluationJobs):
 
     def _alternates(self, start: Job | None) -> Job:
         """Return the job of the other answers to the forget questions: from a file, or sampled from the start model."""
-        rows = self._rows[self.setting.benchmark.forget_set]
+        rows = self._ref(self.setting.benchmark.forget_set)
         if (alternates := self.setting.alternates) is not None:
             return FileAlternatesJob(
                 label=alternates.path.stem,
@@ -291,7 +291,7 @@ class TrainingJobs(EvaluationJobs):
             parents=parents_of(model=model, **helpers),
             source=self.source,
             wrapper=WrapperRef.of(rule),
-            rows={"forget": self._refs([benchmark.forget_set]), "retain": self._refs([benchmark.retain_set])},
+            rows={"forget": self._row_refs([benchmark.forget_set]), "retain": self._row_refs([benchmark.retain_set])},
             refusals=self.setting.refusals,
             model=self.model_input(model),
             estimate=self._sizes.model,
@@ -305,7 +305,7 @@ class TrainingJobs(EvaluationJobs):
             parents=parents_of(model=model),
             source=self.source,
             edit=EditRef.of(edit),
-            rows={"forget": self._refs([benchmark.forget_set]), "retain": self._refs(retain)},
+            rows={"forget": self._row_refs([benchmark.forget_set]), "retain": self._row_refs(retain)},
             refusals=self.setting.refusals,
             model=self.model_input(model),
             estimate=self._sizes.model,
