@@ -36,10 +36,14 @@ OPEN, CLOSE = "\U000f8000", "\U000f8001"  # around the number of a hidden specia
 NUMBER = 0xF8100  # the private character that stands for special token 0
 _HIDDEN = re.compile(f"{OPEN}(.){CLOSE}")
 # Sample answers: a tokenizer that splits these from the prompt splits every answer of their kind.
-_LETTERS = ("the", "Ana", "élan", "Ωmega", "Зима", "東京", "ひと", "한국", "سلام", "שלום", "नमस्ते")
+_LETTERS = (
+    *("the", "Ana", "élan", "Ωmega", "Зима", "東京", "ひと", "한국", "سلام", "שלום", "नमस्ते"),
+    *("s", "t", "re", "ve", "m", "ll", "d", "S"),  # the ends of I'm and others, which English rules keep together
+)
 _DIGITS = ("1991", "7 years", "٣")
 _AT_ONCE = 2048  # rows that are encoded together for a digest
 _TAIL = 24  # characters of the prompt that a byte-level pre-tokenizer can join to an answer
+_PARTS = 2  # parts of the pre-tokenizer in them: the last one, which an answer may go on, and the one before
 
 
 class RowTokenizer:
@@ -56,6 +60,7 @@ class RowTokenizer:
         self._pattern = re.compile("|".join(map(re.escape, self.control)) or "(?!)")
         self._copy: tuple[Any, dict[int, int]] | None = None
         self._apart: dict[tuple[str, str], bool] = {}
+        self._tails: dict[str, str] = {}
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self.backend = backend
         self._byte_level = backend is not None and "ByteLevel" in str(getattr(backend, "pre_tokenizer", ""))
@@ -114,22 +119,37 @@ class RowTokenizer:
     def splits(self, prompt: str, answer: str) -> bool:
         """Return whether prompt and answer give the same ids apart as together, by a check of this tokenizer.
 
-        True is proven only for byte-level tokenizers and answers that begin with a letter or a digit, after a blank
-        or not: such a tokenizer cuts text by rules that read a few characters.
+        True is proven only for byte-level tokenizers and answers that begin with a letter or a decimal digit, after a
+        blank or not: such a tokenizer cuts text into parts by rules that read a few characters, and encodes each part
+        for itself. So the sample answers must have the same parts apart as together.
         """
         start = answer[1:2] if answer[:1] == " " else answer[:1]
-        if not self._byte_level or not start.isalnum() or OPEN in prompt or OPEN in answer:
+        if not self._byte_level or not (start.isalpha() or start.isdecimal()) or OPEN in prompt or OPEN in answer:
             return False
-        kind = f"{answer[:1] if answer[:1] == ' ' else ''}{'9' if start.isdigit() else 'a'}"
-        key = (prompt[-_TAIL:], kind)
-        if key not in self._apart:
-            blank, words = kind[:-1], _DIGITS if kind[-1] == "9" else _LETTERS
-            tail = key[0]
-            texts = [tail, *(blank + w for w in words), *(tail + blank + w for w in words)]
-            first, *rest = self._plain_ids(texts)
+        kind = f"{answer[:1] if answer[:1] == ' ' else ''}{'9' if start.isdecimal() else 'a'}"
+        tail = self._tail(prompt)
+        if (tail, kind) not in self._apart:
+            words = [kind[:-1] + word for word in (_DIGITS if kind[-1] == "9" else _LETTERS)]
+            texts = [tail, *words, *(tail + word for word in words)]
             n = len(words)
-            self._apart[key] = all(first + rest[i] == rest[n + i] for i in range(n))
-        return self._apart[key]
+            self._apart[tail, kind] = all(
+                first + rest[i] == rest[n + i]
+                for first, *rest in (self._plain_ids(texts), [self._parts(text) for text in texts])
+                for i in range(n)
+            )
+        return self._apart[tail, kind]
+
+    def _parts(self, text: str) -> list[Any]:
+        """Return the parts that the tokenizer encodes each for itself."""
+        return [part for part, _ in self.backend.pre_tokenizer.pre_tokenize_str(text)]
+
+    def _tail(self, prompt: str) -> str:
+        """Return the last parts of a prompt: a merge of characters to a token never crosses two parts."""
+        tail = prompt[-_TAIL:]
+        if tail not in self._tails:
+            parts = self.backend.pre_tokenizer.pre_tokenize_str(tail)
+            self._tails[tail] = tail[parts[-_PARTS][1][0] :] if len(parts) > _PARTS else tail
+        return self._tails[tail]
 
     def most_ids(self, text: str) -> float:
         """Return an upper bound of the number of a text's ids, without tokenising it; infinite if none is known."""

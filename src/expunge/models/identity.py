@@ -173,7 +173,7 @@ def tokenizer_identity(source: str, revision: str | None) -> dict[str, Any]:
     }
 
 
-TOKENISATION = 2  # raise it if `data.encoder` gives other ids for the same text, template and tokenizer
+TOKENISATION = 3  # raise it if `data.encoder` gives other ids for the same text, template and tokenizer
 
 
 @functools.cache
