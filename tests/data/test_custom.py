@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -491,3 +493,39 @@ def test_the_note_names_every_column(text: str, words: str, tmp_path: Path) -> N
     file = tmp_path / "r.csv"
     file.write_text(text, encoding="utf-8")
     assert words in load_examples(str(file), "forget", Columns()).note
+
+
+def test_lines_of_delimiters_alone_are_empty_lines(tmp_path: Path) -> None:
+    rows = read(tmp_path, "rows.csv", "question,answer\n,\nWho?,Ann\n,,,\n\nWhere?,Rome\n , \n")
+    assert [(r.question, r.answer) for r in rows] == [("Who?", "Ann"), ("Where?", "Rome")]
+    with pytest.raises(DataError, match="row 1: 'answer' is empty"):
+        read(tmp_path, "half.csv", "question,answer\nWho?,Ann\nWhere?,\n")
+
+
+def test_a_markdown_table_has_no_row_of_dashes(tmp_path: Path) -> None:
+    rows = read(tmp_path, "rows.csv", "| question | answer |\n|:---|---:|\n| Who? | Ann |\n| Where? | Rome |\n")
+    assert [(r.question, r.answer) for r in rows] == [("Who?", "Ann"), ("Where?", "Rome")]
+
+
+def test_dates_and_decimals_name_their_conversion(tmp_path: Path) -> None:
+    for value, shown in (
+        (datetime.date(1984, 12, 31), "'1984-12-31' of the type date,"),
+        (Decimal("1.10"), "'1.10' of"),
+    ):
+        pq.write_table(pa.table({"question": ["When?"], "answer": pa.array([value])}), tmp_path / "rows.parquet")
+        with pytest.raises(DataError, match=f"row 0: 'answer' is {shown}.*astype"):
+            load_rows(str(tmp_path / "rows.parquet"), "forget", Columns())
+
+
+def test_a_title_above_the_header_gives_no_setting_without_a_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'question'") as error:
+        read(tmp_path, "rows.csv", "My questions,\nquestion,answer\nWho?,Ann\n")
+    assert "Write:" not in str(error.value)
+
+
+def test_doubtful_texts_are_in_the_note(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("question,answer\nTom &amp; Jerry?,Yes\n")
+    assert load_examples(str(file), "forget", Columns()).note.endswith(
+        "1 rows, 1 with HTML entities such as &amp; (row 0), read unchanged"
+    )

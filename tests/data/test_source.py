@@ -239,3 +239,10 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.csv")
     with pytest.raises(DataError, match=r"rows\.csv is a device or a pipe; name a file$"):
         read_file(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("text", ["<!DOCTYPE html><html></html>", "\n<HTML lang=en>\n<p>404, not found</p>\n"])
+def test_a_web_page_is_no_table(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(DataError, match="a web page, no table of rows"):
+        read_file(tmp_path / "rows.csv")

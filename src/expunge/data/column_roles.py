@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import io
 import itertools
 import math
@@ -12,6 +13,7 @@ import tokenize
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from expunge.core.decode import strict
@@ -183,9 +185,9 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     listed = ", ".join(_short(c) for c in names[:6])
     problem = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
     hint = ""
-    if len(names) == 2:
+    if len(names) == 2 and all(plain):
         hint = f" Write: {_setting(names[0], names[1])}."
-    elif len(names) == 1:
+    elif len(names) == 1 and all(plain):
         hint = f" For plain texts write: {_word('text', names[0])}."
     return (
         f"{problem}; its first line names the columns {listed}.{hint} Read are question and answer, instruction and "
@@ -222,6 +224,11 @@ def cell_text(value: Any, place: str) -> Any:
         )
     if isinstance(value, int | float):
         value = repr(value)
+    if isinstance(value, datetime.date | datetime.time | Decimal):
+        raise DataError(
+            f"{place} is {str(value)!r} of the type {type(value).__name__}, no text; convert the column to text as the "
+            "model learned it: df[column].astype(str)"
+        )
     return check_text(value, place)
 
 

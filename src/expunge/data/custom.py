@@ -24,6 +24,7 @@ from expunge.data.column_roles import (
     pair_record,
     read_chat,
 )
+from expunge.data.doubtful_texts import doubts
 from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows
 from expunge.data.record_shapes import unwrapped
 from expunge.data.source import is_hub_id, load_raw, read_file
@@ -78,7 +79,7 @@ def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
     raw, part = _train_part(unwrapped(raw))
     roles = find_roles(raw, columns, where)
     rows, remarks = _rows(raw, roles, name, where)
-    remarks += part
+    remarks += [*part, *doubts(rows.rows)]
     _refuse_twice(rows, where)
     first = rows[0]
     shown = f"{_shown(first.question)} -> {_shown(first.answer)}" if first.question else _shown(first.answer)

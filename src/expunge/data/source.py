@@ -23,6 +23,7 @@ from expunge.data.table_files import (
 )
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
+WEB_PAGE = re.compile(r"\s*<(?:!doctype\s+)?html\b", re.IGNORECASE)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -102,6 +103,8 @@ def read_file(path: Path) -> Records:
     else:
         text = decode_text(data, path)
         start = text.lstrip()[:1]
+        if WEB_PAGE.match(text):
+            raise DataError(f"{path}: a web page, no table of rows; download the file that the page shows or links to")
         if path.suffix.lower() == ".parquet" and start not in ("[", "{"):
             raise DataError(f"{path}: its content is neither parquet nor JSON; name a table of fields NAME.csv")
         if start == "[":

@@ -24,6 +24,7 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 HEADER = re.compile(r'(?:[^"\n]+|"[^"]*")*')  # the first line; a quoted name may contain line breaks
 BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n|\n|\r))*")
 LINE_MARKS = re.compile(r"(?<=[\r\n])\ufeff")  # marks of the byte order inside a file: it was joined from several
+RULE = re.compile(r"\s*(:?-{3,}:?)?\s*")  # a field of the line below the header of a Markdown table
 SEPARATOR = re.compile(r"sep=(.)\r?(?:\n|\Z)", re.IGNORECASE)  # Excel's first line, which names the delimiter
 OTHER_FILES = (  # the first bytes, the name and a remedy for kinds of files that are no tables
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "save the sheet as 'CSV UTF-8', or unpack the archive"),
@@ -140,8 +141,8 @@ def _delimited(text: str, path: Path, delimiter: str, first_line: int) -> Record
                 raise DataError(
                     f"{path} line {reader.line_num + first_line - 1}: repeats the header, as in joined files; delete it"
                 )
-            if not fields:
-                continue
+            if not fields or (len(header) > 1 and not any(field.strip() for field in fields)):
+                continue  # delimiters alone are the empty line of a spreadsheet
             if len(fields) != len(header):
                 raise DataError(
                     f"{path} line {reader.line_num + first_line - 1}: {len(fields)} fields, the header has "
@@ -151,6 +152,8 @@ def _delimited(text: str, path: Path, delimiter: str, first_line: int) -> Record
             rows.append(fields)
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num + first_line - 1}: not csv: {error}") from None
+    if delimiter == "|" and rows and all(RULE.fullmatch(field) for field in rows[0]):
+        header, *rows = [[field.strip() for field in fields] for fields in (header, *rows[1:])]
     read = [k for k, name in enumerate(header) if name.strip() or any(fields[k].strip() for fields in rows)]
     names = [header[k] for k in read]
     if len(set(names)) != len(names):
