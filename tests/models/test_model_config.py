@@ -112,3 +112,8 @@ def test_check_source_leaves_hub_ids_alone(tmp_path: Path) -> None:
     check_source(str(make(tmp_path / "a")), "k")
     with pytest.raises(ConfigError, match=r"^k: no folder "):
         check_source(str(tmp_path / "b"), "k")
+
+
+def test_a_preset_has_no_weights_to_load() -> None:
+    with pytest.raises(ConfigError, match="MODEL: llama-8m is the shape of a model from scratch and has no weights"):
+        check_source("llama-8m", "MODEL")

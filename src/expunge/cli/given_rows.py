@@ -32,16 +32,26 @@ def refuse_settings(words: Sequence[str], refused: Mapping[str, str], command: s
 
 
 def model_words(model: str) -> list[str]:
-    """Return the settings that select a model: a shipped name, a folder or a hub id."""
-    from expunge.cli.compose import PLAIN_MODEL, SOURCE, options
+    """Return the settings that select a model: a shipped name, a folder or a hub id.
 
+    Raises ConfigError for a preset, which has no weights.
+    """
+    from expunge.cli.compose import PLAIN_MODEL, SOURCE, options
+    from expunge.models.config import refuse_preset
+
+    refuse_preset(model, "--model")
     return [f"model={model}"] if model in options("model") else [f"model={PLAIN_MODEL}", f"{SOURCE}={model}"]
 
 
-def model_source(model: str) -> str:
-    """Return the folder or hub id of a model, which may be a shipped name."""
-    from expunge.cli.compose import options, study_tree
+def model_source(model: str, key: str = "--model") -> str:
+    """Return the folder or hub id of a model, which may be a shipped name.
 
+    key: the option that names it, for the error. Raises ConfigError for a preset, which has no weights.
+    """
+    from expunge.cli.compose import options, study_tree
+    from expunge.models.config import refuse_preset
+
+    refuse_preset(model, key)
     if model not in options("model"):
         return model
     tree = study_tree(["study=custom", "forget=-", f"model={model}"])

@@ -55,6 +55,7 @@ PUBLISHED = {
     "output_model_path": "paths.output_dir",
     "forget_set": "data.args.forget_dir",
     "retain_set": "data.args.retain_dir",
+    "save_steps": "trainer.args.save_steps",
     **{name: f"trainer.method_args.{name}" for name in ("alpha", "beta", "gamma", "delta", "retain_loss_type")},
     **{
         name: f"trainer.args.{name}"
@@ -88,8 +89,21 @@ ANSWERS = {
     **dict.fromkeys(("resolve", "package", "info", "hydra-help"), "write --cfg job, which prints the settings"),
     **dict.fromkeys(("multirun", "m"), "write it with train, unlearn or eval; this command shows one job"),
     "experimental-rerun": "write experiment=FOLDER/config.yaml, which runs a finished job's settings again",
+    **dict.fromkeys(
+        ("experiment_name", "data_config", "model_config", "hyperparameter_config", "full_data_config", "use_bask"),
+        "write expunge import arcsf PATH/configs --top NAME --out study.yaml, and run that study",
+    ),
     "question_template": "write model.template_args.user_start_tag and user_end_tag",
     "answer_template": "write model.template_args.asst_start_tag and asst_end_tag",
+}
+
+
+# Scripts and commands of these projects in place of a command, with the answer.
+SCRIPTS = {
+    "tinystories.py": "write `expunge data stories` in place of `python tinystories.py`",
+    "download": "write `expunge data stories import roneneldan/TinyStories --out FOLDER`, or name its archive",
+    "gen_configs.py": "write `expunge import arcsf PATH/configs --top NAME --out study.yaml`",
+    **dict.fromkeys(("full_eval.py", "all_eval.py"), "write `expunge import arcsf`; its study measures all models"),
 }
 
 

@@ -220,9 +220,19 @@ def has_chat_template(source: str) -> bool:
     return bool(settings.get("chat_template")) if isinstance(settings, dict) else False
 
 
+def refuse_preset(source: str, key: str) -> None:
+    """Raise ConfigError if a source is the name of a preset, which has no weights to load."""
+    if source in PRESETS:
+        raise ConfigError(
+            f"{key}: {source} is the shape of a model from scratch and has no weights; name the folder of a trained "
+            f"model (expunge train model={source} ... writes one) or a hub id"
+        )
+
+
 def check_source(source: str, key: str) -> None:
-    """Raise ConfigError unless a local model folder exists with a config and safetensors. Loads nothing."""
+    """Raise ConfigError for a preset, and for a local model folder without a config or safetensors. Loads nothing."""
     if not looks_local(source):
+        refuse_preset(source, key)
         return
     folder = Path(source).expanduser()
     if folder.exists() and not folder.is_dir():

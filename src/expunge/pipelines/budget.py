@@ -13,8 +13,8 @@ class Budget:
     """Counts the time of a run against its limit. before_s: the seconds that earlier calls have used.
 
     The reserve is twice the longest save and twice the longest step so far (with evaluations), and a margin of 5 % of
-    the limit, at most 60 s. Once there is a second step the first one does not count, because it includes work that is
-    done once, such as the references.
+    the limit, at most 60 s. The first step includes work that is done once, such as the evaluation of the initial model
+    and the references: it counts once, and not at all when there is a second step.
     """
 
     def __init__(self, limit_s: float | None, *, before_s: float = 0.0, clock: Callable[[], float] | None = None):
@@ -43,7 +43,7 @@ class Budget:
     @property
     def reserve_s(self) -> float:
         """Seconds that must be left when another step begins."""
-        return 2 * self.save_s + 2 * (self._steps[-1] if self._steps else 0.0) + self.margin_s
+        return 2 * self.save_s + len(self._steps) * (self._steps[-1] if self._steps else 0.0) + self.margin_s
 
     @property
     def over(self) -> bool:

@@ -20,7 +20,7 @@ class TimeLimitExceeded(BaseException):  # not an Exception: libraries that catc
 
 @contextmanager
 def alarm(budget: Budget) -> Iterator[None]:
-    """Raise TimeLimitExceeded within the block, half a margin before the limit.
+    """Raise TimeLimitExceeded within the block, three quarters of a margin before the limit.
 
     Signals reach only the main thread. In another thread this has no effect.
     """
@@ -32,7 +32,7 @@ def alarm(budget: Budget) -> Iterator[None]:
         raise TimeLimitExceeded
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(0.01, budget.left_s - budget.margin_s / 2), 1.0)
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, budget.left_s - budget.margin_s * 3 / 4), 1.0)
     try:
         yield
     finally:
@@ -56,8 +56,8 @@ class HardEnd:
 
     @classmethod
     def of_limit(cls, began: float, limit_s: float, end: Callable[[], int]) -> HardEnd:
-        """Return the end of a command that began at `began`: a quarter of the limit's margin before the limit."""
-        return cls(began + limit_s - Budget(limit_s).margin_s / 4, end)
+        """Return the end of a command that began at `began`: half of the limit's margin before the limit."""
+        return cls(began + limit_s - Budget(limit_s).margin_s / 2, end)
 
     def cancel(self) -> None:
         """Leave the process alone."""

@@ -27,7 +27,7 @@ from expunge.pipelines.study.single import TrainingRun, merge_of, sides_of, trai
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_context import TaskContext, check_model, check_sides
 from expunge.pipelines.study_jobs import work
-from expunge.pipelines.submission_folder import STATUS, SubmissionFolder, check_folder
+from expunge.pipelines.submission_folder import STATUS, SubmissionFolder, check_folder, nothing_learned, write_status
 from expunge.training.lora import check_quantize
 from expunge.training.model_selection import suite_metrics
 from expunge.training.phases import check_run, part_names
@@ -160,8 +160,7 @@ def submit(
         with alarm(run.budget):
             run.all_parts()
     except TimeLimitExceeded:
-        run.stopped = "time"
-        run.note = "the time limit ended the run during a step; the last saved model is the result"
+        run.cut("run")
     except Diverged as error:
         run.stopped, run.note = "guard", str(error)
         run.write_end()
@@ -170,8 +169,7 @@ def submit(
         shutil.rmtree(run.output.aside, ignore_errors=True)
     if run.saved_steps == 0:
         run.write_end()
-        limit = "" if limit_s is None else " within the time limit"
-        raise JobError(f"nothing was unlearned{limit}: {out} has the initial model or none. {run.note}".rstrip())
+        raise JobError(nothing_learned(out) if limit_s is not None else f"nothing was unlearned: {run.note}")
     return run.result()
 
 
@@ -246,17 +244,24 @@ class _SubmissionRun:
         self.output.moving.acquire(timeout=self.budget.margin_s / 8)
         if self.stopped != "running":
             return 0 if self.saved_steps else 1
-        self.stopped = "time"
-        self.note = "the time limit ended the process during a step; the last saved model is the result"
+        self.cut("process")
         self.write_end()
-        complain(f"note: {self.note}: {self.output.folder}")
+        if self.saved_steps:
+            complain(f"note: {self.note}: {self.output.folder}")
+        else:
+            complain(f"expunge: error: {nothing_learned(self.output.folder)}")
         shutil.rmtree(self.output.aside, ignore_errors=True)
         return 0 if self.saved_steps else 1
 
+    def cut(self, what: str) -> None:
+        """Note that the time limit ended `what`, the run or the process."""
+        self.stopped = "time"
+        result = "the last saved model is the result" if self.saved_steps else "no model of a step was saved"
+        self.note = f"the time limit ended the {what} during a step; {result}"
+
     def write_end(self) -> None:
         """Write the final status next to the model, if there is one."""
-        if (self.output.folder / STATUS).is_file():
-            write_json(self.output.folder / STATUS, self.status(self.saved_steps))
+        write_status(self.output.folder, self.status(self.saved_steps))
 
     def result(self) -> Submission:
         """Write the final status next to the model and return it."""

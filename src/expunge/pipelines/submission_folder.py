@@ -23,6 +23,21 @@ def check_folder(out: Path) -> None:
         raise ConfigError(f"--out: {out} is not empty; name a new or empty folder")
 
 
+def write_status(out: Path, status: dict[str, object]) -> None:
+    """Write the final status next to the model of an output folder, if there is one."""
+    if (out / STATUS).is_file():
+        write_json(out / STATUS, status)
+
+
+def nothing_learned(out: Path) -> str:
+    """Return the error of a run whose time limit came before the model of a step was saved."""
+    model = "the initial model" if (out / STATUS).is_file() else "no model"
+    return (
+        f"nothing was unlearned within the time limit; {out} contains {model}. Give a longer --time-limit, or shorter "
+        "steps: trainer.args.per_device_train_batch_size=1 trainer.args.gradient_accumulation_steps=1"
+    )
+
+
 class SubmissionFolder:
     """A folder with a complete model at every moment after the first save.
 

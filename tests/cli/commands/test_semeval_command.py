@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from expunge.cli.commands import semeval_arguments
+from expunge.cli.commands.semeval import _tree
 from expunge.core.errors import JobError
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import TokenizerArgs
 from expunge.models.load import load_tokenizer, save_model
 from expunge.pipelines import semeval
 from expunge.pipelines.budget import Budget
+from expunge.pipelines.submission_folder import SubmissionFolder
 from expunge.semeval import unlearn
 
 Run = Callable[..., tuple[int, str, str]]
@@ -139,10 +145,31 @@ def test_the_hard_end_leaves_the_last_model(
     done = call(places, tmp_path / "a", *words, save_every=1e-9, on_progress=ring_after(4))
     assert (done.stopped, done.steps) == ("time", 4) and "time limit" in done.note
     assert not (tmp_path / "a" / ".work").exists()
-    with pytest.raises(JobError, match="nothing was unlearned"):
-        call(places, tmp_path / "b", *words, on_progress=ring_after(0))
+    with pytest.raises(JobError, match=r"nothing was unlearned within the time limit; .* contains the initial model"):
+        call(places, tmp_path / "b", *words, time_limit="1h", on_progress=ring_after(0))
     assert load_file(tmp_path / "b" / "model.safetensors").keys()  # the given model
     assert (status(tmp_path / "b")["stopped"], status(tmp_path / "b")["steps"]) == ("time", 0)
+    assert "no model of a step was saved" in status(tmp_path / "b")["note"]
+
+
+def test_a_hard_end_during_the_imports_is_written_down(
+    places: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = SubmissionFolder(tmp_path / "out")
+    assert output.start_with(str(places[0]))
+    assert status(output.folder)["stopped"] == "running"
+    assert semeval_arguments._nothing(output.folder) == 1
+    assert (status(output.folder)["stopped"], status(output.folder)["steps"]) == ("time", 0)
+    assert "contains the initial model. Give a longer --time-limit" in capsys.readouterr().err
+    assert semeval_arguments._nothing(tmp_path / "none") == 1
+    assert "contains no model" in capsys.readouterr().err
+
+
+def test_a_shipped_name_selects_its_model_and_template(places: tuple[Path, Path, Path]) -> None:
+    _, forget, retain = places
+    tree, _ = _tree("unlearn", "SmolLM2-135M-Instruct", forget, retain, None, ["experiment=semeval/gd"])
+    assert tree["model"]["model_args"]["pretrained_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert tree["model"]["template_args"]["apply_chat_template"] is True
 
 
 def test_a_loss_that_runs_away_at_once_is_written_down(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -213,6 +240,8 @@ def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Ru
     ("change", "words", "message"),
     [
         ({"--model": "./nowhere"}, (), "no folder ./nowhere"),
+        ({"--model": "llama-64k"}, (), "--model: llama-64k is the shape of a model from scratch and has no weights"),
+        ({}, ("save_steps=3",), "save_steps: unknown key; write trainer.args.save_steps"),
         ({"--forget": "nowhere"}, (), "forget rows: nowhere is no folder"),
         ({"--out": "."}, (), "--out: . is not empty"),
         ({"--time-limit": "soon"}, (), "--time-limit: must be a time above 0, such as 1h"),
@@ -307,3 +336,18 @@ def test_validation_needs_both_sides(expunge: Run, places: tuple[Path, Path, Pat
         str(tmp_path / "o"), "--forget-validation", str(forget),
     )  # fmt: skip
     assert code == 2 and "--retain-validation: missing" in err
+
+
+def test_a_run_with_a_limit_ends_without_the_clean_up_of_libraries(
+    places: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """A library that cleans up for a minute does not delay the end, and the exit code stays."""
+    slow = "import atexit, time; atexit.register(time.sleep, 60)"
+    model, forget, retain = map(str, places)
+    command = ["semeval", "--model", model, "--forget", forget, "--retain", retain, "--out", str(tmp_path / "out")]
+    command += ["--time-limit", "10m", "experiment=semeval/gd", "trainer.args.max_steps=1", *FAST]
+    code = f"{slow}; from expunge.cli.main import main; raise SystemExit(main())"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "written: " in done.stdout and time.monotonic() - began < 55

@@ -212,7 +212,8 @@ def request_of(parsed: argparse.Namespace) -> Any:
     study = decode_study(tree)
     out = parsed.out or Path("saves") / "audit" / model_name(str(study.model.source)).replace("/", "_")
     named = {key: getattr(parsed, key) for key in ("retain_model", "base")}
-    controls = {key: None if model is None else model_source(model) for key, model in named.items()}
+    options = {key: f"--{key.replace('_', '-')}" for key in named}
+    controls = {key: None if model is None else model_source(model, options[key]) for key, model in named.items()}
     return AuditRequest(study=study, out=out, audits=tuple(audits), **controls)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.cli.commands.semeval_arguments import SEMEVAL_EXPERIMENT
+from expunge.cli.commands.semeval_arguments import SEMEVAL_EXPERIMENT, named_model
 from expunge.cli.compose import single_tree
 from expunge.core.console import Console
 from expunge.core.durations import seconds
@@ -119,7 +119,7 @@ def _tree(
     **args: str | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the settings of a run or a measurement, and notes. Paths are inserted unchanged, without a grammar."""
-    words = list(overrides)
+    words = [*overrides, *named_model(str(model))]
     if mode == "unlearn" and not any(word.startswith("experiment=") for word in words):
         words.insert(0, SEMEVAL_EXPERIMENT)
     notes = _idle_words(overrides, score=score)
@@ -129,7 +129,8 @@ def _tree(
         raise ConfigError(f"benchmark={tree['benchmark']}: `expunge semeval` reads only the rows of semeval")
     tree["forget_split"] = None  # the experiments set it for data.root
     tree["data"]["root"] = None
-    tree["model"]["model_args"]["pretrained_model_name_or_path"] = str(model)
+    if not named_model(str(model)):
+        tree["model"]["model_args"]["pretrained_model_name_or_path"] = str(model)
     paths = {"forget_dir": str(forget), "retain_dir": str(retain), **{k: v for k, v in args.items() if v is not None}}
     tree["data"]["args"] = {**tree["data"]["args"], **paths}
     evaluate = tree["trainer"]["args"].get("evaluate") or {}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +60,7 @@ def add_semeval(commands: Any) -> None:
 def _semeval(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Start the clock and copy the given model, which take no heavy import, and run the command."""
     from expunge.core.durations import seconds
-    from expunge.core.errors import UserError
+    from expunge.core.errors import ExpungeError, UserError
     from expunge.pipelines.hard_end import HardEnd
     from expunge.pipelines.submission_folder import SubmissionFolder, check_folder
 
@@ -74,24 +77,59 @@ def _semeval(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         parsed.output = output if output.start_with(parsed.model) else None
     from expunge.cli.commands.semeval import run_semeval
 
+    code = 1
     try:
-        return run_semeval(parsed)
-    except UserError:
-        if parsed.output is not None:
+        code = run_semeval(parsed)
+        return code
+    except ExpungeError as error:
+        code = error.exit_code
+        if isinstance(error, UserError) and parsed.output is not None:
             shutil.rmtree(out, ignore_errors=True)
         raise
+    finally:
+        if parsed.hard_end is not None:
+            atexit.register(_leave, code)
 
 
 def _check_input(parsed: argparse.Namespace) -> None:
     """Run the checks that need no torch. Raises ConfigError or DataError."""
     from expunge.cli.compose import check
     from expunge.data.loaders.semeval import load_sides
+    from expunge.models.config import check_source
 
+    if not named_model(parsed.model):
+        check_source(parsed.model, "--model")
     named = any(word.startswith("experiment=") for word in parsed.overrides)
     check("unlearn", [*([] if named else [SEMEVAL_EXPERIMENT]), *parsed.overrides, "task_name=semeval"])
     load_sides({"forget": parsed.forget, "retain": parsed.retain})
 
 
+def named_model(model: str) -> list[str]:
+    """Return the word for a shipped name of a model with weights; none for a folder or a hub id.
+
+    Raises ConfigError for a preset, which has no weights.
+    """
+    from expunge.cli.compose import options
+    from expunge.models.config import looks_local, refuse_preset
+
+    if looks_local(model):
+        return []
+    refuse_preset(model, "--model")
+    return [f"model={model}"] if model in options("model") else []
+
+
+def _leave(code: int) -> None:
+    """End the process without the clean-up of its libraries, which takes seconds on a loaded machine."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _nothing(out: Path) -> int:
-    complain(f"expunge: error: nothing was unlearned within the time limit: {out} has the initial model or none")
+    """Write the status at the hard end of a run that had no step yet, and return the exit code."""
+    from expunge.pipelines.submission_folder import nothing_learned, write_status
+
+    reason = "the time limit ended the process before the first step"
+    write_status(out, {"stopped": "time", "steps": 0, "planned": 0, "note": reason})
+    complain(f"expunge: error: {nothing_learned(out)}")
     return 1
