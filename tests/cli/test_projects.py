@@ -78,3 +78,19 @@ def test_the_texts_of_stories_are_no_setting_of_a_job() -> None:
 def test_open_unlearning_is_a_profile() -> None:
     with pytest.raises(ConfigError, match="write profile=openunlearning"):
         with_compat(["compat=open-unlearning"], "unlearn")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("train --batch_size=32", "for batch_size, write trainer.args.per_device_train_batch_size"),
+        ("config train --batch_size=32", "for batch_size, write trainer.args.per_device_train_batch_size"),
+        ("train --experiment_name=tofu/full_0", "for experiment_name, write expunge import arcsf"),
+        ("data stories download", "write `expunge data stories import roneneldan/TinyStories"),
+        ("tinystories.py pretokenize", "write `expunge data stories` in place of"),
+        ("scripts/gen_configs.py tofu_test", "write `expunge import arcsf"),
+    ],
+)
+def test_commands_of_these_projects_are_answered(words: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert answer in capsys.readouterr().err

@@ -20,6 +20,7 @@ from expunge.core.terminal import complain, say
 
 # The system refuses to write a file: one line for every command. (Jobs raise their own errors.)
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+KEYED = ("run", "plan", "train", "unlearn", "eval", "semeval", "config")  # commands that take all settings
 NO_HOME = "Could not determine home directory."  # the words of pathlib
 
 
@@ -112,7 +113,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     if wrong:
         from expunge.cli.projects import answer_of
 
-        takes_keys = parsed.parser.prog.split()[-1] in ("run", "plan", "train", "unlearn", "eval")
+        takes_keys = parsed.parser.prog.split()[-1] in KEYED
         names = [word.lstrip("-").partition("=")[0] for word in wrong if takes_keys]
         hints = "".join(f"; for {name}, {answer}" for name in names if (answer := answer_of(name)))
         parsed.parser.error(f"unrecognized arguments: {' '.join(wrong)}{hints}")

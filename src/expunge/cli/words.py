@@ -84,6 +84,10 @@ def _not_a_word(word: str, before: str, after: Sequence[str], group: str) -> str
 
 def script_hint(word: str) -> str:
     """Return the hint for a word of a command that starts another project's script; "" for other words."""
+    from expunge.cli.projects import SCRIPTS
+
+    if answer := SCRIPTS.get(word.rpartition("/")[2]):
+        return answer
     if word.endswith(".py") or word in ("python", "python3", "accelerate", "launch", "torchrun"):
         return (
             "leave out the words up to the script: `expunge unlearn` stands for `python src/train.py "
