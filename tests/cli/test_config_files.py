@@ -93,6 +93,22 @@ def test_a_word_wins_over_the_method_of_a_file(tmp_path: Path) -> None:
     assert "beta" not in trainer["method_args"]
 
 
+def test_a_word_wins_over_the_model_of_a_file(tmp_path: Path) -> None:
+    """Before, a file's folder or hub id was loaded in silence although the words named another model."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "benchmark: world\nmethods: [NPO]\n"
+        "model: {model_args: {pretrained_model_name_or_path: gpt2, revision: old, dtype: bfloat16}}\n"
+    )
+    file = study_tree([f"study={path}"])["model"]["model_args"]
+    assert (file["pretrained_model_name_or_path"], file["revision"]) == ("gpt2", "old")
+    args = study_tree([f"study={path}", "model=phi-1_5"])["model"]["model_args"]
+    assert (args["pretrained_model_name_or_path"], args["revision"]) == ("microsoft/phi-1_5", None)
+    assert args["dtype"] == "bfloat16"
+    model = study_tree([f"study={path}", "model=llama-64k"])["model"]
+    assert (model["preset"], model["model_args"]["pretrained_model_name_or_path"]) == ("llama-64k", None)
+
+
 def test_a_written_config_runs_again_as_it_is(here: Path, tofu_source: Path, expunge: Run) -> None:
     words = (
         "train", "experiment=finetune/tofu/default", "model=llama-64k", "task_name=full", f"data.root={tofu_source}",

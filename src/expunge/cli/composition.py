@@ -24,6 +24,8 @@ from expunge.core.yaml_text import read_yaml
 
 METHOD_KEYS = ("handler", "method_args")
 
+IDENTITY = ("pretrained_model_name_or_path", "revision")  # keys of model_args and tokenizer_args
+
 # Keys of an experiment with settings by the name of the chosen method or model.
 CHOSEN = {"trainers": "trainer", "models": "model"}
 
@@ -56,6 +58,7 @@ class Composition:
         self.bare_model = False
         self.own_models: set[str] = set()  # models that a file describes itself, under `models`
         self.profile_word = "profile" in choices
+        self.model_word = choices.get("model") is not None
         self._fallback: dict[str, str | None] = {}
         self._open: list[Path] = []
 
@@ -225,6 +228,8 @@ class Composition:
                         own["trainer"] = {
                             k: v for k, v in file.tree["trainer"].items() if k != "handler" or not override
                         }
+                    if self.model_word and isinstance(own.get("model"), Mapping):
+                        own["model"] = _without_identity(own["model"])
                     self.tree = merge(self.tree, own)
                     if file.near is not None:
                         self.user_keys |= set(_leaves(file.tree))
@@ -269,6 +274,15 @@ def _names_model(model: Mapping[str, Any]) -> bool:
     args = model.get("model_args")
     named = isinstance(args, dict) and args.get("pretrained_model_name_or_path")
     return bool(model.get("preset") or named)
+
+
+def _without_identity(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's settings of its model without those that identify it: the word `model=` names another one."""
+    own = {key: value for key, value in model.items() if key != "preset"}
+    for group in ("model_args", "tokenizer_args"):
+        if isinstance(own.get(group), Mapping):
+            own[group] = {key: value for key, value in own[group].items() if key not in IDENTITY}
+    return own
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
