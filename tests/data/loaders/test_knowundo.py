@@ -63,5 +63,15 @@ def test_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_half_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"unlearn\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"unlearn\.json: no such file; write data_split=copyright"):
         load_knowundo(str(write_knowundo(tmp_path)), "privacy")
+
+
+def test_the_folder_of_a_part_and_a_missing_part_name_the_settings(tmp_path: Path) -> None:
+    root = write_knowundo(tmp_path, "privacy")
+    with pytest.raises(DataError, match=f"no such file; write data.root={root} data_split=privacy$"):
+        load_knowundo(str(root / "privacy"), "copyright")
+    with pytest.raises(DataError, match=r"no such file; write data_split=privacy$"):
+        load_knowundo(str(root), "copyright")
+    with pytest.raises(DataError, match=r"no such file \(allowed: a folder with copyright or privacy\)"):
+        load_knowundo(str(tmp_path / "privacy" / ".." / ".."), "copyright")

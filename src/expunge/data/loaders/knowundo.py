@@ -41,6 +41,8 @@ def _record(root: str, domain: str, split: str) -> tuple[Mapping[str, Any], str]
         raw, where = load_raw(root, subset=domain, split=split)
     else:
         file = base / domain / f"{split}.json"
+        if not file.is_file():
+            raise DataError(f"{file}: no such file{_right_folder(base, split)}")
         where = str(file)
         try:
             value = json.loads(file.read_bytes())
@@ -52,3 +54,11 @@ def _record(root: str, domain: str, split: str) -> tuple[Mapping[str, Any], str]
     if len(raw) != 1 or not isinstance(raw[0], Mapping):
         raise DataError(f"{where}: expected one record with the lists train and val, got {len(raw)} records")
     return raw[0], where
+
+
+def _right_folder(base: Path, split: str) -> str:
+    """Return a hint: the settings for the folder of a part, or the part that is there."""
+    if (base / f"{split}.json").is_file() and base.name in DOMAINS:
+        return f"; write data.root={base.parent} data_split={base.name}"
+    parts = [name for name in DOMAINS if (base / name / f"{split}.json").is_file()]
+    return f"; write data_split={parts[0]}" if parts else f" (allowed: a folder with {' or '.join(DOMAINS)})"
