@@ -30,14 +30,18 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name() -> None:
         (
             "tofu",
             BenchmarkConfig(forget="rows.csv"),
-            "forget=rows.csv: the benchmark tofu has no such setting",
+            "forget=rows.csv: the benchmark tofu has no such setting; write forget=null",
         ),
         (
             "tofu",
             BenchmarkConfig(data_split="News"),
-            "data_split=News: the benchmark tofu has no such setting",
+            "data_split=News: the benchmark tofu has no such setting; write data_split=null",
         ),
-        ("world", BenchmarkConfig(root="here"), "data.root=here: the benchmark world has no such setting"),
+        (
+            "world",
+            BenchmarkConfig(root="here"),
+            "data.root=here: the benchmark world has no such setting; write data.root=null",
+        ),
         (
             "world",
             BenchmarkConfig(args={"a": 1}),

@@ -124,7 +124,8 @@ def unused(config: BenchmarkConfig, name: str, *keys: str) -> None:
     for key in keys:
         if getattr(config, key):
             where = f"data.{key}" if key in ("root", "args", "background") else key
-            raise ConfigError(f"{where}={getattr(config, key)}: the benchmark {name} has no such setting")
+            remedy = f"; write {where}=null" if isinstance(getattr(config, key), str) else ""
+            raise ConfigError(f"{where}={getattr(config, key)}: the benchmark {name} has no such setting{remedy}")
 
 
 @dataclass(frozen=True)
