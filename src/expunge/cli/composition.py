@@ -277,7 +277,7 @@ def _names_model(model: Mapping[str, Any]) -> bool:
 
 
 def _without_identity(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's settings of its model without those that identify it: the word `model=` names another one."""
+    """Return the settings of a file's model, without its identity: the word `model=` names another model."""
     own = {key: value for key, value in model.items() if key != "preset"}
     for group in ("model_args", "tokenizer_args"):
         if isinstance(own.get(group), Mapping):
