@@ -30,6 +30,9 @@ LLAMA3 = {
 }  # fmt: skip
 NEOX = {"rope_type": "default", "rope_theta": 2e4, "partial_rotary_factor": 0.5}
 
+CHAT = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+TURNS = [{"role": "user", "content": "a text"}]
+
 
 def default(theta: float) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta}
@@ -53,12 +56,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, __version__
 assert __version__.startswith("4.45."), __version__
-for folder, text, ids in json.loads(sys.argv[1]):
+for folder, text, ids, turns, chat_ids in json.loads(sys.argv[1]):
     kept = load_file(folder + ".safetensors")
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(kept["ids"]).logits, kept["logits"], rtol=0, atol=1e-5)
-    assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == ids
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer(text)["input_ids"] == ids
+    assert tokenizer.apply_chat_template(turns) == chat_ids
 print("equal")
 """
 
@@ -67,6 +72,7 @@ def saved(family: str, folder: Path) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = hf.AutoModelForCausalLM.from_config(FAMILIES[family]()).eval()
     tokenizer = train_tokenizer(TEXTS, 280, max_length=64)
+    tokenizer.chat_template = CHAT
     save_model(model, tokenizer, folder)
     return model, tokenizer
 
@@ -96,6 +102,18 @@ def test_two_kinds_of_layers_keep_both_bases(tmp_path: Path) -> None:
     assert (inner["rope_theta"], inner["rope_local_base_freq"], inner["torch_dtype"]) == (1e6, 1e4, "bfloat16")
 
 
+@pytest.mark.parametrize("templates", [CHAT, {"default": CHAT, "tool_use": "tools: " + CHAT}], ids=["one", "two"])
+def test_the_chat_template_is_a_file_and_a_setting(templates: Any, tmp_path: Path) -> None:
+    model = hf.AutoModelForCausalLM.from_config(FAMILIES["llama"]())
+    tokenizer = train_tokenizer(TEXTS, 280, max_length=64)
+    tokenizer.chat_template = templates
+    save_model(model, tokenizer, tmp_path)
+    setting = json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"]
+    named = setting if isinstance(setting, str) else {entry["name"]: entry["template"] for entry in setting}
+    again = hf.AutoTokenizer.from_pretrained(tmp_path).chat_template
+    assert named == again == templates
+
+
 @pytest.mark.slow
 def test_transformers_4_45_reads_the_same_model(tmp_path: Path) -> None:
     """Install the old version into an environment of its own, and compare logits and ids there."""
@@ -113,7 +131,8 @@ def test_transformers_4_45_reads_the_same_model(tmp_path: Path) -> None:
         ids = torch.arange(3, 43)[None].contiguous()
         with torch.no_grad():
             save_file({"ids": ids, "logits": model(ids).logits.contiguous()}, tmp_path / f"{family}.safetensors")
-        jobs.append((str(tmp_path / family), TEXTS[0], tokenizer(TEXTS[0])["input_ids"]))
+        chat_ids = tokenizer.apply_chat_template(TURNS, return_dict=False)
+        jobs.append((str(tmp_path / family), TEXTS[0], tokenizer(TEXTS[0])["input_ids"], TURNS, chat_ids))
     reader = subprocess.run(
         [str(python), "-W", "ignore", "-c", READER, json.dumps(jobs)], capture_output=True, text=True, check=False
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import LATER
-from expunge.models.folder_settings import check_settings
+from expunge.models.folder_settings import TEMPLATES, check_settings
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,6 @@ class ModelConfig:
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder with one of them has a tokenizer
 ADAPTER, WRAPPER = "adapter_config.json", "wrapper.json"
-TEMPLATES = "additional_chat_templates"  # folder of the named chat templates of a tokenizer
 INDEX = "*.safetensors.index.json"
 
 

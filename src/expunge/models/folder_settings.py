@@ -2,8 +2,8 @@
 
 Libraries report a negative width, no heads or a text in place of a number by errors from deep inside, or not at all.
 A saved folder contains the settings in the forms of older versions as well. transformers 5 writes rotary settings under
-`rope_parameters`, the dtype under `dtype`, and a tokenizer class that versions before 5 do not know. Those versions
-ignore `rope_parameters` and compute with a default base, silently.
+`rope_parameters`, the dtype under `dtype`, a tokenizer class that versions before 5 do not know, and the chat template
+as a file. Version 4.45 computes with a default base, silently, and reads no file of a template.
 Importing this module loads no torch.
 """
 
@@ -43,6 +43,7 @@ NUMBER = re.compile(r"(_eps|_epsilon|_theta|dropout|_range)$")
 COUNT = re.compile(r"^(num|n)_")
 MOST_COUNT = 10**10
 INDEX = "model.safetensors.index.json"
+TEMPLATES = "additional_chat_templates"  # folder of the named chat templates of a tokenizer
 
 
 def check_settings(folder: Path, source: str, key: str) -> None:
@@ -141,9 +142,25 @@ def add_older_forms(folder: Path) -> None:
         _write(config_file, _with_older_fields(config))
     if tokenizer_file.is_file():
         settings = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+        older = dict(settings)
         if settings.get("tokenizer_class") in NEW_TOKENIZER_CLASSES:
-            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-            _write(tokenizer_file, settings)
+            older["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if templates := _chat_templates(folder):
+            older["chat_template"] = templates
+        if older != settings:
+            _write(tokenizer_file, older)
+
+
+def _chat_templates(folder: Path) -> str | list[dict[str, str]] | None:
+    """Return the chat template of a folder's files as a text, or a list if it has several; None without one."""
+    default, others = folder / "chat_template.jinja", sorted((folder / TEMPLATES).glob("*.jinja"))
+    if not default.is_file():
+        return None
+    text = default.read_text(encoding="utf-8")
+    if not others:
+        return text
+    named = {"default": text, **{path.stem: path.read_text(encoding="utf-8") for path in others}}
+    return [{"name": name, "template": template} for name, template in named.items()]
 
 
 def _with_older_fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.models.config import (
     ADAPTER,
-    TEMPLATES,
     WRAPPER,
     ModelConfig,
     adapter_base,
@@ -35,6 +34,7 @@ from expunge.models.config import (
     shards,
     tokenizer_folder,
 )
+from expunge.models.folder_settings import TEMPLATES
 
 # texts about a model, pictures, and the files of jobs; no loader reads them, and code of a model only if it names them
 _ABOUT = re.compile(
