@@ -30,6 +30,7 @@ FORK: dict[str, Any] = {
         "args": {"learning_rate": 3e-5, "log_on_each_node": False},
         "method_args": {"beta": 0.7, "annealed": True},
     },
+    "trainer/NPO_long": {"defaults": ["NPO"], "args": {"lr_scheduler_type": "cosine"}, "method_args": {"beta": 0.2}},
     "trainer/Mine": {"defaults": ["finetune"], "handler": "Mine"},
     "model/phi-1_5": {
         "model_args": {"pretrained_model_name_or_path": "microsoft/phi-1_5"},
@@ -74,6 +75,10 @@ FORK: dict[str, Any] = {
         "defaults": ["default", {"override /model": "tiny-lora"}, {"override /trainer": "NPO"}],
         "forget_split": "forget01",
     },
+    "experiment/unlearn/tofu/long": {
+        "defaults": ["default", {"override /trainer": "NPO_long"}],
+        "trainer": {"method_args": {"gamma": 0.5, "beta": 0.3}},
+    },
     "experiment/unlearn/mine/default": {
         "defaults": [{"override /data/datasets@data.forget": "MINE"}, {"override /eval": "mine"}],
         "eval": {"mine": {"forget_split": "x"}},
@@ -115,6 +120,23 @@ def test_each_method_has_the_settings_of_its_own_file(fork: Path, capsys: pytest
         assert line in notes
     assert notes.count("own_switch") == 1
     assert "profile=openunlearning gives" in notes
+
+
+def test_two_files_of_settings_of_one_method(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, _ = imported(fork, "unlearn/tofu/default", capsys)
+    npo, long = tree_of(plain, "trainer=NPO")["trainer"], tree_of(plain, "trainer=NPO_long")["trainer"]
+    assert (npo["handler"], long["handler"]) == ("NPO", "NPO")
+    assert (npo["args"]["lr_scheduler_type"], long["args"]["lr_scheduler_type"]) == ("linear", "cosine")
+    assert (npo["method_args"]["beta"], long["method_args"]["beta"]) == (0.7, 0.2)
+    assert long["args"]["learning_rate"] == 3e-5
+    with pytest.raises(ConfigError, match="did you mean 'NPO_long'"):
+        tree_of(plain, "trainer=NPO_lng")
+    other, _ = imported(fork, "unlearn/tofu/long", capsys)
+    for word in ([], ["trainer=NPO_long"], ["trainer=NPO"]):
+        tree = tree_of(other, *word)["trainer"]
+        assert (tree["method_args"]["gamma"], tree["method_args"]["beta"]) == (0.5, 0.3)
+        assert tree["args"]["lr_scheduler_type"] == ("linear" if word == ["trainer=NPO"] else "cosine")
+    assert tree_of(other, "trainer=GradAscent")["trainer"]["method_args"].keys() == {"gamma", "compat"}
 
 
 def test_each_model_has_the_template_of_its_own_file(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:

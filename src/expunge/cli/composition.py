@@ -57,6 +57,7 @@ class Composition:
         self.user_keys: set[str] = set()
         self.bare_model = False
         self.own_models: set[str] = set()  # models that a file describes itself, under `models`
+        self.own_trainers: dict[str, str] = {}  # trainers that a file describes itself, under `trainers`: their methods
         self.profile_word = "profile" in choices
         self.model_word = choices.get("model") is not None
         self._fallback: dict[str, str | None] = {}
@@ -102,6 +103,10 @@ class Composition:
             self.bare_model |= isinstance(model, dict) and _names_model(model)
         models = file.tree.get("models")
         self.own_models |= set(models) - set(shipped("model")) if isinstance(models, dict) else set()
+        trainers = file.tree.get("trainers")
+        for name, own in trainers.items() if isinstance(trainers, dict) else ():
+            if name not in method_settings() and isinstance(own, dict) and isinstance(own.get("handler"), str):
+                self.own_trainers.setdefault(name, own["handler"])
         with self._within(file):
             for included in self._included(file):
                 self._collect(included)
@@ -152,7 +157,7 @@ class Composition:
                     raise ConfigError(f"trainer: missing; give trainer=NAME{nearest('', options('trainer'))}")
                 continue
             if group == "trainer" and not name.endswith(SUFFIXES):
-                self._merge_trainer(name, {})
+                self._merge_trainer(self.own_trainers.get(name, name), {})
                 continue
             file = open_file(self.mode, group, name, self.near.get(group), self.notes)
             own = self._group_tree(file)
@@ -206,7 +211,8 @@ class Composition:
         from expunge.training.config import TrainArgs
 
         if name not in method_settings():
-            hint = other_shape(name) or f"{nearest(name, options('trainer'))}{fork_hint('trainer', name)}"
+            names = [*self.own_trainers, *options("trainer")]
+            hint = other_shape(name) or f"{nearest(name, names)}{fork_hint('trainer', name)}"
             raise ConfigError(f"trainer: no trainer named {name!r}{hint}")
         node = {"handler": name, "args": canonical(TrainArgs()), "method_args": {}}
         self.tree = merge(self.tree, {"trainer": merge(node, own)})

@@ -189,8 +189,13 @@ class _Carried:
     @cached_property
     def handler(self) -> str:
         """The method of the experiment."""
-        own = (self.body.get("trainer") or {}).get("handler") or self._file_of(self.trainer)["trainer"].get("handler")
-        return HANDLERS.get(own, own or "finetune")
+        return self._own_handler or _handler(self._file_of(self.trainer)["trainer"])
+
+    @property
+    def _own_handler(self) -> str | None:
+        """The method that the experiment's own file sets, in place of its trainer's."""
+        own = (self.body.get("trainer") or {}).get("handler")
+        return HANDLERS.get(str(own), str(own)) if own else None
 
     @cached_property
     def benchmark(self) -> str:
@@ -233,16 +238,22 @@ class _Carried:
     def _methods(self, out: dict[str, Any], body: Mapping[str, Any]) -> None:
         """Add the trainer's settings that all methods share, and under `trainers` those of each method."""
         own: dict[str, dict[str, Any]] = {}
+        handlers: dict[str, str] = {}
+        method_args = (body.get("trainer") or {}).get("method_args") or {}  # count for every method that has them
         unknown = []
         for path in sorted((self.configs / "trainer").glob("*.yaml")):
             tree = self._file_of(path.stem)
-            handler = tree["trainer"].pop("handler", "finetune")
-            name = path.stem if path.stem in self.known.methods else HANDLERS.get(handler, handler)
-            if HANDLERS.get(handler, handler) not in self.known.methods:
+            handler = _handler(tree["trainer"])
+            tree["trainer"].pop("handler", None)
+            method = path.stem if path.stem in self.known.methods else handler
+            if handler not in self.known.methods:
                 unknown.append(path.stem)
             elif self.mode == "unlearn" or path.stem == self.trainer:
-                words = self._carry(tree, [f"trainer={name}"], _values(body))
-                own[name] = {key: value for key, value in words.items() if self._is_setting(name, key)}
+                own_args = {k: v for k, v in method_args.items() if k in self.known.methods[method]}
+                tree = merge(tree, {"trainer": {"method_args": own_args}})
+                words = self._carry(tree, [f"trainer={method}"], _values(body))
+                own[path.stem] = {key: value for key, value in words.items() if self._is_setting(method, key)}
+                handlers[path.stem] = method
         if self.handler not in self.known.methods:
             self.notes.append(
                 f"trainer={self.handler}: a class of the fork; write it as a method in a plugin "
@@ -253,12 +264,15 @@ class _Carried:
         first = next(iter(own.values()), {})
         shared = {k: v for k, v in first.items() if all(k in each and each[k] == v for each in own.values())}
         shared = {k: v for k, v in shared.items() if not k.startswith(METHOD_ARGS)}
-        _set_key(out, "trainer.handler", self.handler)
+        named = self.trainer in own and not self._own_handler
+        _set_key(out, "trainer.handler", self.trainer if named else self.handler)
         for key, value in {**shared, "trainer.args.whole_steps": True}.items():
             _set_key(out, key, value)
         if any("trainer.args.evaluate.every" in each for each in own.values()):
             _set_key(out, "trainer.args.evaluate.panel", "full")
         for name, each in own.items():
+            if handlers[name] != name:  # a further file of settings of one method
+                _set_key(out.setdefault("trainers", {}), f"{name}.handler", handlers[name])
             for key, value in each.items():
                 if key not in shared:
                     _set_key(out.setdefault("trainers", {}).setdefault(name, {}), key.removeprefix("trainer."), value)
@@ -349,6 +363,12 @@ class _Carried:
         if key.startswith("model.") and group in ("model_args", "tokenizer_args"):
             args = {"pretrained_model_name_or_path": None, name: value}
             with_options({"model_args": {}, "tokenizer_args": {}, "preset": None, group: args})
+
+
+def _handler(trainer: Mapping[str, Any]) -> str:
+    """Return the method of a trainer's file, by its name here."""
+    own = str(trainer.get("handler") or "finetune")
+    return HANDLERS.get(own, own)
 
 
 def _values(tree: Mapping[str, Any]) -> dict[str, Any]:
