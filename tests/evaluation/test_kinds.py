@@ -118,6 +118,12 @@ def test_where_added_metrics_are_measured(plugin: None) -> None:
         "retain_hidden_norm",
     ]
     assert [(m.name, m.rows) for m in added_metrics(["hidden_norm"], suite, {"city"})] == [("city_hidden_norm", "city")]
+    two = [*suite, Metric("q", "probability", rows="level1", reads={"tokens": "answer"})]
+    assert [m.rows for m in added_metrics(["hidden_norm"], two, {"city", "level1", "forget_eval"})] == [
+        "city",
+        "level1",
+    ]
+    assert [m.rows for m in added_metrics(["hidden_norm"], [], {"forget_eval"})] == ["forget_eval"]
     with pytest.raises(ConfigError, match=r"eval\.metrics: no metric named 'hiden_norm'; did you mean 'hidden_norm'"):
         added_metrics(["hiden_norm"], suite, {"city"})
     with pytest.raises(ConfigError, match="this benchmark reads none"):

@@ -41,8 +41,8 @@ def added_metrics(
         where: The key for error messages.
 
     Returns:
-        The metrics. A benchmark without the sets forget_eval and retain_eval has one for each set that its suite reads,
-        as `<set>_<family>`.
+        The metrics. A benchmark that lacks forget_eval or retain_eval has one for each set that its suite reads, as
+        `<set>_<family>`.
 
     Raises:
         ConfigError: If a name is not such a family, or if the benchmark reads no examples.
@@ -50,7 +50,8 @@ def added_metrics(
     if not names:
         return []  # the families are not imported
     known = {name: f for name, f in families().items() if f.reads}
-    rows = [name for name in SIDES if name in sets] or sorted({m.rows for m in suite if m.rows})
+    rows = [*SIDES] if SIDES.keys() <= set(sets) else sorted({m.rows for m in suite if m.rows})
+    rows = rows or [name for name in SIDES if name in sets]
     out = []
     for name in dict.fromkeys(names):
         if name not in known:

@@ -93,7 +93,8 @@ class EvalConfig:
     """Groups of metrics next to the benchmark's own: see `expunge list metrics`."""
     metrics: tuple[str, ...] = ()
     """Names of the benchmark's metrics to measure, in place of all of them, and of metric families that join it, such
-    as a plugin's. A family is measured on the forget and the retain examples; it declares the records it reads.
+    as a plugin's. A family is measured on the forget and the retain examples, or on each set of a benchmark that lacks
+    one of the two; it declares the records it reads.
     """
     sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
     """Generation of the several samples a question that leak@k reads."""
