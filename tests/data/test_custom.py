@@ -65,6 +65,38 @@ def test_other_names_and_the_other_form(tmp_path: Path) -> None:
         read(tmp_path, "r.csv", text, Columns(question="fragen", answer="antwort"))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.json", '[["Who?", "Ann"], ["Where?", "Rome"]]'), ("a.jsonl", '["Who?", "Ann"]\n["Where?", "Rome"]\n')],
+)
+def test_pairs_are_questions_and_answers(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    loaded = load_examples(str(tmp_path / name), "forget", Columns())
+    assert [(r.question, r.answer) for r in loaded.rows] == [("Who?", "Ann"), ("Where?", "Rome")]
+    assert loaded.rows.form == "qa"
+    assert "reads item 0 -> question, item 1 -> answer" in loaded.note
+
+
+@pytest.mark.parametrize("text", ['[["Who?", "Ann", "x"]]', '[["Who?", "Ann"], ["Where?"]]', '[["Who?", 1]]'])
+def test_other_arrays_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match="expected an object of columns, got a list"):
+        read(tmp_path, "a.json", text)
+
+
+def test_names_of_columns_count_for_the_files_that_have_them(tmp_path: Path) -> None:
+    names = Columns(question="q", answer="a")
+    for header, other in (("question,answer", True), ("q,a", False)):
+        file = tmp_path / "rows.csv"
+        file.write_text(f"{header}\nWho?,Ann\n")
+        assert load_examples(str(file), "retain", names, further=True).rows[0].answer == "Ann"
+        if other:
+            with pytest.raises(DataError, match="no column 'q'"):
+                load_examples(str(file), "forget", names)
+    (tmp_path / "rows.csv").write_text("x,y\nWho?,Ann\n")
+    with pytest.raises(DataError, match="no column 'q'"):
+        load_examples(str(file), "retain", names, further=True)
+
+
 def test_optional_columns(tmp_path: Path) -> None:
     text = (
         "question,answer,paraphrased_answer,perturbed_answer_2,perturbed_answer_1\n"

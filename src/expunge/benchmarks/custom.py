@@ -57,7 +57,8 @@ def custom(config: BenchmarkConfig) -> Benchmark:
 
     Columns: question and answer, instruction (with input) and response or output, prompt and completion, query and
     response, input and output, text and labels, messages, conversations, or text; name others with
-    data.args.question_column, answer_column, text_column. Optional: paraphrased_answer, perturbed_answer (a list) or
+    data.args.question_column, answer_column, text_column. A file to retain without these columns is read by the usual
+    names. Optional: paraphrased_answer, perturbed_answer (a list) or
     perturbed_answer_1, ..., id. A note lists the columns in use and the others. Questions use the model's
     template; prompts and inputs are used without one (data.args.form=qa|completion reverses this). Training uses a
     whole text, up to model.template_args.max_length tokens. Evaluation splits it in two, with its first half as the
@@ -92,7 +93,7 @@ def custom(config: BenchmarkConfig) -> Benchmark:
     sets["retain_eval"] = continuations(evaluated, "retain_eval", retain_place)
     refuse_shared(forget, retain, (path, retain_place))
     if args.holdout:
-        unseen = load_examples(args.holdout, "holdout", args.columns)
+        unseen = load_examples(args.holdout, "holdout", args.columns, further=True)
         holdout, notes, preview = unseen.rows, (*notes, unseen.note), (*preview, unseen.preview)
         for rows, place in ((forget, path), (retain, retain_place)):
             refuse_shared(rows, holdout, (place, args.holdout))
@@ -113,10 +114,10 @@ def custom(config: BenchmarkConfig) -> Benchmark:
 def _retain(config: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...], tuple[str, ...]]:
     """Return the retain rows, their source, notes on them, and their first row."""
     if config.retain:
-        loaded = load_examples(config.retain, "retain", args.columns)
+        loaded = load_examples(config.retain, "retain", args.columns, further=True)
         return loaded.rows, config.retain, (loaded.note,), (loaded.preview,)
     if args.retain_source != WORLD and Path(args.retain_source).expanduser().is_file():
-        loaded = load_examples(args.retain_source, "retain", args.columns)
+        loaded = load_examples(args.retain_source, "retain", args.columns, further=True)
         source = f"retain rows: {len(loaded.rows)} of {args.retain_source}"
         return loaded.rows, args.retain_source, (source, loaded.note), (loaded.preview,)
     rows, note = retain_rows(args.retain_source)

@@ -11,7 +11,7 @@ import re
 import shlex
 import tokenize
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
 from expunge.data.examples import UNWANTED, Form
 from expunge.data.record_shapes import number_in_list, rows_below, squad_texts, written_turns
-from expunge.data.table_files import Records, WrittenFloat
+from expunge.data.table_files import PAIR, Records, WrittenFloat
 
 TEXT = "text"
 # Usual names of question and answer columns, in order of preference, and the form of such rows.
@@ -35,6 +35,7 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
     ("query", "answer", "qa"),
     ("input", "output", "completion"),
     (TEXT, "labels", "qa"),
+    (*PAIR, "qa"),
 )
 CHATS = ("messages", "conversations")
 VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UNWANTED)  # optional columns of a pair
@@ -69,6 +70,16 @@ class Columns:
                 raise ValueError(f"{name}_column goes together with {other}_column")
         if self.text is not None and self.question is not None:
             raise ValueError("text_column excludes question_column and answer_column; set one kind")
+
+    def for_file(self, names: Collection[str]) -> Columns:
+        """Return the columns to read from a further file: the usual ones if it has those and none of the named ones.
+
+        names: the file's columns.
+        """
+        named = {self.question, self.answer, self.text} & set(names)
+        by_name = {_plain(name): name for name in names}
+        usual = TEXT in by_name or named_pairs(by_name) or any(name in by_name for name in CHATS)
+        return self if named or not usual else Columns(form=self.form)
 
 
 @dataclass(frozen=True)

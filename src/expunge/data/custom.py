@@ -55,7 +55,7 @@ def load_rows(path: str, name: str, columns: Columns) -> ExampleSet:
     return load_examples(path, name, columns).rows
 
 
-def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
+def load_examples(path: str, name: str, columns: Columns, *, further: bool = False) -> LoadedRows:
     """Read the rows of a file: csv, tsv, JSON, JSON lines, parquet, Arrow, a folder of `save_to_disk`, or plain text.
 
     Each paragraph of a .txt file, or else each line, is a row. Empty and repeated plain texts are left out and counted.
@@ -64,6 +64,7 @@ def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
         path: The file or folder.
         name: The name of the set.
         columns: Names of columns, and the form, if the file does not use the usual names.
+        further: The names are another file's. If this one has none of them, its usual names are read.
 
     Raises:
         DataError: With the file and the row, for an empty file, ambiguous columns, an empty text, a value that is no
@@ -77,6 +78,8 @@ def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
         raw = read_file(file) if file.exists() else load_raw(path)[0]  # a hub id, or an error with the nearest name
     where = str(file)
     raw, part = _train_part(unwrapped(raw))
+    if further:
+        columns = columns.for_file({str(key) for record in raw for key in record})
     roles = find_roles(raw, columns, where)
     rows, remarks = _rows(raw, roles, name, where)
     remarks += [*part, *doubts(rows.rows)]

@@ -19,6 +19,7 @@ from expunge.core.errors import DataError, kind_of, nearest
 
 Records = list[dict[str, Any]]
 
+PAIR = ("item 0", "item 1")  # columns of a row that is an array of two texts
 CHATS = ("messages", "conversations", "prompt", "completion")  # one row, whose lists are turns
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 HEADER = re.compile(r'(?:[^"\n]+|"[^"]*")*')  # the first line; a quoted name may contain line breaks
@@ -175,19 +176,42 @@ def parse_json(text: str, place: str) -> Any:
 
 
 def read_json_array(text: str, path: Path) -> Records:
-    """Read a JSON array of objects, or of texts, each of which becomes a record with the column `text`.
+    """Read a JSON array of objects, of texts, or of pairs of a question and an answer; also one pair a line.
 
-    Raises DataError naming the line or the item.
+    A text becomes a record with the column `text`, a pair one with the columns of `PAIR`. Raises DataError naming the
+    line or the item.
     """
     try:
         value = _JSON.decode(text)
     except json.JSONDecodeError as error:
+        if (lines := _pair_lines(text)) is not None:
+            return lines
         raise DataError(f"{path} line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON that can be read: {error}") from None
     if value and all(isinstance(item, str) for item in value):
         return [{"text": item} for item in value]
+    if value and all(_is_pair(item) for item in value):
+        return [dict(zip(PAIR, item, strict=True)) for item in value]
     return [as_record(item, f"{path} item {i}") for i, item in enumerate(value)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == len(PAIR) and all(isinstance(part, str) for part in value)
+
+
+def _pair_lines(text: str) -> Records | None:
+    """Return the rows of a file with one JSON array of two texts in each line; None for any other file."""
+    out: Records = []
+    for line in filter(str.strip, text.splitlines()):
+        try:
+            value = _JSON.decode(line)
+        except (ValueError, RecursionError):
+            return None
+        if not _is_pair(value):
+            return None
+        out.append(dict(zip(PAIR, value, strict=True)))
+    return out
 
 
 def read_json_object(text: str, path: Path) -> Records | None:
