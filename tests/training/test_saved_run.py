@@ -80,6 +80,12 @@ def test_the_models_of_steps_are_kept(make_model: MakeModel, rows: Rows, tmp_pat
     )  # training is the same
 
 
+def test_a_share_of_the_steps_keeps_models(make_model: MakeModel, rows: Rows, tmp_path: Path) -> None:
+    run(make_model, rows, tmp_path / "out", max_steps=5, save_strategy="steps", save_steps=0.4)
+    assert kept_steps(tmp_path / "out") == [2, 4]
+    assert TrainArgs(num_train_epochs=10, save_strategy="steps", save_steps=0.2).saves.every == 2.0
+
+
 def test_the_model_of_each_epoch_is_kept(make_model: MakeModel, rows: Rows, tmp_path: Path) -> None:
     run(make_model, rows, tmp_path / "out", num_train_epochs=3, save_strategy="epoch")
     assert len(rows["forget"]) == 7 and kept_steps(tmp_path / "out") == [
@@ -108,7 +114,7 @@ def test_the_settings() -> None:
         TrainArgs(save_strategy="steps")
     with pytest.raises(ValueError, match="save_steps goes together with save_strategy=steps"):
         TrainArgs(save_strategy="epoch", save_steps=3)
-    with pytest.raises(ValueError, match="save_steps must be at least 1"):
+    with pytest.raises(ValueError, match="save_steps must be a whole number of at least 1"):
         TrainArgs(save_strategy="steps", save_steps=0)
     with pytest.raises(ConfigError, match=r"UnlearnConfig\.save_strategy: belongs to jobs"):
         UnlearnConfig(save_strategy="epoch")

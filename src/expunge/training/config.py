@@ -169,8 +169,8 @@ class TrainArgs:
     """When a job also keeps the model, in the folder `checkpoint-STEP` of its result: never, every `save_steps` steps,
     or after each epoch. The final model is always saved.
     """
-    save_steps: int | None = None
-    """Steps between two kept models with save_strategy=steps."""
+    save_steps: int | float | None = None
+    """Steps between two kept models with save_strategy=steps. Below 1: a share of all steps."""
     evaluate: EvaluateArgs = field(default_factory=EvaluateArgs)
     """Evaluation during training, and the choice of the model that is saved."""
     checkpoint: CheckpointArgs | None = field(default_factory=CheckpointArgs)
@@ -196,8 +196,9 @@ class TrainArgs:
             raise ValueError("seed must be a whole number from 0 to 2**32 - 1")
         if self.dense_logging_steps < 0:
             raise ValueError("dense_logging_steps must be at least 0")
-        if self.save_steps is not None and self.save_steps < 1:
-            raise ValueError("save_steps must be at least 1")
+        steps = self.save_steps
+        if steps is not None and not (0 < steps < 1 or (steps >= 1 and steps == int(steps))):
+            raise ValueError("save_steps must be a whole number of at least 1, or a share below 1")
         if (self.save_steps is not None) != (self.save_strategy == "steps"):
             raise ValueError("save_steps goes together with save_strategy=steps; set both or none")
         if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
@@ -240,7 +241,11 @@ class TrainArgs:
     @property
     def saves(self) -> EvaluateArgs:
         """The steps after which a job keeps the model, as a rule of evaluations."""
-        return EvaluateArgs(steps=self.save_steps, every=1.0 if self.save_strategy == "epoch" else None)
+        steps, every = self.save_steps, 1.0 if self.save_strategy == "epoch" else None
+        if steps is not None and steps < 1:
+            whole = self.max_steps > 0
+            steps, every = (math.ceil(steps * self.max_steps), None) if whole else (None, steps * self.num_train_epochs)
+        return EvaluateArgs(steps=None if steps is None else int(steps), every=every)
 
     @property
     def topk(self) -> int | None:
