@@ -30,7 +30,8 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name() -> None:
         (
             "tofu",
             BenchmarkConfig(forget="rows.csv"),
-            "forget=rows.csv: the benchmark tofu has no such setting; write forget=null",
+            "forget=rows.csv: the benchmark tofu has no such setting; write forget=null, or benchmark=custom, "
+            "which reads such a file",
         ),
         (
             "tofu",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -63,3 +65,13 @@ def test_the_model_of_the_command_line_wins_over_the_experiments() -> None:
     settings = single("unlearn", "experiment=unlearn/semeval/iterative", "model=llama-1m")
     assert settings.model.preset == "llama-1m" and settings.model.source is None
     assert settings.trainer.handler == "SemEvalGA" and settings.trainer.method_args["nll_weight"] == 0.5
+
+
+def test_a_folder_of_a_shipped_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["benchmark=world", "model=gpt2", "task_name=x"]
+    assert not single_tree("eval", words)[1]
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text("{}")
+    note = "model=gpt2: the model of this name that comes with the package; for the folder: model=./gpt2"
+    assert note in single_tree("eval", words)[1]

@@ -132,3 +132,8 @@ def test_a_key_stands_in_several_mappings() -> None:
         "a": {"a": 1},
         "b": {"a": [{"a": 1}, {"a": 2}]},
     }
+
+
+def test_a_setting_of_a_method_in_a_study_names_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"^beta: unknown key; .*'methods=\[\{trainer: \w+, method_args: \{beta: "):
+        study_tree(["study=quickstart", "beta=0.1"])

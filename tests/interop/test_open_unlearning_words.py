@@ -278,3 +278,43 @@ def test_a_method_of_an_evaluation_has_no_effect() -> None:
 def test_short_names_of_methods(name: str, word: str) -> None:
     with pytest.raises(ConfigError, match=f"write trainer={word}"):
         check("unlearn", [TOFU, "task_name=t", f"trainer={name}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "result"),
+    [
+        ([TOFU, 'model.template_args.user_start_tag="Q: "'], [TOFU, "model.template_args.user_start_tag=Q: "]),
+        ([TOFU, "task_name='my run'"], [TOFU, "task_name=my run"]),
+        ([TOFU, "task_name='a' or 'b'"], [TOFU, "task_name='a' or 'b'"]),
+        (["task_name='my run'"], ["task_name='my run'"]),
+        ([TOFU, "paths.root_dir=/big/me"], [TOFU, "paths.parent=/big/me/saves/unlearn"]),
+        ([TOFU, "paths.root_dir=."], [TOFU]),
+        ([TOFU, "paths=default", "paths.work_dir=/x"], [TOFU]),
+        ([f"{A}optim_args=momentum=0.9,nesterov=true"], [f"{A}optim_args={{momentum:0.9,nesterov:true}}"]),
+        ([f"{A}optim_args={{momentum:0.9}}"], [f"{A}optim_args={{momentum:0.9}}"]),
+    ],
+)
+def test_forms_of_values(words: list[str], result: list[str]) -> None:
+    assert translate(words)[0] == result
+
+
+def test_the_folder_of_a_fine_tuning_below_another_root() -> None:
+    assert translate([FINETUNE, "paths.root_dir=/big"], "train")[0] == [FINETUNE, "paths.parent=/big/saves/finetune"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["paths.data_dir=/data"], r"write data\.root=FOLDER"),
+        (["data.retain=null"], "leave it out; a method without a retain loss reads no retain rows"),
+        ([f"{ALT}args.hf_args.path=./a", "data.retain.TOFU_QA_retain.args.hf_args.path=./b"], r"names \./a, \./b"),
+    ],
+)
+def test_places_that_cannot_act(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check("unlearn", [TOFU, "task_name=t", *words])
+
+
+def test_a_share_of_the_steps_keeps_models() -> None:
+    words = [TOFU, "task_name=t", f"{A}save_strategy=steps", f"{A}save_steps=0.2"]
+    assert check("unlearn", words).tree["trainer"]["args"]["save_steps"] == 0.2

@@ -124,8 +124,12 @@ def unused(config: BenchmarkConfig, name: str, *keys: str) -> None:
     for key in keys:
         if getattr(config, key):
             where = f"data.{key}" if key in ("root", "args", "background") else key
-            remedy = f"; write {where}=null" if isinstance(getattr(config, key), str) else ""
-            raise ConfigError(f"{where}={getattr(config, key)}: the benchmark {name} has no such setting{remedy}")
+            hint = f"; write {where}=null" if isinstance(getattr(config, key), str) else ""
+            if name == "custom":
+                hint = "; leave it out: forget=FILE and retain=FILE name the rows"
+            elif key in ("forget", "retain"):
+                hint += ", or benchmark=custom, which reads such a file"
+            raise ConfigError(f"{where}={getattr(config, key)}: the benchmark {name} has no such setting{hint}")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ Everything here runs without torch, so a wrong word is reported at once.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from expunge.cli.composition import Composition
@@ -16,17 +18,21 @@ from expunge.cli.config_files import CONF, method_settings, open_file, options
 from expunge.cli.effects import notes_on_effects
 from expunge.cli.field_docs import fields_of
 from expunge.cli.references import resolve
-from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_text, members, unknown_key
+from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_text, members, tree_of, unknown_key
 from expunge.cli.words import REFERRED, Word, has_references, parse_value, split_words
 from expunge.core.decode import decode, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
-from expunge.models.config import looks_local
+from expunge.models.config import TOKENIZERS, looks_local
 from expunge.models.options import with_options
 from expunge.pipelines.study.task_config import TaskConfig, decode_task
 from expunge.training.config import TrainArgs
 
 SOURCE = "model.model_args.pretrained_model_name_or_path"
+# The settings that name the data of one benchmark, and those of the group `data`.
+DATA_KEYS = ("forget_split", "retain_split", "holdout_split", "data_split", "train_split", "forget", "retain")
+DATA_GROUP = ("root", "args")
+TOKENIZER = "model.tokenizer_args.pretrained_model_name_or_path"
 PLAIN_MODEL = "llama-1m"  # has no template settings; the folder replaces its preset
 
 __all__ = ["CONF", "Composed", "check", "compose", "options", "single_tree", "study_tree"]
@@ -108,8 +114,10 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
             choices[word.key] = None if value is None else str(value)
     plain = "model" not in choices and _names_a_folder(words)
     files = Composition(mode, choices, other_model=PLAIN_MODEL if plain else None)
-    tree = files.run()
+    tree = _for_benchmark(mode, files.run(), words, notes)
     set_keys: set[str] = {*files.user_keys, *({"trainer"} & choices.keys())}
+    if plain and TOKENIZER not in set_keys:
+        tree = _with_own_tokenizer(tree, words)
     for word in words:
         if word.key not in GROUPS[mode]:
             tree = _apply(mode, tree, word, notes)
@@ -131,6 +139,23 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, set_keys)])))
 
 
+def _for_benchmark(mode: str, tree: dict[str, Any], words: Sequence[Word], notes: list[str]) -> dict[str, Any]:
+    """Return the tree of the files without their data settings, if a word names another benchmark than the files."""
+    files = tree.get("benchmark")
+    name = next((word.text for word in reversed(words) if word.key == "benchmark" and not word.remove), files)
+    if name == files:
+        return tree
+    default = tree_of(mode)
+    own = {key: tree[key] for key in DATA_KEYS if key in tree and tree[key] != default.get(key)}
+    own |= {f"data.{key}": v for key, v in tree["data"].items() if key in DATA_GROUP and v != default["data"][key]}
+    if not own:
+        return tree
+    listed = ", ".join(f"{k}={v}" if isinstance(v, str) else k for k, v in own.items())
+    notes.append(f"benchmark={name}: the settings of {files}'s data are left out: {listed}")
+    data = {**tree["data"], **{key: default["data"][key] for key in DATA_GROUP}}
+    return {**tree, **{key: default.get(key) for key in DATA_KEYS if key in tree}, "data": data}
+
+
 def _with_whole_steps(tree: dict[str, Any]) -> dict[str, Any]:
     """Replace a share of all steps in `evaluate.steps` by the epochs or steps between two evaluations."""
     args = tree["trainer"]["args"]
@@ -149,6 +174,15 @@ def _names_a_folder(words: Sequence[Word]) -> bool:
     """Return whether the words name a local model folder. It has its own chat template, not a shipped model's."""
     source = next((word.text for word in reversed(words) if word.key == SOURCE), None)
     return source is not None and looks_local(source)
+
+
+def _with_own_tokenizer(tree: dict[str, Any], words: Sequence[Word]) -> dict[str, Any]:
+    """Return the tree without the tokenizer that the files name, if the folder that the words name has its own."""
+    folder = Path(os.path.expanduser(next(word.text for word in reversed(words) if word.key == SOURCE)))
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        return tree
+    own: dict[str, Any] = merge(tree, {"model": {"tokenizer_args": {"pretrained_model_name_or_path": None}}})
+    return own
 
 
 def _renamed(mode: str, word: Word, notes: list[str]) -> Word:
@@ -214,6 +248,9 @@ def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
 
     if mode != "run" and (answer := answer_of(key)):
         return f"{key}: unknown key; {answer}"
+    if mode == "run" and (owners := [name for name, own in method_settings().items() if key in own]):
+        entry = f"methods=[{{trainer: {owners[0]}, method_args: {{{key}: ...}}}}]"
+        return f"{key}: unknown key; a setting of a method is in its entry, such as '{entry}'"
     line = unknown_key(mode, key)
     helps = key in OWN_FILES or "(allowed" in line or "did you mean" in line
     return line if helps else f"{key}: unknown key{nearest(key, list(flat(tree)))}"

@@ -118,6 +118,10 @@ def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[s
     if group == "model" and _is_source(name):
         return ConfigFile(group, name, Path(name), None, {"model_args": {"pretrained_model_name_or_path": name}})
     path, own = _find(group, name, near)
+    if group == "model" and not own and near is None and (Path(name) / "config.json").is_file():
+        notes.append(
+            f"model={name}: the model of this name that comes with the package; for the folder: model=./{name}"
+        )
     tree = read_yaml(path, group)
     entries = tree.pop("defaults", None) or []
     file = ConfigFile(group, name, path, path.parent if own else None, tree, entries)

@@ -70,8 +70,6 @@ RULES: tuple[Rule, ...] = (
         for key in CONVERSATION
     ),
     (ALL, "data.world.", lambda tree: tree.get("benchmark") != "world", "the benchmark is not world"),
-    (ALL, "forget", lambda tree: tree.get("benchmark") != "custom", "only benchmark=custom reads a file to forget"),
-    (ALL, "retain", lambda tree: tree.get("benchmark") != "custom", "only benchmark=custom reads a file to retain"),
     *((ALL, f"{side}_split", _without_splits, "this benchmark has no splits") for side in SIDES),
     (("unlearn", "eval"), "train_split", lambda tree: True, "it is for `expunge train`"),
     (("train", "eval"), "data.alternates", lambda tree: True, "only methods of `expunge unlearn` read other answers"),

@@ -67,6 +67,8 @@ class _Resolver:
                 raise ConfigError(
                     f"{key}: ${{{match[2]}}} refers to a group{nearest(match[2], _names(match[2], value))}"
                 )
+            if value is None:
+                raise ConfigError(f"{key}: ${{{match[2]}}} has no value; give {match[2]}=... or {key}=...")
             return str(value)
 
         return REFERENCE.sub(text, value)

@@ -50,6 +50,11 @@ def data_word(job: Translation, match: re.Match[str], name: str, value: str) -> 
                           f"{'retain' if side == 'retain' else 'forget'}={file}")  # fmt: skip
     elif key == "args.hf_args.path":
         if value not in FORMATS:  # the format of a corpus's file
+            roots = {text for key, text in job.values.items() if ROOT.fullmatch(key) and text not in FORMATS}
+            if len(roots) > 1:
+                raise ConfigError(f"{name}={value}: all data sets are read from one place, and the command names "
+                                  f"{', '.join(sorted(roots))}; put their files in one folder, or write "
+                                  "benchmark=custom forget=FILE retain=FILE")  # fmt: skip
             job.add("data.root", value)
             job.notes.append(f"{name} is now data.root, from which all data sets are read")
     elif known.benchmark == "wmdp" and key in ("args.hf_args.data_files", "args.hf_args.name"):
@@ -66,6 +71,7 @@ def data_word(job: Translation, match: re.Match[str], name: str, value: str) -> 
         raise ConfigError(f"{name}={value}: not a setting here; for own data, write benchmark=custom forget=FILE")
 
 
+ROOT = re.compile(r"data\.(forget|retain|train)\.\w+\.args\.hf_args\.path|data\.root")
 OWN_FILES = ("args.hf_args.path", "args.hf_args.data_files", "args.hf_args.data_dir")
 FORMATS = ("json", "csv", "text", "parquet", "arrow", "pandas")  # loaders of `datasets.load_dataset`
 
@@ -109,6 +115,8 @@ def _known(dataset: str, side: str, name: str, value: str) -> Dataset:
     known = DATASETS.get(dataset)
     if known is not None:
         return known
+    if side == "retain" and dataset.lower() in ("null", "none"):
+        raise ConfigError(f"{name}={value}: leave it out; a method without a retain loss reads no retain rows")
     if side and Path(value).expanduser().is_file():
         raise ConfigError(f"{name}={value}: for a file of your own, write benchmark=custom {side}={value}")
     raise ConfigError(f"{name}={value}: no data set named {dataset!r}{nearest(dataset, DATASETS)}")

@@ -116,12 +116,13 @@ def notes_on_differences(
         return []
     source = tree["model"]["model_args"]["pretrained_model_name_or_path"] or tree["model"]["preset"]
     notes = []
-    if not start_is_set and mode != "train" and "/tofu/" in experiment and "tofu" not in str(source):
+    tofu = "/tofu/" in experiment and tree.get("benchmark") == "tofu"
+    if not start_is_set and mode != "train" and tofu and "tofu" not in str(source):
         notes.append(
             f"{source} is not fine-tuned on TOFU, so it has nothing to forget; name a model that is by "
             "model.model_args.pretrained_model_name_or_path="
         )
-    if mode == "unlearn" and "/tofu/" in experiment and tree.get("retain_split") is None:
+    if mode == "unlearn" and tofu and tree.get("retain_split") is None:
         from expunge.data.loaders.tofu import FORGET, retain_for
 
         forget = tree.get("forget_split")
@@ -132,8 +133,8 @@ def notes_on_differences(
             )
     if replaced:
         notes.append(
-            f"{source} is read with its own chat template; add model={replaced} for that model's template, system "
-            "prompt and date, as in OpenUnlearning"
+            f"{source} is read with its own tokenizer and chat template; add model={replaced} for that model's "
+            "tokenizer, template, system prompt and date, as in OpenUnlearning"
         )
     return [*notes, *([] if tree.get("profile") else _forms(mode, tree))]
 

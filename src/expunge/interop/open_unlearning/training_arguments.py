@@ -121,7 +121,9 @@ DEFAULTS: Mapping[str, str] = {
 }
 
 PUSH = "write the option --push OWNER/NAME, or use UnlearnTrainer.push_to_hub()"
-LAUNCH = "start several processes by `accelerate launch --config_file FILE -m expunge ...` (see docs/training.md)"
+LAUNCH = (
+    "start several processes by `accelerate launch --config_file FILE -m expunge ...` (see docs/how-to/training.md)"
+)
 _BATCH = "write trainer.args.per_device_train_batch_size=N, with gradient_accumulation_steps for an equal step"
 # Arguments that cannot act here, with the words to type instead.
 REFUSED: Mapping[str, str] = {

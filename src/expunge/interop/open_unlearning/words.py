@@ -69,6 +69,9 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "hydra.run.dir": "paths.output_dir sets the place of the result",
     **dict.fromkeys(("hydra/job_logging", "hydra/hydra_logging", "hydra.verbose"), "the log is next to the model"),
     "hydra.output_subdir": "config.yaml is next to the model",
+    "paths": "paths.output_dir and paths.parent set the place of the result",
+    "paths.datasets": "no file of a data set is read",
+    "paths.work_dir": "the current folder is the start of every path",
 }
 
 _REFERENCE = "the reference attack reads the losses that a model's evaluation has: retain_logs_path=ITS_TOFU_EVAL.json"
@@ -77,6 +80,7 @@ REFUSED: Mapping[str, str] = {
     **training_arguments.prefixed(training_arguments.REFUSED),
     "eval.tofu.metrics.mia_reference.reference_model_path": _REFERENCE,
     "eval.muse.metrics.mia_reference.reference_model_path": _REFERENCE.replace("TOFU", "MUSE"),
+    "paths.data_dir": "write data.root=FOLDER, from which all data sets are read",
     **_of_models(lambda kind: kind.refused),
 }
 SUITES = ("eval.tofu.metrics", "eval.muse.metrics")
@@ -93,6 +97,7 @@ REFUSED_GROUPS: Mapping[str, str] = {
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "null", "none", "")
 METRICS = {"forget_Truth_Ratio": "forget_truth_ratio"}  # names of files -> names in results
 METRIC_GROUPS = {"mia_gradnorm": "gradnorm", "forget_Q_A_gibberish": "fluency", "forget_gibberish": "fluency"}
+QUOTED = re.compile(r"(['\"])((?:(?!\1).)*)\1", re.DOTALL)
 
 
 def translate(
@@ -108,6 +113,10 @@ def translate(
     for word in words:
         key, equals, value = word.partition("=")
         name = key.lstrip("+")
+        if job.theirs and (quoted := QUOTED.fullmatch(value)):
+            value = quoted[2]
+            word = f"{key}={value}"
+            job.notes.append(f"{name}: the quotes are not part of the value, as in OpenUnlearning: {value}")
         if name.startswith("~"):
             _removal(job, word, name[1:].partition("@")[0])
         elif rule := RULES.get(key, RULES.get(name)):
@@ -359,6 +368,28 @@ def _mode(job: Translation, name: str, value: str) -> None:
         raise ConfigError(f"mode={value}: " + (f"write expunge {other}" if other else "leave it out"))
 
 
+def _root_dir(job: Translation, name: str, value: str) -> None:
+    """Write results below another folder, as there: ROOT/saves/MODE/NAME."""
+    folder = value.rstrip("/") or "/"
+    if folder == ".":
+        return
+    mode = "finetune" if job.values.get("experiment", "").startswith("finetune/") else job.mode
+    job.add("paths.parent", f"{folder}/saves/{mode}".replace("//", "/"), f"{name}={value}")
+
+
+OPTIMIZER_ARGS = re.compile(r"\s*\w+\s*=[^={},]+(,\s*\w+\s*=[^={},]+)*\s*")
+
+
+def _optim_args(job: Translation, name: str, value: str) -> None:
+    """Read transformers' text `momentum=0.9,nesterov=true` as settings."""
+    if OPTIMIZER_ARGS.fullmatch(value):
+        settings = ",".join(":".join(part.strip() for part in each.split("=")) for each in value.split(","))
+        job.add(name, f"{{{settings}}}")
+        job.notes.append(f"{name}={value} is now {name}={{{settings}}}")
+    else:
+        job.out.append(f"{name}={value}")
+
+
 def _retain_logs(job: Translation, name: str, value: str) -> None:
     job.add("retain_logs_path", value, name)
 
@@ -377,6 +408,8 @@ RULES: Mapping[str, Callable[[Translation, str, str], None]] = {
     "trainer.args.report_to": _report_to,
     "trainer.args.save_strategy": _save_strategy,
     "trainer.args.save_steps": _save_steps,
+    "trainer.args.optim_args": _optim_args,
+    "paths.root_dir": _root_dir,
     "eval/tofu_metrics": _metrics,
     "eval/muse_metrics": _metrics,
     "+eval/tofu_metrics": _more_metrics,
