@@ -38,7 +38,11 @@ FORK: dict[str, Any] = {
         "template_args": {**TAGS, "user_start_tag": "Ask: "},
     },
     "model/tiny": {
-        "model_args": {"pretrained_model_name_or_path": "me/tiny", "torch_dtype": "bfloat16"},
+        "model_args": {
+            "pretrained_model_name_or_path": "me/tiny",
+            "torch_dtype": "bfloat16",
+            "attn_implementation": "flash_attention_2",
+        },
         "tokenizer_args": {"pretrained_model_name_or_path": "me/tiny"},
         "template_args": TAGS,
     },
@@ -145,6 +149,8 @@ def test_each_model_has_the_template_of_its_own_file(fork: Path, capsys: pytest.
     own, other = tree_of(word, "model=tiny")["model"], tree_of(word, "model=Llama-2-7b-hf")["model"]
     assert own["template_args"]["user_start_tag"] == "Q: "
     assert own["model_args"]["pretrained_model_name_or_path"] == "me/tiny"
+    assert own["model_args"]["attn_implementation"] is None
+    assert notes.count("attn_implementation=flash_attention_2: transformers chooses") == 1
     assert other["template_args"]["user_start_tag"] != "Ask: "
     assert "model=broken" in notes
     with pytest.raises(ConfigError, match="no model named 'tini'"):

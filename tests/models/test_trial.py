@@ -49,6 +49,13 @@ def test_a_configuration_that_no_class_accepts(tmp_path: Path, changes: dict[str
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["flash_attention_2", "nope"])
+def test_an_attention_that_cannot_be_used(tmp_path: Path, name: str, own: str) -> None:
+    source = folder_of(tmp_path / "m")
+    with pytest.raises(ConfigError, match=rf"^model\.model_args\.attn_implementation={name}: .* leave it out for"):
+        try_model(config_of(source, own, attn_implementation=name))
+
+
 def _cut(text: str) -> str:
     return text[: len(text) // 2]
 

@@ -23,6 +23,8 @@ MODES = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
 SIDES = {"unlearn": "data/datasets@data.forget", "train": "data/datasets@data.train"}
 HANDLERS = {"FinetuneTrainer": "finetune"}
 DROPPED = ("mode", "task_name", "trainer.args.report_to")  # the command, the user and the package's log have these
+# Needs a package of its own, and has the same result up to rounding.
+ATTENTION, FLASH = "model.model_args.attn_implementation", "flash_attention_2"
 FORMS = "Some formulas follow the papers; profile=openunlearning gives OpenUnlearning's."
 METHOD_ARGS = "trainer.method_args."
 # Texts of a template that a model has only if its file has them.
@@ -330,6 +332,9 @@ class _Carried:
         sets. quiet: note nothing.
         """
         values = {key: value for key, value in _values(tree).items() if key not in DROPPED}
+        if values.get(ATTENTION) == FLASH:
+            del values[ATTENTION]
+            self.notes.append(f"not carried: {ATTENTION}={FLASH}: transformers chooses; it differs by rounding")
         if self.benchmark == "wmdp":
             values.pop("eval.lm_eval.tasks", None)  # the benchmark has the same questions
         if self.benchmark == "custom":  # one note names the data and the metrics of the fork
