@@ -313,3 +313,16 @@ def test_files_that_include_each_other_are_named(fork: Path, capsys: pytest.Capt
 )
 def test_a_word_of_forks_is_looked_up(name: str) -> None:
     assert FORKS.match(name) is not None
+
+
+@pytest.mark.parametrize("word", ["experiment=FORK/experiment/unlearn/tofu/long.yaml", "trainer=FORK/trainer/NPO.yaml"])
+def test_a_file_of_a_fork_names_the_import(fork: Path, word: str) -> None:
+    line = r"write expunge import openunlearning .*/configs --experiment (unlearn/tofu/long|NAME) --out mine\.yaml"
+    with pytest.raises(ConfigError, match=line):
+        check("unlearn", [TOFU, word.replace("FORK", str(fork / "configs")), "task_name=t"])
+
+
+@pytest.mark.parametrize("words", [["--multi_gpu"], ["--config_file", "x.yaml", "src/train.py"], ["--num-processes=2"]])
+def test_options_of_a_launcher_name_the_launch(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unlearn", *words, TOFU, "task_name=t"]) == 2
+    assert "`accelerate launch -m expunge unlearn ...`" in capsys.readouterr().err

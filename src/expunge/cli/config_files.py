@@ -84,6 +84,17 @@ def fork_hint(group: str, name: str) -> str:
     return ". A method of your own is a plugin: --plugin FILE.py" if group == "trainer" else ""
 
 
+def _refuse_fork(group: str, path: Path) -> None:
+    """Raise ConfigError for a file below the configs of OpenUnlearning or of a fork, which have other keys."""
+    for folder in path.resolve().parents:
+        if (folder / "trainer" / "finetune.yaml").is_file() and (folder / "experiment").is_dir():
+            name = path.resolve().relative_to(folder / group).with_suffix("") if group == "experiment" else "NAME"
+            raise ConfigError(
+                f"{group}: {path} is a file of OpenUnlearning or a fork; write expunge import openunlearning {folder} "
+                f"--experiment {name} --out mine.yaml, then experiment=mine.yaml, which has its trainers and models"
+            )
+
+
 def method_settings() -> Mapping[str, frozenset[str]]:
     """Return every method's name and aliases, those of plugins included, each with its own settings."""
     settings = dict(shipped_methods())
@@ -122,6 +133,8 @@ def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[s
         notes.append(
             f"model={name}: the model of this name that comes with the package; for the folder: model=./{name}"
         )
+    if own and group != "study":
+        _refuse_fork(group, path)
     tree = read_yaml(path, group)
     entries = tree.pop("defaults", None) or []
     file = ConfigFile(group, name, path, path.parent if own else None, tree, entries)

@@ -76,11 +76,16 @@ class Parser(argparse.ArgumentParser):
         elif message.endswith(" is required"):
             message += self._mistyped()
         elif unknown and unknown[2].startswith("--"):
+            from expunge.cli.words import launcher_hint
+
             answered = "; for " in unknown[1]
+            launcher = launcher_hint(unknown[1].split()[2:])
             hint = (
                 ""
                 if answered
-                else self._setting(unknown[2]) or nearest(unknown[2].partition("=")[0], self._all_options())
+                else (launcher and f"; {launcher}")
+                or self._setting(unknown[2])
+                or nearest(unknown[2].partition("=")[0], self._all_options())
             )
             message = unknown[1] + hint
         raise UserError(f"{' '.join(message.split())}; see `{self.prog} --help`")

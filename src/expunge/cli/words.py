@@ -97,6 +97,16 @@ def script_hint(word: str) -> str:
     return ""
 
 
+LAUNCHER = ("--config_file", "--main_process_port", "--multi_gpu", "--mixed_precision", "--num_processes",
+            "--nproc_per_node", "--num_machines")  # fmt: skip
+
+
+def launcher_hint(words: Sequence[str]) -> str:
+    """Return the hint for a command with a launcher or a script in front of its settings; "" for other words."""
+    named = any(word.partition("=")[0].replace("-", "_").replace("__", "--", 1) in LAUNCHER for word in words)
+    return script_hint("accelerate") if named else next(filter(None, map(script_hint, words)), "")
+
+
 def _open(text: str) -> bool:
     return any(text.count(a) > text.count(b) for a, b in ("[]", "{}", "()"))
 
