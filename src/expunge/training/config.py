@@ -196,8 +196,7 @@ class TrainArgs:
             raise ValueError("seed must be a whole number from 0 to 2**32 - 1")
         if self.dense_logging_steps < 0:
             raise ValueError("dense_logging_steps must be at least 0")
-        steps = self.save_steps
-        if steps is not None and not (0 < steps < 1 or (steps >= 1 and steps == int(steps))):
+        if (n := self.save_steps) is not None and not (0 < n < 1 or (n >= 1 and n == int(n))):
             raise ValueError("save_steps must be a whole number of at least 1, or a share below 1")
         if (self.save_steps is not None) != (self.save_strategy == "steps"):
             raise ValueError("save_steps goes together with save_strategy=steps; set both or none")
@@ -241,11 +240,10 @@ class TrainArgs:
     @property
     def saves(self) -> EvaluateArgs:
         """The steps after which a job keeps the model, as a rule of evaluations."""
-        steps, every = self.save_steps, 1.0 if self.save_strategy == "epoch" else None
-        if steps is not None and steps < 1:
-            whole = self.max_steps > 0
-            steps, every = (math.ceil(steps * self.max_steps), None) if whole else (None, steps * self.num_train_epochs)
-        return EvaluateArgs(steps=None if steps is None else int(steps), every=every)
+        if (n := self.save_steps) is not None and n < 1 and self.max_steps <= 0:
+            return EvaluateArgs(every=n * self.num_train_epochs)
+        steps = None if n is None else math.ceil(n if n >= 1 else n * self.max_steps)
+        return EvaluateArgs(steps=steps, every=1.0 if self.save_strategy == "epoch" else None)
 
     @property
     def topk(self) -> int | None:

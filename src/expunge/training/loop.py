@@ -71,8 +71,7 @@ def train(
         args: The settings of the loop.
         pad_id: The token id of padded positions.
         references: Precomputed outputs of the model before unlearning, by side, and of a teacher, by `<side>_teacher`.
-            Missing outputs of `model` are computed before its first step, bit for bit the same; a teacher's must be
-            here.
+            Missing outputs of `model` are computed before its first step, bit for bit the same, but not a teacher's.
         progress: Receives (steps done, steps of the run).
         watch: Evaluates the model during the run, and may stop it. It does not change the training.
         checkpoints: A folder of this run alone. A run resumes from the checkpoint of an unfinished attempt, to the same

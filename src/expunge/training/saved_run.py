@@ -88,8 +88,7 @@ def train_and_save(
     """Train a model, and write it with its log. Of several processes the first one writes.
 
     Args:
-        folder: The folder of the model, the log, the models that `args.save_strategy` keeps, and the adapter if there
-            is one.
+        folder: The folder of the model, the log, the models that `args.save_strategy` keeps, and an adapter.
         model: The model, without adapters.
         encoder: The template and the tokenizer.
         objective: The method's loss.
