@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,6 +115,34 @@ def test_an_unknown_table_is_told_those_there_are(model: ReportModel) -> None:
 def test_a_query_is_one_statement(model: ReportModel, sql: str) -> None:
     with pytest.raises(ConfigError, match=r"^--query: must be one SQL statement, got \d"):
         query(results_table(model), sql)
+
+
+ENDLESS = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT max(n) FROM t"
+
+
+@pytest.mark.parametrize("sql", [ENDLESS, "SELECT count(*) FROM range(1000000) a, range(1000000) b"])
+def test_a_query_has_a_time_limit(model: ReportModel, sql: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--query: does not end within 0.2 s; select fewer rows") as error:
+        query(results_table(model), sql, limit_s=0.2)
+    assert "\n" not in str(error.value)
+
+
+def test_a_query_ends_at_ctrl_c(model: ReportModel) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    key = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        key.start()
+        with pytest.raises(KeyboardInterrupt):
+            query(results_table(model), ENDLESS, limit_s=10)
+    finally:
+        key.cancel()
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_rows_of_a_result_have_a_limit(model: ReportModel) -> None:
+    with pytest.raises(ConfigError, match=r"^--query: the result has more than 2048000 rows; select fewer, or add LIM"):
+        query(results_table(model), "SELECT 1 FROM range(3000000)")
+    assert len(query(results_table(model), "SELECT 1 FROM range(100000)")) == 100_000
 
 
 @pytest.mark.parametrize("style", ["csv", "latex", "markdown", "json"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,12 +20,15 @@ from expunge.report.markup import cell_text, markdown_table, markdown_text
 from expunge.report.model import ReportModel, ReportRun
 
 if TYPE_CHECKING:
+    import duckdb
     import pandas
 
 Format = Literal["csv", "latex", "markdown", "json"]
 FORMATS: tuple[Format, ...] = ("csv", "latex", "markdown", "json")
 FILE = "results.parquet"
 CHECKSUM = b"sha256"
+QUERY_S = 60.0  # the time of a query
+VECTORS = 1000  # largest result of a query, in DuckDB's vectors of at most 2,048 rows
 
 RESULTS = pa.schema(
     [
@@ -123,14 +127,19 @@ def read_results(files: Sequence[Path]) -> pa.Table:
     return pa.concat_tables(tables) if tables else RESULTS.empty_table()
 
 
-def query(results: pa.Table, sql: str) -> pandas.DataFrame:
+def query(results: pa.Table, sql: str, *, limit_s: float = QUERY_S) -> pandas.DataFrame:
     """Run SQL over two tables: `results` (RESULTS), and `means`.
 
     `means` is over the seeds of a label, with n, sd and the 95 % Student interval, which is null for one seed. SQL has
     no access to files and the network.
 
+    Args:
+        results: The table of results.
+        sql: One statement.
+        limit_s: The seconds after which the query is stopped.
+
     Raises:
-        ConfigError: If DuckDB rejects the query.
+        ConfigError: If DuckDB rejects the query, if it takes too long, or if its result has too many rows.
     """
     import duckdb
 
@@ -143,11 +152,33 @@ def query(results: pa.Table, sql: str) -> pandas.DataFrame:
             statements = database.extract_statements(sql)
             if len(statements) != 1:
                 raise ConfigError(f"--query: must be one SQL statement, got {len(statements)}")
-            return database.execute(statements[0]).df()
+            return _within(database, statements[0], limit_s)
         except duckdb.CatalogException as error:
             raise ConfigError(f"--query: {_problem(error)} (the tables are results and means)") from None
         except duckdb.Error as error:
             raise ConfigError(f"--query: {_problem(error)}") from None
+
+
+def _within(database: duckdb.DuckDBPyConnection, statement: Any, limit_s: float) -> pandas.DataFrame:
+    """Return the result of a statement. Stop it after a time and at Ctrl-C, which reaches Python in its main thread."""
+
+    def run() -> tuple[pandas.DataFrame, bool]:
+        rows = database.execute(statement)
+        return rows.fetch_df_chunk(VECTORS), len(rows.fetch_df_chunk(1)) > 0
+
+    with ThreadPoolExecutor(1) as thread:
+        result = thread.submit(run)
+        try:
+            if result not in wait([result], limit_s).done:
+                raise ConfigError(f"--query: does not end within {limit_s:g} s; select fewer rows, join fewer tables")
+        finally:
+            while not result.done():  # again, because a query that has not begun ignores the first one
+                database.interrupt()
+                wait([result], 0.05)
+    frame, more = result.result()
+    if more:
+        raise ConfigError(f"--query: the result has more than {len(frame)} rows; select fewer, or add LIMIT")
+    return frame
 
 
 def _problem(error: Exception) -> str:
