@@ -56,7 +56,7 @@ def untrained(tokenizer: Any) -> Any:
         (lambda: expunge.compare({}, {}, seed="x"), "compare: seed: must be a whole number of at least 0, got 'x'"),
         (lambda: expunge.compare({"m": 0.1}, {"m": 0.2}), "compare: a['m']: expected a MetricResult, got a float"),
         (lambda: expunge.NPOConfig(beta=-1), "NPOConfig.beta: must be a number > 0, got -1"),
-        (lambda: expunge.UnlearnConfig(method="task_vector"), "method='task_vector': a weight edit"),
+        (lambda: expunge.UnlearnConfig(method="task_vector"), "method='task_vector': it is a weight edit"),
         (lambda: expunge.UnlearnConfig(method="in_context"), "expunge.wrap(model, 'in_context', ...)"),
         (lambda: expunge.UnlearnConfig(method="sam"), "set grad_transform='sam'"),
         (lambda: expunge.UnlearnConfig(method="NPOX"), "UnlearnConfig.method: no method named 'NPOX'; did you mean"),

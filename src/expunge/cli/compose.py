@@ -298,10 +298,13 @@ def _check_methods(tree: Mapping[str, Any]) -> None:
             continue  # most names are of losses, and import no other registry
         from expunge.methods.weight_edits.api import weight_edit_registry
         from expunge.models.wrapper_api import wrapper_registry
+        from expunge.training.in_memory.method_kinds import other_kind
 
         known = [*method_settings(), *weight_edit_registry(), *wrapper_registry()]
         if name not in known:
-            raise ConfigError(f"methods[{i}].trainer: no method named {name!r}{nearest(name, known)}")
+            kind = other_kind(name)
+            hint = f"; {kind}" if kind else nearest(name, known)
+            raise ConfigError(f"methods[{i}].trainer: no method named {name!r}{hint}")
 
 
 def _check_method_keys(handler: str, args: Mapping[str, Any]) -> None:

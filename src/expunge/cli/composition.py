@@ -14,7 +14,7 @@ from expunge.cli.config_files import (
     method_settings,
     open_file,
     options,
-    other_shape,
+    other_method,
     shipped,
 )
 from expunge.cli.schema import GROUPS, check_tree, tree_of
@@ -212,7 +212,7 @@ class Composition:
 
         if name not in method_settings():
             names = [*self.own_trainers, *options("trainer")]
-            hint = other_shape(name) or f"{nearest(name, names)}{fork_hint('trainer', name)}"
+            hint = other_method(name) or f"{nearest(name, names)}{fork_hint('trainer', name)}"
             raise ConfigError(f"trainer: no trainer named {name!r}{hint}")
         node = {"handler": name, "args": canonical(TrainArgs()), "method_args": {}}
         self.tree = merge(self.tree, {"trainer": merge(node, own)})

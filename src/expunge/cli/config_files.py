@@ -55,20 +55,14 @@ SHORT_NAMES: Mapping[str, str] = {
 }
 
 
-def other_shape(name: str) -> str:
-    """Return the words for a method's short name, a weight edit or a wrapper; "" for any other name."""
+def other_method(name: str) -> str:
+    """Return the words for a method's short name, or for a method that is no loss; "" for any other name."""
     if words := SHORT_NAMES.get(name.lower()):
         return f"; write trainer={words}"
-    from expunge.methods.weight_edits import weight_edit_registry
-    from expunge.models.wrapper_api import wrapper_registry
+    from expunge.training.in_memory.method_kinds import other_kind
 
-    if name in wrapper_registry():
-        return "; it is a wrapper: name it in `methods` of a study (`expunge run`), or call expunge.wrap in Python"
-    return (
-        "; it is a weight edit: name it in `methods` of a study (`expunge run`)"
-        if name in weight_edit_registry()
-        else ""
-    )
+    kind = other_kind(name)
+    return f"; {kind}" if kind else ""
 
 
 def fork_hint(group: str, name: str) -> str:
@@ -172,7 +166,7 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
         sibling = near / f"{name}.yaml" if near is not None else None
         if sibling is not None and sibling.is_file():
             return sibling, True
-        hint = (other_shape(name) if group == "trainer" else "") or nearest(name, options(group))
+        hint = (other_method(name) if group == "trainer" else "") or nearest(name, options(group))
         if Path(f"{name}.yaml").is_file():
             hint = f"; to read your file, write {group}={name}.yaml"
         elif group == "model" and (os.sep in name or Path(name).expanduser().is_dir()):

@@ -300,6 +300,7 @@ def test_a_dry_run_of_many_rows_does_not_ask_the_model(
         ({"model": "./fulll"}, "no folder ./fulll; did you mean 'full'?"),
         ({"model": "store"}, "store contains no config.json"),
         ({"method": "NPOO"}, "--method: no method named 'NPOO'; did you mean 'NPO'?"),
+        ({"method": "steering"}, "--method: no loss named 'steering'; it is a wrapper: name it in `methods`"),
         ({"method": "finetune"}, "--method: finetune does not unlearn"),
         ({"method_arg": "beta=1"}, "--method-arg: settings belong to one method"),
         ({"method": "NPO", "method_arg": "betta=1"}, "NPO has no such setting; did you mean 'beta'?"),

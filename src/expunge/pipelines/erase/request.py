@@ -34,6 +34,7 @@ from expunge.pipelines.study.task_context import TaskContext, check_model, check
 from expunge.pipelines.study_jobs.estimate import weights_in
 from expunge.pipelines.study_jobs.training_jobs import TrainingJobs
 from expunge.training.config import MOST_SEED
+from expunge.training.in_memory.method_kinds import other_kind
 
 AUTO = "auto"
 LEFT = "extraction_strength"
@@ -196,6 +197,8 @@ def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
         if args:
             raise ConfigError("--method-arg: settings belong to one method; name it by --method")
         return None
+    if kind := other_kind(name):
+        raise ConfigError(f"--method: no loss named {name!r}; {kind}")
     loss = objective(name, args, where="--method")
     if not loss.forgets:
         raise ConfigError(

@@ -17,6 +17,7 @@ from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.training.config import CheckpointArgs, TrainArgs
 from expunge.training.evaluate_args import EvaluateArgs
+from expunge.training.in_memory.method_kinds import other_kind
 
 if TYPE_CHECKING:
     from expunge.methods.objective import Objective
@@ -176,7 +177,8 @@ class UnlearnConfig(TrainArgs):
         try:
             return objective(self.method_name, settings, where=where)
         except ConfigError as error:  # the settings are fields here: name the field
-            message = _other_kind(self.method_name) or str(error)
+            kind = other_kind(self.method_name)
+            message = f"method={self.method_name!r}: {kind}" if kind else str(error)
             message = message.replace(f"{where}: no method", f"{where}.method: no method", 1)
             fields = (*self._method_fields(), *SHARED)
             key = message.removeprefix(f"{where}.method_args.").partition(":")[0]
@@ -191,18 +193,3 @@ class UnlearnConfig(TrainArgs):
         from expunge.methods import find
 
         return tuple(f.name for f in dataclasses.fields(find(self.METHOD).cls))
-
-
-def _other_kind(name: str) -> str:
-    """Return the words to use for a name of `expunge list methods` that is not a loss; "" for any other name."""
-    from expunge.methods.grad_transforms import grad_transform_registry
-    from expunge.methods.weight_edits import weight_edit_registry
-    from expunge.models.wrapper_api import wrapper_registry
-
-    if name in weight_edit_registry():
-        return f"method={name!r}: a weight edit, not a loss: name it in `methods` of a study (`expunge run`)"
-    if name in wrapper_registry():
-        return f"method={name!r}: a wrapper, which trains nothing; use expunge.wrap(model, {name!r}, ...)"
-    if name in grad_transform_registry():
-        return f"method={name!r}: a gradient transform, not a loss; set grad_transform={name!r} next to a method"
-    return ""
