@@ -306,6 +306,12 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], message: str, full
     assert "\n" not in str(error.value)
 
 
+def test_a_model_with_a_wrapper_is_not_trained(full: Any, tokenizer: Any) -> None:
+    wrapped = expunge.wrap(full, "in_context", tokenizer=tokenizer, forget=FORGET, retain=RETAIN)
+    with pytest.raises(ConfigError, match=r"^model: it has the wrapper InContext, .*\(model\.inner\), and wrap"):
+        expunge.unlearn(wrapped, FORGET, retain=RETAIN, tokenizer=tokenizer, **SHORT)
+
+
 def test_the_random_generators_of_the_caller_stay(full: Any, tokenizer: Any) -> None:
     """transformers' Trainer seeds all generators; numbers that the caller draws afterwards must not repeat."""
     random.seed(11)

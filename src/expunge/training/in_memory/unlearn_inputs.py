@@ -15,7 +15,8 @@ from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
 from expunge.models.capabilities import n_logits
 from expunge.models.config import check_source
-from expunge.models.load import load_named_tokenizer, require_tokenizer
+from expunge.models.load import load_named, load_named_tokenizer, require_tokenizer
+from expunge.models.wrapped import WrappedModel
 from expunge.training.in_memory.unlearn_config import UnlearnConfig
 
 ROLES = ("forget", "retain", "holdout")
@@ -32,6 +33,17 @@ def tokenizer_of(model: Any, tokenizer: Any) -> Any:
     if tokenizer is None and isinstance(model, str | Path):
         check_source(str(source), "model")
     return load_named_tokenizer(str(source), "processing_class")
+
+
+def model_to_train(model: Any) -> Any:
+    """Return the model object, or load the one of a name. Raises ConfigError if it has a wrapper."""
+    loaded = load_named(model)
+    if isinstance(loaded, WrappedModel):
+        raise ConfigError(
+            f"model: it has the wrapper {type(loaded.wrapper).__name__}, and unlearning trains weights; pass the model "
+            "under it (model.inner), and wrap the result"
+        )
+    return loaded
 
 
 def eval_roles(data: Any) -> dict[str, Any] | None:

@@ -46,6 +46,7 @@ from expunge.training.in_memory.unlearn_inputs import (
     check_callbacks,
     check_reference,
     eval_roles,
+    model_to_train,
     reporting_callbacks,
     repository_of,
     settings_named,
@@ -122,7 +123,7 @@ class UnlearnTrainer:
             repository_of(self.args)
 
         self.processing_class = tokenizer_of(model, processing_class)
-        self.model = load_named(model)
+        self.model = model_to_train(model)
         self.ref_model = None if ref_model is None else load_named(ref_model, "ref_model")
         check_reference(self.model, self.ref_model)
         self.encoder = encoder_for(self.processing_class, self.args.template)
