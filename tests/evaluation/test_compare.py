@@ -60,6 +60,16 @@ def test_no_claim_where_the_metric_is_not_a_mean() -> None:
     assert comparison["none"].note == "missing: no records"
 
 
+def test_another_template_or_tokenizer_is_named() -> None:
+    a, b = result([0.1, 0.5], template="x", tokenizer="t"), result([0.3, 0.5], template="y", tokenizer="t")
+    (note,) = compare(a, b).notes
+    assert note.startswith("a and b were measured with other templates: a difference may come from the form")
+    assert repr(compare(a, b)).endswith(f"\n  note: {note}") and note in compare(a, b)._repr_html_()
+    (note,) = compare(a, result([0.3], template="x", tokenizer="u")).notes
+    assert "other tokenizers: numbers per token" in note
+    assert compare(a, a).notes == compare(a, result([0.3])).notes == compare(a.results, b.results).notes == ()
+
+
 def utility(retain_2N: np.ndarray, facts_N: np.ndarray) -> dict[str, MetricResult]:
     """A harmonic mean of two parts of the retain rows and one of other rows."""
     columns = {"p": retain_2N[0], "r": retain_2N[1], "f": facts_N}

@@ -32,6 +32,11 @@ EXACT = 13  # maximum number of examples for which all 2^n sign flips are comput
 CELLS = 4_000_000  # signs drawn at once: bounds the memory
 KEPT = 8_000_000  # signs that are kept for the next test of as many rows: 64 MB
 
+MEASURED = {  # in the metadata of a result; its effect on a difference
+    "template": "a difference may come from the form of the prompts",
+    "tokenizer": "numbers per token are not comparable",
+}
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -60,10 +65,15 @@ class PairedDifference:
 
 
 class Comparison(Mapping[str, PairedDifference]):
-    """The paired differences of two models by metric name."""
+    """The paired differences of two models by metric name.
 
-    def __init__(self, differences: Sequence[PairedDifference]) -> None:
+    Attributes:
+        notes: One line for each thing other than the model in which the two measurements differ, such as the template.
+    """
+
+    def __init__(self, differences: Sequence[PairedDifference], notes: Sequence[str] = ()) -> None:
         self._differences = {d.metric: d for d in differences}
+        self.notes = tuple(notes)
 
     def __getitem__(self, name: str) -> PairedDifference:
         if name not in self._differences:
@@ -85,7 +95,7 @@ class Comparison(Mapping[str, PairedDifference]):
 
     def __repr__(self) -> str:
         lines = [f"  {d.metric}: {_shown(d.a)} -> {_shown(d.b)}{_evidence(d)}" for d in self.values()]
-        return "\n".join(["Comparison(b - a)", *lines])
+        return "\n".join(["Comparison(b - a)", *lines, *(f"  note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
         head = "".join(
@@ -97,7 +107,8 @@ class Comparison(Mapping[str, PairedDifference]):
             p, holm_p = ("" if math.isnan(v) else _shown(v) for v in (d.p, d.p_holm))
             cells = (d.metric, _shown(d.a), _shown(d.b), _shown(d.difference), interval, p, holm_p, str(d.n))
             body.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self.notes)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{notes}"
 
 
 def compare(
@@ -123,6 +134,7 @@ def compare(
 
     Returns:
         The differences by metric name. `.to_pandas()` gives a table; `p_holm` is corrected for the number of metrics.
+        `.notes` names a template or tokenizer in which the two differ.
 
     Raises:
         ConfigError: If a metric is not in both, if they share none, or if the two measured other examples.
@@ -148,7 +160,14 @@ def compare(
             raise ConfigError(f"compare: metrics: {name!r} is not in both results{nearest(name, shared)}")
     if not shared:
         raise ConfigError("compare: the two results have no metric in common")
-    return Comparison(corrected([_paired(name, mine, theirs, seed) for name in metrics or shared]))
+    differences = corrected([_paired(name, mine, theirs, seed) for name in metrics or shared])
+    return Comparison(differences, _other_measurement(*(getattr(of, "meta", {}) for of in (a, b))))
+
+
+def _other_measurement(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Return a note for each thing other than the model in which two measurements differ, as far as both name it."""
+    differ = [name for name in MEASURED if a.get(name) and b.get(name) and a[name] != b[name]]
+    return [f"a and b were measured with other {name}s: {MEASURED[name]}" for name in differ]
 
 
 def corrected(differences: Sequence[PairedDifference]) -> list[PairedDifference]:
