@@ -1,10 +1,12 @@
 """Time and memory against the work: erasures, studies, scoring and training.
 
     python perf/scale.py [--rows 2000 10000 100000] [--jobs 100 1000 10000] [--scored 1000 4000 16000]
-        [--steps 10 40 160] [--vocabulary 32000 64000 128000 256000] [--cores 1 2] [--model FOLDER]
+        [--steps 10 40 160] [--vocabulary 32000 64000 128000 256000] [--cores 1 2] [--fixed 500 10 64000]
+        [--model FOLDER]
 
 --rows: dry runs of an erasure. --jobs: plans of a study. --scored, --steps: a random model with a body of 1M parameters
-scores rows, and is trained by NPO with 4 forget and 4 retain rows a step. --vocabulary, --cores: both by these.
+scores rows, and is trained by NPO with 4 forget and 4 retain rows a step. --vocabulary, --cores: both by these, with
+the rows, the steps and (for --cores) the tokens of --fixed.
 
 Each measurement is a process of its own. The memory is its high-water mark; next to it stands the mark after the
 imports, which no number of rows changes. Seconds are those of the processor, because other processes share the machine.
@@ -146,11 +148,12 @@ def lines_of(name: str, unit: str, found: list[dict[str, Any]]) -> list[list[Any
 
 def model_lines(given: argparse.Namespace) -> list[list[Any]]:
     """Scoring by rows and by vocabulary, and training by steps and by vocabulary."""
+    rows, steps, _ = given.fixed
     series = [
         ("scoring, vocabulary 2,048", "rows", given.scored, lambda n: ("score", n, 2048)),
         ("NPO, vocabulary 2,048", "steps", given.steps, lambda n: ("train", n, 2048)),
-        ("scoring of 500 rows", "tokens known", given.vocabulary, lambda v: ("score", 500, v)),
-        ("NPO, 10 steps", "tokens known", given.vocabulary, lambda v: ("train", 10, v)),
+        (f"scoring of {rows} rows", "tokens known", given.vocabulary, lambda v: ("score", rows, v)),
+        (f"NPO, {steps} steps", "tokens known", given.vocabulary, lambda v: ("train", steps, v)),
     ]
     lines: list[list[Any]] = []
     for name, unit, sizes, words in series:
@@ -159,11 +162,11 @@ def model_lines(given: argparse.Namespace) -> list[list[Any]]:
     return lines
 
 
-def core_lines(cores: list[int]) -> list[list[Any]]:
+def core_lines(cores: list[int], rows: int, steps: int, vocabulary: int) -> list[list[Any]]:
     """Seconds of the clock with each number of threads."""
     lines = []
-    for name, work, n in (("scoring of 500 rows", "score", 500), ("NPO, 10 steps", "train", 10)):
-        walls = [in_a_process(MODEL, work, str(n), "64000", cores=c)["wall"] for c in cores]
+    for name, work, n in ((f"scoring of {rows} rows", "score", rows), (f"NPO, {steps} steps", "train", steps)):
+        walls = [in_a_process(MODEL, work, str(n), str(vocabulary), cores=c)["wall"] for c in cores]
         lines += [[name, c, f"{wall:.1f}", f"{walls[0] / wall:.2f}x"] for c, wall in zip(cores, walls, strict=True)]
     return lines
 
@@ -176,6 +179,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="*", default=[10, 40, 160])
     parser.add_argument("--vocabulary", type=int, nargs="*", default=[32_000, 64_000, 128_000, 256_000])
     parser.add_argument("--cores", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--fixed", type=int, nargs=3, default=[500, 10, 64_000], metavar=("ROWS", "STEPS", "TOKENS"))
     parser.add_argument("--model", type=Path, help="folder of a model")
     given = parser.parse_args()
     lines: list[list[Any]] = []
@@ -198,7 +202,8 @@ def main() -> None:
     print(table(heads, lines))
     if given.cores:
         print()
-        print(table(["work, vocabulary 64,000", "threads", "s of the clock", "speed-up"], core_lines(given.cores)))
+        heads = [f"work, vocabulary {given.fixed[2]:,}", "threads", "s of the clock", "speed-up"]
+        print(table(heads, core_lines(given.cores, *given.fixed)))
 
 
 if __name__ == "__main__":

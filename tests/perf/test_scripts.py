@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -93,13 +95,29 @@ def test_the_slope_is_the_exponent_of_the_work(script: Any, tmp_path: Path) -> N
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
 
 
-MODEL_SIZES = ["--scored", "4", "--steps", "1", "--vocabulary", "2048", "--cores", "1"]
+MODEL_SIZES = ["--scored", "4", "--steps", "1", "--vocabulary", "2048", "--cores", "1", "--fixed", "8", "2", "2048"]
 
 
 @pytest.mark.slow
 def test_a_dry_run_and_a_plan_are_measured(
     script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    scale = script("scale")
+    in_a_process = scale.in_a_process
+
+    def measured(code: str, *words: str, cores: int | None = None) -> Any:
+        """Only plans are measured in processes of their own here: each of the others imports torch again."""
+        if code == scale.PLAN:
+            return in_a_process(code, *words, cores=cores)
+        printed = io.StringIO()
+        with monkeypatch.context() as own, contextlib.redirect_stdout(printed):
+            own.setattr(sys, "argv", ["-c", *words])
+            exec(code, {"__name__": "__main__"})
+        return json.loads(printed.getvalue().splitlines()[-1])
+
+    monkeypatch.setattr(scale, "in_a_process", measured)
     monkeypatch.setattr(sys, "argv", ["scale.py", "--rows", "50", "--jobs", "100", *MODEL_SIZES])
-    script("scale").main()
-    assert capsys.readouterr().out.count("\n") == 4 + 4 + 1 + 4
+    scale.main()
+    output = capsys.readouterr().out
+    assert output.count("\n") == 4 + 4 + 1 + 4
+    assert "scoring of 8 rows" in output and "work, vocabulary 2,048" in output
