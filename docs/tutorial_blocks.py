@@ -3,7 +3,7 @@
 A page has three kinds of blocks that run, in the order of the page and in one new folder:
 
 - `python`: all blocks of a page share one namespace;
-- `bash`: `expunge` is the command of this interpreter;
+- `bash`: `expunge` is the command of this interpreter, or of the shell words in EXPUNGE_PYTHON;
 - any block with `title="FILE"`: it is written to that file.
 
 A comment `<!-- output -->` before a `text` block says that the block shows the output of the block above it.
@@ -22,6 +22,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -96,7 +97,8 @@ class PageRun:
         return printed.getvalue()
 
     def _bash(self, code: str) -> str:
-        command = f'expunge() {{ "{sys.executable}" -m expunge "$@"; }}\n{code}'
+        python = os.environ.get("EXPUNGE_PYTHON", shlex.quote(sys.executable))
+        command = f'expunge() {{ {python} -m expunge "$@"; }}\n{code}'
         paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.warm import Warm
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test asks a hub, nor waits for one
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,14 @@ def method_file() -> Iterator[Callable[..., Path]]:
 
     for name in written:
         api._REGISTRY.remove(name)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """A process that has imported the libraries, for programs that need no interpreter of their own."""
+    process = Warm(tmp_path_factory.mktemp("warm"))
+    yield process
+    process.end()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.multiprocessing as mp
+from tests.warm import Warm
 
 from expunge.core.records import GeneratedText, texts_table
 from expunge.data.encoder import Encoder
@@ -43,8 +43,8 @@ def process(rank: int, folder: str, model: Any, rows: ExampleSet, tokenizer: Any
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_two_processes_equal_one(model: Any, rows: ExampleSet, tokenizer: Any, tmp_path: Path) -> None:
-    mp.spawn(process, args=(str(tmp_path), model, rows, tokenizer), nprocs=2)
+def test_two_processes_equal_one(model: Any, rows: ExampleSet, tokenizer: Any, tmp_path: Path, warm: Warm) -> None:
+    warm.call_each(process, [(rank, str(tmp_path), model, rows, tokenizer) for rank in (0, 1)])
     expected = score_tokens(model, rows, WANTED, Encoder(CUT, tokenizer))
     texts = texts_table(generate_texts(model, rows, "answer", Encoder(CUT, tokenizer), HOW))
     assert int(expected.schema.metadata[TRUNCATED.encode()]) > 0

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 import transformers
+from tests.warm import Warm
 
 from expunge.core import distributed
 from expunge.data.encoder import Encoded
@@ -85,10 +85,10 @@ def joined(rank: int, port: int, **more: str) -> Iterator[None]:
         yield
 
 
-def said_by_two(process: Callable[..., None], folder: Path) -> list[dict[str, Any]]:
+def said_by_two(process: Callable[..., None], folder: Path, warm: Warm) -> list[dict[str, Any]]:
     """What process(rank, folder, port) leaves in `<rank>.json`, of each of two."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(process, args=(str(folder), port), nprocs=2)
+    warm.call_each(process, [(rank, str(folder), port) for rank in (0, 1)])
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from processes import FAST, Case, fitted, joined, rows_here, said_by_two, tiny, weights_of
+from tests.warm import Warm
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -174,9 +175,9 @@ def process(rank: int, folder: str, port: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def two(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> list[dict[str, Any]]:
     """What each of two processes says."""
-    return said_by_two(process, tmp_path_factory.mktemp("two"))
+    return said_by_two(process, tmp_path_factory.mktemp("two"), warm)
 
 
 @pytest.mark.slow

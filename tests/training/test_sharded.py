@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import Case, fitted, joined, rows_here, said_by_two, tiny, weights_of
+from tests.warm import Warm
 
 from expunge.core import distributed
 from expunge.training.config import CheckpointArgs
@@ -74,9 +75,9 @@ def process(rank: int, folder: str, port: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def two(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> list[dict[str, Any]]:
     """What each of two processes says."""
-    return said_by_two(process, tmp_path_factory.mktemp("two"))
+    return said_by_two(process, tmp_path_factory.mktemp("two"), warm)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.warm import Warm
 
-# One process imports the libraries (without computing, so that it may fork); each attempt is a fork of it.
+# It computes nothing itself, so that it may fork; each attempt is a fork of it.
 DRIVER = """
 import json, os, random, shutil, signal, sys, time
-import expunge.pipelines.study.handle, torch, transformers, rouge_score.rouge_scorer, scipy.stats, plotly.graph_objects
 from expunge.cli.main import main
 
 words, seed, kills = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -53,14 +51,12 @@ print(killed)
 """
 
 
-def run(folder: Path, words: list[str], *, kills: int, seed: int = 0) -> int:
+def run(warm: Warm, folder: Path, words: list[str], *, kills: int, seed: int = 0) -> int:
     """Run the study under `folder` to its end, killing it `kills` times on the way; returns how often it was killed."""
     mine = [*words, f"paths.store={folder}/store", f"paths.output_dir={folder}/out"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps(mine), str(seed), str(kills)],
-        env=env, capture_output=True, text=True, timeout=540, check=False,
-    )  # fmt: skip
+    words = ["-c", DRIVER, json.dumps(mine), str(seed), str(kills)]
+    done = warm.run(words, Path.cwd(), environment=env, timeout_s=540)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return int(done.stdout.split()[-1])
@@ -77,9 +73,9 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_ten_times_gives_the_same_bytes(tmp_path: Path, micro: list[str]) -> None:
-    assert run(tmp_path / "whole", micro, kills=0) == 0
-    assert run(tmp_path / "broken", micro, kills=10, seed=20) == 10
+def test_killed_ten_times_gives_the_same_bytes(tmp_path: Path, micro: list[str], warm: Warm) -> None:
+    assert run(warm, tmp_path / "whole", micro, kills=0) == 0
+    assert run(warm, tmp_path / "broken", micro, kills=10, seed=20) == 10
     whole, broken = results(tmp_path / "whole"), results(tmp_path / "broken")
     assert len([n for n in whole if n.endswith("EVAL.json")]) == 6
     assert broken == whole

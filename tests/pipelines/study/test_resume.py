@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.warm import Warm
 
 from expunge.core.errors import ConfigError
 from expunge.engine.store import Store
@@ -23,11 +22,9 @@ MODELS = [
     "unlearn.logging_steps=1", "methods=[{trainer: NPO}]", "eval.generation.max_new_tokens=2",
 ]  # fmt: skip
 
-# Each attempt is a fork of one process that has imported the libraries, and sends itself a signal within a step of the
-# unlearning job, where it is told to.
+# Each attempt is a fork, and sends itself a signal within a step of the unlearning job, where it is told to.
 DRIVER = """
 import json, os, sys
-import expunge.pipelines.study.handle, torch, transformers, rouge_score.rouge_scorer, scipy.stats, plotly.graph_objects
 from expunge.training.trainer import PhaseTrainer
 from expunge.cli.main import main
 
@@ -53,13 +50,10 @@ print(json.dumps(codes))
 """
 
 
-def run(attempts: list[tuple[list[str], int, int, str]]) -> list[Any]:
+def run(warm: Warm, attempts: list[tuple[list[str], int, int, str]]) -> list[Any]:
     """Of each attempt (words, the step to be hit, the signal, the file for what it says): exit code, checkpoints."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps(attempts)],
-        env=env, capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    done = warm.run(["-c", DRIVER, json.dumps(attempts)], Path.cwd(), environment=env, timeout_s=280)
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout.splitlines()[-1]))
 
@@ -81,18 +75,19 @@ EVALUATED = ("unlearn.evaluate.steps=4", "unlearn.evaluate.keep=best", "unlearn.
 
 
 @pytest.mark.slow
-def test_killed_in_a_step_and_gone_on(tmp_path: Path, micro: list[str]) -> None:
+def test_killed_in_a_step_and_gone_on(tmp_path: Path, micro: list[str], warm: Warm) -> None:
     """SIGKILL, then SIGTERM, then to the end: the bytes of an unbroken run, with a trajectory."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     words = words_of(micro, broken, *EVALUATED, "unlearn.checkpoint.steps=2")
     output = [str(tmp_path / f"said{i}") for i in range(4)]
     result = run(
+        warm,
         [
             (words_of(micro, whole, *EVALUATED, "unlearn.checkpoint=null"), 0, 0, output[0]),
             (words, 6, signal.SIGKILL, output[1]),
             (words, 8, signal.SIGTERM, output[2]),
             (words, 0, 0, output[3]),
-        ]
+        ],
     )
     steps = [[f"step-{n:08d}" for n in of] for of in ((), (2, 4), (6, 8), ())]
     codes = (0, -signal.SIGKILL, 130, 0)
