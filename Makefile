@@ -12,6 +12,8 @@ AXE := build/axe/package/axe.min.js
 # Debian's packages, where this user can install them; targets that run side by side wait for one another.
 debian = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && flock Makefile sh -c 'apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $(1) >/dev/null'; } || true
 CHROMIUM := command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$EXPUNGE_BROWSER" || $(call debian,chromium)
+# Compiled files are kept, also for a user who keeps none elsewhere: each process compiles the package and tests again.
+unexport PYTHONDONTWRITEBYTECODE
 TORCH := $(shell grep '^torch==' requirements.lock)
 
 help:
@@ -38,8 +40,9 @@ install: .venv/.installed-dev
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu and not slurm and not browser and not zoo and not notebook" tests
 
+# Reads the files with slow tests only. A process keeps neighbours, which share models, until another one is idle.
 test-slow: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "slow and not gpu and not slurm and not browser and not zoo and not notebook" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist worksteal -m "slow and not gpu and not slurm and not browser and not zoo and not notebook" $$(grep -rl --include='test_*.py' 'mark\.slow' tests)
 
 # EXPUNGE_VOCABULARIES=FOLDER adds the real tokenizers in FOLDER/tokenizers.
 test-zoo: .venv/.installed-dev
@@ -91,7 +94,7 @@ check: .venv/.installed-dev
 
 clean:
 	rm -rf build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests docs examples perf -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The venv is kept; the stamps are remade when a lock or the package's own metadata is newer than they are.
 .venv/bin/python:
