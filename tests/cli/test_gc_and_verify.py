@@ -35,10 +35,10 @@ def test_the_question_of_gc_names_models_first_and_counts_the_rest(tmp_path: Pat
 
     store = Store(tmp_path)
     few = [plan("score", "NPO-1"), plan("unlearn", "NPO-2")]
-    assert _names(few, store) == "unlearn/NPO-2 (2.0kB), score/NPO-1 (2.0kB)"
+    assert _names(few, store) == "unlearn/NPO-2 (1.95 KiB), score/NPO-1 (1.95 KiB)"
     many = [plan("score", f"a-{i:02}") for i in range(19)] + [plan("train", "full-1")]
-    assert _names(many, store).startswith("train/full-1 (2.0kB), score/a-00 (2.0kB), ")
-    assert _names(many, store).endswith("score/a-10 (2.0kB) and 8 more")
+    assert _names(many, store).startswith("train/full-1 (1.95 KiB), score/a-00 (1.95 KiB), ")
+    assert _names(many, store).endswith("score/a-10 (1.95 KiB) and 8 more")
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ def test_gc_and_verify(here: Path, expunge: Run) -> None:
     names = {p.relative_to(store) for p in store.rglob("*") if ".locks" not in p.parts}
 
     code, out, errors = expunge("gc", "study=mine.yaml", "study=fewer.yaml")
-    assert code == 0 and "0B removed" in out, errors
+    assert code == 0 and "0 B removed" in out, errors
     code, _, errors = expunge("gc", "study=fewer.yaml")  # this would remove a run that the words do not name
     assert code == 2 and "--yes" in errors
     assert "results that no named study reaches: unlearn/GradDiff-" in errors and errors.count("GradDiff") >= 3, errors

@@ -10,7 +10,7 @@ import pytest
 from expunge.core.console import Console
 from expunge.engine.job import Job
 from expunge.engine.run import JobEvent, PlannedJob
-from expunge.report.display import Display, plan_table
+from expunge.report.display import Display, plan_table, size_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +82,9 @@ def test_a_plan_in_a_narrow_terminal_cuts_no_name() -> None:
     columns = [line[8:36].strip() for line in records.get().splitlines()]
     assert all(label in "".join(columns) for label in labels)
     assert "…" not in records.get()
+
+
+def test_sizes_are_in_binary_units() -> None:
+    """The same as for memory: a plan names both."""
+    sizes = (0, 100, 2000, 32_715_571, 10**9, 5 * 10**9)
+    assert [size_text(n) for n in sizes] == ["0 B", "100 B", "1.95 KiB", "31.2 MiB", "0.931 GiB", "4.66 GiB"]

@@ -72,7 +72,7 @@ def plan_kinds(planned: Sequence[PlannedJob]) -> Table:
             str(len(of) - len(left)),
             count(tokens) if tokens else "",
             ("~" + duration(sum(known)) if len(known) == len(left) else "?") if left else "",
-            f"~{count(size)}B" if size else "",
+            f"~{size_text(size)}" if size else "",
         )
     return table
 
@@ -88,7 +88,7 @@ def plan_summary(planned: Sequence[PlannedJob]) -> str:
         text += f"; to do: {count(sum(p.job.estimate.tokens for p in left))} tokens, about {duration(sum(known))}"
         text += "" if len(known) == len(left) else " and jobs of unknown size"
         size = sum(p.job.estimate.bytes for p in left)
-        text += f"; models of about {count(size)}B to store" if size else ""
+        text += f"; models of about {size_text(size)} to store" if size else ""
     return text
 
 
@@ -105,14 +105,20 @@ def plan_memory(planned: Sequence[PlannedJob]) -> str:
         largest = max(of, key=lambda job: job.estimate.memory, default=None)
         why = {job.estimate.shapeless: job for job in of if job.estimate.shapeless}
         if largest is not None and largest.estimate.memory:
-            size = largest.estimate.memory / 2**30
-            shown = f"{size:.3g} GiB" if size >= 0.1 else f"{1024 * size:.3g} MiB"
-            sizes.append(f"{phase} up to {shown} ({largest.name})")
+            sizes.append(f"{phase} up to {size_text(largest.estimate.memory)} ({largest.name})")
         if why:
             sizes.append(f"{phase} unknown ({next(iter(why)).removeprefix('memory: ')})")
     if not sizes:
         return ""
     return f"estimated memory on one GPU (leave a fifth free; a CPU needs less): {', '.join(sizes)}"
+
+
+def size_text(n: int) -> str:
+    """Format a number of bytes: 32715571 -> 31.2 MiB."""
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n >= 0.1 * size:
+            return f"{n / size:.3g} {unit}"
+    return f"{n} B"
 
 
 def count(n: int) -> str:

@@ -83,6 +83,8 @@ def test_shapes_of_folders_and_names(tmp_path: Path) -> None:
 
 def test_names_in_hub_ids_and_what_is_no_such_model(tmp_path: Path) -> None:
     assert shape_of("meta-llama/Llama-3.2-1B-Instruct") == shape_of("Llama-3.2-1B")
+    with pytest.raises(ConfigError, match=r"'SmolLM2-135M'.*; a folder with a config.json, or a hub id such as OWN"):
+        shape_of("SmolLM2-135M")
     for name in ("Llama-3.2-1Bx", "Llama-3.2-11B", "someone/else"):
         with pytest.raises(ConfigError, match="no known model"):
             shape_of(name)

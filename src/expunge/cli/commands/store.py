@@ -12,7 +12,7 @@ from rich.progress import Progress
 from expunge.core.console import Console
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import say
-from expunge.report.display import count
+from expunge.report.display import size_text
 
 if TYPE_CHECKING:
     from expunge.engine.retention import GarbagePlan
@@ -51,7 +51,7 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
     if not all(fault.note for fault in report.faults):
         say("next: move each of these folders away and run its study again; it computes only the missing results")
     others = [(report.checkpoints, "checkpoints"), (report.notes, "notes")]
-    totals = [f"{report.files} files, {count(report.bytes)}B", *(f"{n} {noun}" for n, noun in others if n)]
+    totals = [f"{report.files} files, {size_text(report.bytes)}", *(f"{n} {noun}" for n, noun in others if n)]
     say(f"{report.folders} artifacts, {', '.join(totals)}: {len(report.faults)} faults")
     if report.waiting:
         say(f"{report.waiting} jobs of the study are not done")
@@ -90,11 +90,11 @@ def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry
     done, busy = (plans, []) if dry_run else remove(plans, store, to_trash=True)
     for r in done:
         files = ", ".join(r.files) or "all of it"
-        say(f"{count(r.bytes) + 'B':>8}  {r.folder.relative_to(store.root)}: {files} ({r.why})")
+        say(f"{size_text(r.bytes):>10}  {r.folder.relative_to(store.root)}: {files} ({r.why})")
     for r in busy:
         say(f"in use, not removed: {r.folder.relative_to(store.root)}")
     action = "would be removed from" if dry_run else "removed from"
-    say(f"{count(sum(r.bytes for r in done))}B {action} {store.root}, in {len(done)} artifacts")
+    say(f"{size_text(sum(r.bytes for r in done))} {action} {store.root}, in {len(done)} artifacts")
     if done and not dry_run:
         say("they are in its trash: `expunge gc --undo` brings them back, `expunge gc --empty-trash` frees the space")
     return 0
@@ -103,7 +103,7 @@ def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry
 def _names(plans: Sequence[GarbagePlan], store: Store) -> str:
     """Return the places of results in the store, trained and unlearned models first: the first SHOWN, and a number."""
     order = sorted(plans, key=lambda r: (r.folder.parent.name not in MODELS, r.folder.parent.name, r.folder.name))
-    names = [f"{r.folder.relative_to(store.root)} ({count(r.bytes)}B)" for r in order[:SHOWN]]
+    names = [f"{r.folder.relative_to(store.root)} ({size_text(r.bytes)})" for r in order[:SHOWN]]
     more = len(plans) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
@@ -127,7 +127,7 @@ def trash(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None,
     _check_store(folder)
     store = Store(folder) if folder is not None else _store_of(overrides, plugins)[0]
     if not undo:
-        print(f"{count(empty_trash(store))}B freed in {store.root}")
+        print(f"{size_text(empty_trash(store))} freed in {store.root}")
         return 0
     done, stays = restore_trash(store)
     for place in stays:

@@ -100,7 +100,8 @@ def shape_of(model: str) -> ParameterCounts:
         if known is None and is_hub_id and (config := hub_file(model, None, "config.json")) is not None:
             return shape_of(str(config.parent))
         if known is None:
-            raise ConfigError(f"memory: no model folder and no known model {model!r}{nearest(model, SHAPES)}")
+            owner = "" if "/" in model else f"; a folder with a config.json, or a hub id such as OWNER/{model}, has it"
+            raise ConfigError(f"memory: no model folder and no known model {model!r}{nearest(model, SHAPES)}{owner}")
         return SHAPES[known]
     try:
         c = json.loads(file.read_text(encoding="utf-8"))
