@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from expunge.cli.parser import command_line
+from expunge.cli.run_folders import with_words
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, say
 from expunge.pipelines.study.grid_reports import in_one, write_reports
@@ -27,8 +28,9 @@ def report(parsed: argparse.Namespace) -> int:
     port = parsed.serve
     kinds = tuple(part.strip() for part in (parsed.figures or "").split(",") if part.strip())
     check_formats(kinds)
-    study = load_study(parsed.overrides, parsed.plugin)
-    command = command_line("run", parsed.overrides, parsed)
+    words = with_words(parsed.overrides)
+    study = load_study(words, parsed.plugin)
+    command = command_line("run", words, parsed)
     if port is None:
         if not study.has_results:
             raise ConfigError(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.cli.commands.compare import _without_label, _words_of_folder
+from expunge.cli.commands.compare import _without_label
+from expunge.cli.run_folders import with_words, words_of_folder
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_sealed
 
@@ -97,7 +98,7 @@ def test_a_variant_is_named_by_its_folder(logs: Path, expunge: Run) -> None:
     folder.mkdir(parents=True)
     (folder.parent / "quickstart-latest").symlink_to(folder.name)
     with pytest.raises(ConfigError, match="does not know which command"):
-        _words_of_folder("quickstart-latest")
+        words_of_folder("quickstart-latest")
     words = ["study=quickstart", "audits=[{name: relearn, rows: 4}]"]
     note = {
         "study": "quickstart", "folder": str(folder), "command": f"expunge run --plugin x.py {words[0]} '{words[1]}'",
@@ -105,7 +106,13 @@ def test_a_variant_is_named_by_its_folder(logs: Path, expunge: Run) -> None:
     }  # fmt: skip
     write_sealed(logs / "saves/store/.runs/quickstart.json", note)
     for name in ("quickstart-12345678", "quickstart-latest", "saves/study/quickstart-latest"):
-        assert _words_of_folder(name) == words
-    assert _words_of_folder("before") == _words_of_folder("quickstart") == []
+        assert words_of_folder(name) == words
+    assert words_of_folder("before") == words_of_folder("quickstart") == []
     code, _, err = expunge("compare", "quickstart-latest:NPO", "before")
     assert code == 2 and "A: quickstart has no results in saves/store yet" in err
+    assert with_words(["study=quickstart-latest", "a=b"]) == [*words, "a=b"]
+    assert with_words(["study=quickstart"]) == ["study=quickstart"]
+    command = "expunge run study=quickstart 'audits=[{name: relearn, rows: 4}]'"
+    for name in ("results", "report"):
+        code, _, err = expunge(name, "study=quickstart-latest")
+        assert code == 2 and f"study: quickstart has no results in saves/store yet; first run: {command}" in err

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.cli.lists import width
+from expunge.cli.run_folders import words_of_folder
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import check_place, write_text
 from expunge.core.terminal import say, say_json
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     Models = dict[str, Mapping[str, MetricResult]]
 FOLDER = Path("saves/compare")
-STORE = "saves/store"  # of the runs in saves/study
 OPERAND = (
     "an evaluation log (..._EVAL.json), a folder that has one, a study (NAME or FILE.yaml), a folder of saves/study "
     "(NAME-HASH, NAME-latest), or one of its models (NAME:LABEL); a study's further words in quotes: 'study=NAME "
@@ -87,7 +87,7 @@ def _models(text: str, where: str) -> tuple[Models, Mapping[str, str]]:
     path = Path(text).expanduser()  # os.path: the words of a study may be too long for a file name
     if path.suffix == ".json" and os.path.isfile(path):
         return _log(path, path.parent.name or path.stem), {}
-    if os.path.isdir(path) and not _words_of_folder(text):
+    if os.path.isdir(path) and not words_of_folder(text):
         logs = sorted(path.glob("*EVAL.json")) or sorted(path.glob("*/*EVAL.json"))
         if len(logs) != 1:
             logs_named = ", ".join(str(log) for log in logs)
@@ -112,7 +112,7 @@ def _study(text: str, where: str) -> tuple[Models, Mapping[str, str]]:
     last, label = _without_label(last)
     name = next((w for w in (*words, last) if w.startswith("study=")), "").removeprefix("study=")
     is_shipped = name in options("study")
-    of_folder = [] if is_shipped or words else _words_of_folder(name)
+    of_folder = [] if is_shipped or words else words_of_folder(name)
     if not (is_shipped or of_folder or os.path.isfile(Path(name).expanduser())):
         raise ConfigError(f"{where}: {text!r} is no file, no folder and no study{study_hint(name)}")
     from expunge.pipelines.study.handle import load_study
@@ -136,24 +136,6 @@ def _without_label(word: str) -> tuple[str, str]:
     value, colon, label = word.rpartition(":")
     is_inside = any(label.count(close) > label.count(opening) for opening, close in ("[]", "{}"))
     return (value, label) if colon and not is_inside else (word, "")
-
-
-def _words_of_folder(text: str) -> list[str]:
-    """Return the words of the run that wrote a folder of saves/study; none if it is no such folder.
-
-    Raises:
-        ConfigError: If the folder exists, and the store does not know its run.
-    """
-    from expunge.pipelines.study.run_note import ROOT, read_notes
-
-    places = [path for path in (Path(text), Path(ROOT) / text) if os.path.isdir(path)]
-    folder = next((path.resolve() for path in places if path.resolve().parent == Path(ROOT).resolve()), None)
-    if folder is None:
-        return []
-    for note in read_notes(Path(STORE))[0]:
-        if Path(note.folder) == folder:
-            return [word for word in shlex.split(note.command)[2:] if "=" in word and not word.startswith("-")]
-    raise ConfigError(f"{folder.name}: {STORE} does not know which command wrote this folder; name its study and words")
 
 
 def _short(text: str) -> str:

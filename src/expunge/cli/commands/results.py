@@ -91,8 +91,10 @@ def _results(overrides: Sequence[str]) -> tuple[pa.Table, int]:
     """Return the results, and the exit code: 1 if damaged results are left out."""
     if overrides:
         from expunge.cli.reporting import print_damage
+        from expunge.cli.run_folders import with_words
         from expunge.pipelines.study.handle import load_study
 
+        overrides = with_words(overrides)
         study = load_study(overrides)
         stored = study.stored()
         if not stored.runs:
