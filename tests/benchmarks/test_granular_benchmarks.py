@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
+from tests.written_layouts import write_graph
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
@@ -56,22 +57,11 @@ def test_the_worlds_relationships_measure_both_kinds_of_retain_rows() -> None:
 def test_arcsfs_graph_with_rows(tmp_path: Path) -> None:
     """The world's own graph and rows, written as arcsf writes its."""
     world = make_world(WorldConfig(authors=8, questions_per_author=12))
-    items = {k: {"type": e.type, "data": {"key": k, "name": e.name}} for k, e in world.entities.items()}
-    (tmp_path / "all_items.json").write_text(json.dumps(items))
-    (tmp_path / "all_connections.csv").write_text("".join(f"{a.source},{a.target}\n" for a in world.links))
-    rows = [
-        {
-            "keys": r.meta["keys"], "question": r.question, "answer": r.answer, "perturbed_answers": r.perturbed,
-            "paraphrased_question": r.paraphrased_question, "paraphrased_answer": r.answers["paraphrase"],
-            "paraphrased_perturbed_answers": r.perturbed,
-        }
-        for r in world.sets["full"]
-    ]  # fmt: skip
-    (tmp_path / "questions.json").write_text(json.dumps(rows))
+    write_graph(tmp_path, world)
     for granularity in ("question", "book", "author", "publisher", "relationship"):
         args = {"granularity": granularity, "forget_fraction": 0.2}
         benchmark = find_benchmark("gen_tofu").make(BenchmarkConfig(root=str(tmp_path), args=args))
-        assert len(benchmark.sets["forget"]) + len(benchmark.sets["retain"]) == len(rows), granularity
+        assert len(benchmark.sets["forget"]) + len(benchmark.sets["retain"]) == len(world.sets["full"]), granularity
         assert len(benchmark.sets["forget_eval"]) == len(benchmark.sets["forget"])
         requests, trained = benchmark.sets["forget_eval"][0], benchmark.sets["forget"][0]
         assert requests.question != trained.question and requests.meta == trained.meta

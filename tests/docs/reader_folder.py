@@ -16,7 +16,10 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 from command_rules import TINY
+from tests.written_layouts import write_choice_task, write_graph
 
+from expunge.data.world import WorldConfig
+from expunge.data.world.generate import make_world
 from tutorial_blocks import blocks_of
 
 ROOT = Path(__file__).parents[2]
@@ -99,13 +102,13 @@ def link(name: Path, target: Path) -> None:
 
 
 def save_model(folder: Path, tokenizer: Any) -> None:
-    """Save an untrained Llama of 16 layers with its tokenizer and a chat template."""
+    """Save a Llama with its tokenizer and a chat template. Its 13 layers are all that a command names."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 16, "num_attention_heads": 2},
+        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 13, "num_attention_heads": 2},
         **{"max_position_embeddings": 4096, "bos_token_id": tokenizer.bos_token_id},
         **{"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id},
     )
@@ -219,8 +222,10 @@ def write_sources(folder: Path) -> None:
         ]
         lines(folder / f"fame/{split}.json", people)
     write_semeval(folder / "semeval")
-    write_graph(folder / "gen_tofu")
-    write_choice_task(folder / "lm_tasks")
+    write_graph(folder / "gen_tofu", make_world(WorldConfig(authors=8, questions_per_author=12)))
+    questions = folder / "lm_questions.jsonl"
+    lines(questions, choices(8))
+    write_choice_task(folder / "lm_tasks", questions)
 
 
 BLUR_FILES = ("forget", "retain", "paired_forget_retain")
@@ -247,41 +252,6 @@ def write_semeval(folder: Path, documents: int = 16) -> None:
     lines(
         folder / "mia" / "nonmember.jsonl", [{"id": f"x{i}", "document": f"Text {i} of a stranger."} for i in range(2)]
     )
-
-
-def write_graph(folder: Path) -> None:
-    """Write the graph and the rows of arcsf's gen_tofu: the embedded world's."""
-    from expunge.data.world import WorldConfig
-    from expunge.data.world.generate import make_world
-
-    world = make_world(WorldConfig(authors=8, questions_per_author=12))
-    items = {key: {"type": e.type, "data": {"key": key, "name": e.name}} for key, e in world.entities.items()}
-    rows = [
-        {
-            **{"keys": row.meta["keys"], "question": row.question, "answer": row.answer},
-            **{"paraphrased_question": row.paraphrased_question, "paraphrased_answer": row.answers["paraphrase"]},
-            **{"perturbed_answers": row.perturbed, "paraphrased_perturbed_answers": row.perturbed},
-        }
-        for row in world.sets["full"]
-    ]
-    folder.mkdir()
-    (folder / "all_items.json").write_text(json.dumps(items))
-    (folder / "all_connections.csv").write_text("".join(f"{link.source},{link.target}\n" for link in world.links))
-    (folder / "questions.json").write_text(json.dumps(rows))
-
-
-def write_choice_task(folder: Path) -> None:
-    """Write a task of lm-evaluation-harness, `tiny_choice`, over questions with options."""
-    questions = folder.with_name("lm_questions.jsonl")
-    lines(questions, choices(8))
-    folder.mkdir()
-    task = {
-        **{"task": "tiny_choice", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(questions)}}},
-        **{"test_split": "test", "fewshot_split": "test", "output_type": "multiple_choice"},
-        **{"doc_to_text": "{{question}}\nAnswer:", "doc_to_choice": "choices", "doc_to_target": "answer"},
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
-    (folder / "tiny_choice.yaml").write_text(yaml.safe_dump(task))
 
 
 def write_rows(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.written_layouts import write_choice_task
 
 import expunge
 from expunge.core.decode import decode
@@ -39,21 +40,9 @@ def tasks(tmp_path: Path, wmdp_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "tasks"
-    folder.mkdir()
-    task = {
-        "task": "tiny_choice",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(wmdp_folder / "wmdp-bio" / "test.json")}},
-        "test_split": "test",
-        "fewshot_split": "test",
-        "output_type": "multiple_choice",
-        "description": "The following are multiple choice questions (with answers) about biology.\n\n",
-        "doc_to_text": "{{question}}\nAnswer:",
-        "doc_to_choice": "choices",
-        "doc_to_target": "answer",
-        "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_bytes")],
-    }
-    (folder / "tiny_choice.yaml").write_text(yaml.safe_dump(task))
+    description = "The following are multiple choice questions (with answers) about biology.\n\n"
+    questions = wmdp_folder / "wmdp-bio" / "test.json"
+    write_choice_task(folder, questions, ("acc", "acc_bytes"), description=description)
     return folder
 
 
