@@ -113,12 +113,12 @@ def plan_memory(planned: Sequence[PlannedJob]) -> str:
     return f"estimated memory on one GPU (leave a fifth free; a CPU needs less): {', '.join(sizes)}"
 
 
-def size_text(n: int) -> str:
+def size_text(n: float) -> str:
     """Format a number of bytes: 32715571 -> 31.2 MiB."""
     for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if n >= 0.1 * size:
             return f"{n / size:.3g} {unit}"
-    return f"{n} B"
+    return f"{n:.0f} B"
 
 
 def count(n: int) -> str:
