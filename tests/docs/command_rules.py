@@ -206,7 +206,7 @@ RULES: dict[str, Rule] = {
         f"{SMALL} {ONE_METHOD} {ONE_TRIAL}",
     ),
     "run study=lume_smollm2": Rule({"model=MODEL": "model=llama-64k"}, f"{SMALL} {ONE_METHOD} data.args.documents=4"),
-    "run study=meta_tiny": Rule(more=f"{SMALL_DATA} {ONCE}"),
+    "run study=meta_tiny": Rule(more=f"{TINY} {ONE_METHOD} seeds.train=[0] {PROBABILITIES} launch.workers=1"),
     "run study=methods_all": Rule(more=f"{TINY} {ONE_METHOD}"),
     "run study=tofu_smollm2": Rule(
         {"model=MODEL": "model=llama-64k"},
@@ -314,8 +314,10 @@ TRIES: dict[str, Rule] = {
     "plan study=quickstart benchmark=gen_tofu": Rule({"FOLDER": "gen_tofu"}),
     "plan study=tofu_tiny": Rule({"FOLDER": "tofu"}),
     "unlearn benchmark=r_tofu": Rule({"FOLDER": "r_tofu"}, f"{STEP} model=MODEL"),
+    # the pages have evaluations during training
+    "unlearn experiment=unlearn/tofu/default": Rule({"FOLDER": "tofu"}, f"{STEP} trainer.args.evaluate.steps=null"),
 }
-"""Rules of commands that docstrings propose and no page has."""
+"""Rules of commands that docstrings propose, in place of those for pages."""
 
 NUMBERS = itertools.count()
 
