@@ -139,9 +139,9 @@ def measure(sides: Sides, panel: str, rounds: int, logs: Mapping[str, Path]) -> 
         for name in ("first", "again"):
             if name == "first":
                 shutil.rmtree(sides.folder / "saves/store", ignore_errors=True)
-            else:  # its results are removed; the note that the model could be loaded stays
+            else:  # its results are removed; the notes about the model and its tokenizer stay
                 for part in (sides.folder / "saves/store").iterdir():
-                    if part.is_dir() and part.name != ".loaded":
+                    if part.is_dir() and not part.name.startswith("."):
                         shutil.rmtree(part)
             seconds, ours = sides.ours("model", panel, f"{panel}_{i}", logs["ours"])
             spent[name].append(seconds)

@@ -77,8 +77,8 @@ def test_rows_of_one_template_need_one_check(monkeypatch: pytest.MonkeyPatch) ->
     """The end of the question has no part in it."""
     rows = RowTokenizer(TOKENIZERS["words"], [], split_special_tokens=True)
     calls: list[int] = []
-    plain = RowTokenizer._plain_ids
-    monkeypatch.setattr(RowTokenizer, "_plain_ids", lambda self, texts: calls.append(1) or plain(self, texts))
+    plain = RowTokenizer.plain_ids
+    monkeypatch.setattr(RowTokenizer, "plain_ids", lambda self, texts: calls.append(1) or plain(self, texts))
     for question in ("Who wrote it?", "Was she born in 1991?", "Où?"):
         assert rows.splits(f"Question: {question}\nAnswer:", " Ana")
     assert len(calls) == 1

@@ -39,12 +39,12 @@ def tokenizer() -> Any:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Change the code that tokenises texts, as a patch of a library does."""
-    original = RowTokenizer._plain_ids
+    original = RowTokenizer.plain_ids
 
-    def patched(self: RowTokenizer, texts: Sequence[str]) -> list[list[int]]:
-        return original(self, [text.replace("Ana", "Eva") for text in texts])
+    def patched(self: RowTokenizer, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        return original(self, [text.replace("Ana", "Eva") for text in texts], special=special)
 
-    monkeypatch.setattr(RowTokenizer, "_plain_ids", patched)
+    monkeypatch.setattr(RowTokenizer, "plain_ids", patched)
 
 
 def digests(encode: Callable[[Encoder], Any], encoder: Encoder) -> Digests:

@@ -402,10 +402,8 @@ class Encoder:
     def _known_to_peer(self, texts: Sequence[str]) -> dict[str, list[int]]:
         """Return the ids of texts as OpenUnlearning tokenises them, by text."""
         every = list(dict.fromkeys(texts))
-        if not every:
-            return {}
-        ids = self.tokenizer(every, add_special_tokens=not self.template.apply_chat_template)["input_ids"]
-        return dict(zip(every, map(list, ids), strict=True))
+        ids = self.tokens.plain_ids(every, special=not self.template.apply_chat_template)
+        return dict(zip(every, ids, strict=True))
 
     def _join_peer(self, prompt: str, whole: str) -> Encoded:
         """Return the ids of an example whose label boundary is the number of tokens of its prompt alone."""

@@ -91,10 +91,10 @@ class RowTokenizer:
             return []
         hidden = [i for i, text in enumerate(texts) if OPEN in text]
         if not hidden:
-            return self._plain_ids(texts)
+            return self.plain_ids(texts)
         out: list[list[int]] = [[] for _ in texts]
         plain = [i for i in range(len(texts)) if OPEN not in texts[i]]
-        for i, ids in zip(plain, self._plain_ids([texts[i] for i in plain]), strict=True):
+        for i, ids in zip(plain, self.plain_ids([texts[i] for i in plain]), strict=True):
             out[i] = ids
         for i in hidden:
             out[i] = self._hidden_ids(texts[i])[0]
@@ -134,7 +134,7 @@ class RowTokenizer:
             n = len(words)
             self._apart[tail, kind] = all(
                 first + rest[i] == rest[n + i]
-                for first, *rest in (self._plain_ids(texts), [self._parts(text) for text in texts])
+                for first, *rest in (self.plain_ids(texts), [self._parts(text) for text in texts])
                 for i in range(n)
             )
         return self._apart[tail, kind]
@@ -157,19 +157,22 @@ class RowTokenizer:
             return math.inf
         return self._ids_per_byte * len(text.encode())
 
-    def _plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode with the backend, without masks and offsets, if it agrees with the tokenizer on the first text."""
+    def plain_ids(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """Return the ids of texts without private characters. special: with the tokens that the tokenizer adds itself.
+
+        Encodes with the backend, without masks and offsets, if it agrees with the tokenizer on the first text.
+        """
         if not texts:
             return []
         fast = self.backend
-        first = list(self.tokenizer(texts[0], add_special_tokens=False)["input_ids"])
+        first = list(self.tokenizer(texts[0], add_special_tokens=special)["input_ids"])
         if len(texts) == 1:
             return [first]
         if fast is not None and fast.truncation is None and fast.padding is None:
-            batch = [encoding.ids for encoding in fast.encode_batch_fast(texts, add_special_tokens=False)]
+            batch = [encoding.ids for encoding in fast.encode_batch_fast(texts, add_special_tokens=special)]
             if batch[0] == first:
                 return batch
-        return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]]
 
     def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
         if self.backend is None:
