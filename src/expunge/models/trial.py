@@ -66,7 +66,7 @@ def try_model(model: ModelConfig, store: Path | None = None) -> None:
     if faults.get("limit"):
         raise ConfigError(f"{MODEL_KEY}: {source}: loading it without weights {faults['limit']}")
     attention = model.model_args.attn_implementation
-    if attention and "attention" in faults.get("model", "").lower():
+    if attention and "attention" in str(faults.get("model")).lower():
         raise ConfigError(
             f"model.model_args.attn_implementation={attention}: cannot be used here; leave it out for transformers' "
             f"default (sdpa), which differs by rounding: {faults['model']}"
