@@ -73,6 +73,50 @@ def test_other_files_and_the_place_of_a_plugin_do_not_count(folder: Path, monkey
     assert revision(moved) == before
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import later",
+        "from spaces import later",
+        "from own_package import later",
+        "from own_package.lower import later",
+        "import importlib; importlib.import_module('later')",
+        "__import__('spaces.later')",
+        "import runpy; runpy.run_path(FOLDER + '/later.py')",
+        "import runpy; runpy.run_path(f'{FOLDER}/later.py')",
+    ],
+)
+def test_a_module_that_a_function_imports_later_counts(folder: Path, code: str) -> None:
+    places = [folder, folder / "spaces", folder / "own_package", folder / "own_package" / "lower"]
+    for place in places:
+        place.mkdir(exist_ok=True)
+        (place / "later.py").write_text("X = 1")
+    (folder / "own_package" / "lower" / "__init__.py").write_text("")
+    with (folder / "mine.py").open("a") as file:
+        file.write(f"\nFOLDER = '.'\ndef later():\n    {code}\n")
+    before = revision(folder)
+    assert revision(folder) == before and not {"later", "spaces", "spaces.later", "own_package.lower"} & set(
+        sys.modules
+    )
+    for place in places:
+        (place / "later.py").write_text("X = 2")
+    assert revision(folder) != before
+
+
+@pytest.mark.parametrize("call", ["make(1)", "reward('of_a_test')(functools.partial(plain, 1))"])
+def test_the_arguments_of_an_imported_factory_count(folder: Path, call: str) -> None:
+    (folder / "own_parts.py").write_text(
+        "from expunge.training.rewards.api import reward\ndef plain(n, rollouts):\n    return [n for _ in rollouts]\n"
+        "def make(n):\n    return reward('of_a_test')(lambda rollouts: plain(n, rollouts))\n"
+    )
+    revisions = []
+    for n in "12":
+        text = "import functools\nfrom expunge.training.rewards.api import reward\nfrom own_parts import make, plain\n"
+        (folder / "mine.py").write_text(text + call.replace("1", n))
+        revisions.append(revision(folder))
+    assert revisions[0] != revisions[1]
+
+
 @pytest.mark.parametrize("name", ["words.txt", "lists/more.txt", "current.txt"])
 def test_a_file_that_a_plugin_names_counts(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "lists").mkdir()

@@ -22,11 +22,12 @@ def named_files(names: Collection[str], folder: Path) -> Iterator[tuple[str, Pat
     """Yield the files that texts name, each with a label for it that does not depend on the place of the folder.
 
     A text names a file by its path from the folder, from a folder in it that another text names, from the current
-    folder, or from the root. Folders of files and patterns are not followed.
+    folder, or from the root. A text such as /words.txt, the end of an f-string, is a path from the folder, too.
+    Folders of files and patterns are not followed.
     """
     inside = [folder, *(folder / name for name in sorted(names) if name.strip("./") and os.path.isdir(folder / name))]
-    for place, name in itertools.product(inside, sorted(names)):
-        if not name.endswith(".py") and os.path.isfile(place / name):
+    for place, name in itertools.product(inside, sorted({*names, *(name.lstrip("/") for name in names)})):
+        if name and os.path.isfile(place / name):
             yield f"{place.name if place != folder else '.'}/{name}", place / name
     for name in sorted(names):
         if not name.endswith(".py") and not os.path.isfile(folder / name) and os.path.isfile(name):

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, ExpungeError, nearest
+from expunge.core.plugin_code import loading
 
 GROUP = "expunge.plugins"
 _LOADED: set[str] = set()  # the top-level modules of the loaded plugins
@@ -23,7 +24,8 @@ def load_plugins(files: Sequence[str]) -> None:
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         _LOADED.add(point.module.partition(".")[0])
         try:
-            point.load()
+            with loading(point.module):
+                point.load()
         except Exception as error:
             raise ConfigError(f"plugin {point.name} ({point.value}): {_message(error)}") from error
     for name in files:
@@ -42,7 +44,8 @@ def _load_file(path: Path) -> None:
     sys.modules[module_name] = module  # dataclasses look their module up by name
     _LOADED.add(module_name)
     try:
-        spec.loader.exec_module(module)
+        with loading(module_name):
+            spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"--plugin: {path}: {_message(error)}") from error
 
