@@ -310,6 +310,46 @@ def test_an_index_cannot_name_a_file_outside_its_folder(folders: Path, tmp_path:
             check()
 
 
+@pytest.mark.parametrize("name", ["README.safetensors", ".hidden.safetensors", "license.safetensors"])
+def test_the_weights_that_a_configuration_names_count(folders: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(folders / "single", tmp_path / "m"))
+    shutil.copy(folder / "model.safetensors", folder / name)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": name}))
+    check_source(str(folder), "model")
+    before = source_identity(str(folder), None)
+    (folder / name).write_bytes((folder / name).read_bytes() + b"0")
+    assert source_identity(str(folder), None) != before
+
+
+@pytest.mark.parametrize("name", ["sub/w.safetensors", "../w.safetensors", "/etc/w.safetensors", "..", 3])
+def test_a_configuration_cannot_name_weights_in_another_folder(folders: Path, tmp_path: Path, name: Any) -> None:
+    folder = Path(shutil.copytree(folders / "single", tmp_path / "m"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": name}))
+    with pytest.raises(ConfigError, match="transformers_weights: should name a file of this folder"):
+        check_source(str(folder), "model")
+
+
+def test_the_index_of_a_variant_is_an_index(folders: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders / "single", tmp_path / "m"))
+    index = folder / "model.safetensors.index.half.json"
+    (folder / "sub").mkdir()
+    (folder / "sub" / "w.safetensors").write_bytes(b"0")
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "sub/w.safetensors"}}))
+    assert "sub/w.safetensors" in identity_files(folder)
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "../w.safetensors"}}))
+    with pytest.raises(ConfigError, match="outside the model folder"):
+        check_folder(str(folder), ModelArgs())
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "", "a\0b"])
+def test_a_variant_is_a_part_of_a_name(name: str) -> None:
+    ModelArgs(options={"variant": "fp16"})
+    with pytest.raises(ValueError, match="variant must be a part of a file name"):
+        ModelArgs(options={"variant": name})
+
+
 def test_shards_in_a_subfolder_count(folders: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders / "sharded", tmp_path / "m"))
     path = folder / "model.safetensors.index.json"

@@ -84,6 +84,9 @@ class ModelArgs:
     def __post_init__(self) -> None:
         if self.pretrained_model_name_or_path == "":
             raise ValueError("pretrained_model_name_or_path must be a folder or a hub id (or null)")
+        variant = self.options.get("variant")
+        if variant is not None and re.fullmatch(r"\w[\w.-]*", str(variant)) is None:
+            raise ValueError(f"variant must be a part of a file name, such as fp16, got {variant!r:.40}")
 
 
 @strict
@@ -152,7 +155,8 @@ class ModelConfig:
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder with one of them has a tokenizer
 ADAPTER, WRAPPER = "adapter_config.json", "wrapper.json"
-INDEX = "*.safetensors.index.json"
+INDEX = "*.safetensors.index*.json"  # also that of a variant, such as model.safetensors.index.fp16.json
+WEIGHTS_NAME = "transformers_weights"  # a key of config.json: the file of the weights, in place of model.safetensors
 
 
 def looks_local(source: str) -> bool:
@@ -252,7 +256,7 @@ def check_source(source: str, key: str) -> None:
     if not any(not p.name.startswith("adapter_") for p in folder.glob("*.safetensors")):
         weights = "only pickled weights (.bin), which are not read" if any(folder.glob("*.bin")) else "no weights"
         raise ConfigError(f"{key}: {source} contains {weights}; save the model as safetensors")
-    shards(folder)
+    named_weights(folder)
 
 
 def _check_adapter(source: str, base: str, key: str) -> None:
@@ -273,9 +277,16 @@ def _check_adapter(source: str, base: str, key: str) -> None:
     check_source(base, f"{key}: {source}: base_model_name_or_path")
 
 
-def shards(folder: Path) -> list[str]:
-    """Return the present files that the indices of a model folder name. Raises ConfigError for one outside of it."""
-    return [name for name in index_names(folder) if "\0" not in name and (folder / name).is_file()]
+def named_weights(folder: Path) -> list[str]:
+    """Return the present files that the indices and the config.json of a model folder name as weights.
+
+    Raises:
+        ConfigError: An index names a file outside the folder.
+    """
+    names = {*index_names(folder)}
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # loading reports them
+        names.add(str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get(WEIGHTS_NAME)))
+    return sorted(name for name in names if "\0" not in name and (folder / name).is_file())
 
 
 def index_names(folder: Path, pattern: str = INDEX) -> list[str]:

@@ -30,8 +30,8 @@ from expunge.models.config import (
     index_names,
     looks_local,
     model_subfolders,
+    named_weights,
     only_as_folder,
-    shards,
     tokenizer_folder,
 )
 from expunge.models.folder_settings import TEMPLATES
@@ -84,7 +84,7 @@ def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
 def _own_files(folder: Path) -> set[str]:
     """Return the names of `identity_files` without those of helper models."""
     own = {p.name for p in folder.iterdir() if p.is_file()}
-    names = {f"{TEMPLATES}/{p.name}" for p in (folder / TEMPLATES).glob("*.jinja")} | set(shards(folder))
+    names = {f"{TEMPLATES}/{p.name}" for p in (folder / TEMPLATES).glob("*.jinja")} | set(named_weights(folder))
     if any(name.endswith(".py") for name in own):
         every = set(_all_files(folder))
         return names | (every - _without_effect(folder, every))

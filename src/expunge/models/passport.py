@@ -16,7 +16,7 @@ from typing import Any, Literal
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.models.capabilities import Capabilities
-from expunge.models.config import ADAPTER, ModelArgs, adapter_base, looks_local, shards, weights_source
+from expunge.models.config import ADAPTER, ModelArgs, adapter_base, looks_local, named_weights, weights_source
 from expunge.models.identity import identity_files, pinned_revision
 
 Status = Literal["ok", "fallback", "refused"]
@@ -139,7 +139,7 @@ def check_folder(source: str, args: ModelArgs) -> None:
     """Raise ConfigError for a model folder that cannot be loaded; no weights are read."""
     Passport(source, tuple(folder_lines(source, args))).require()
     if looks_local(source):
-        shards(Path(source).expanduser())
+        named_weights(Path(source).expanduser())
 
 
 def check_trainable(source: str) -> None:
