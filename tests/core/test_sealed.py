@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.core.files import check_sealed_folder, read_sealed, seal_folder, write_sealed
+from expunge.core.files import check_sealed_folder, read_note, read_sealed, seal_folder, write_note, write_sealed
 from expunge.core.fingerprints import file_sha256
 
 
@@ -64,3 +64,14 @@ def test_each_change_of_a_sealed_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "checksums.json").unlink()
     with pytest.raises(ValueError, match=r"^checksums.json is missing$"):
         check_sealed_folder(tmp_path)
+
+
+def test_a_note_is_that_of_its_name(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_note(tmp_path / name, {"fact": name})
+    write_sealed(tmp_path / "no note", {"fact": "x"})
+    assert read_note(tmp_path / "one") == {"fact": "one"}
+    (tmp_path / "two").replace(tmp_path / "one")
+    for name in ("one", "no note"):
+        with pytest.raises(ValueError, match="under another name"):
+            read_note(tmp_path / name)

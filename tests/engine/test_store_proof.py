@@ -20,6 +20,7 @@ from expunge.core.files import (
     read_sealed,
     seal_folder,
     whole_folder,
+    write_note,
     write_sealed,
 )
 from expunge.core.fingerprints import note
@@ -341,6 +342,15 @@ def test_each_damaged_note_of_a_store_is_named(store: Store) -> None:
         assert fault.path == path and "remove it, because no result depends on it" in fault.reason
         write(path, before)
     assert verify_store(store, ignore).faults == ()
+
+
+def test_a_note_under_the_name_of_another_is_named(store: Store) -> None:
+    one, two = store.root / PASSPORTS / "one.json", store.root / PASSPORTS / "two.json"
+    for path in (one, two):
+        write_note(path, {"model": path.stem})
+    assert verify_store(store, ignore).faults == ()
+    write(one, two.read_bytes())
+    assert [fault.path for fault in verify_store(store, ignore).faults] == [one]
 
 
 @pytest.mark.parametrize("label", [".", ".hidden", "..", "-.-x", "日本", ".trash", "a.part"])

@@ -24,7 +24,14 @@ from expunge.core.errors import ConfigError
 from expunge.models import identity
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelArgs, ModelConfig, TokenizerArgs, check_source
-from expunge.models.identity import identity_files, pinned, pinned_revision, source_identity, tokenizer_identity
+from expunge.models.identity import (
+    identity_files,
+    pinned,
+    pinned_revision,
+    source_identity,
+    tokenisation_files,
+    tokenizer_identity,
+)
 from expunge.models.load import load_model, load_tokenizer, save_model
 from expunge.models.passport import check_folder
 
@@ -399,3 +406,33 @@ def test_a_checksum_is_computed_once_per_process(
     before = source_identity(str(folder), None)
     monkeypatch.setattr(identity, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
     assert source_identity(str(folder), None) == before
+
+
+def test_an_edit_with_the_earlier_time_counts(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(folders / "single", tmp_path / "m"))
+    monkeypatch.setattr(identity, "_SETTLED_NS", -(10**18))
+    before = source_identity(str(folder), None)
+    edit_with_earlier_time(folder / "model.safetensors")
+    assert source_identity(str(folder), None) != before
+
+
+def test_code_of_a_tokenizer_with_the_earlier_time_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_tokenizers").mkdir()
+    code = tmp_path / "own_tokenizers" / "code.py"
+    code.write_text("X = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(identity, "_TOKENISERS", {"own_tokenizers": ("*.py",)})
+    before = tokenisation_files.__wrapped__()
+    assert tokenisation_files.__wrapped__() == before
+    edit_with_earlier_time(code)
+    assert tokenisation_files.__wrapped__() != before
+
+
+def edit_with_earlier_time(file: Path) -> None:
+    """Change one byte of a file, and set its time back, as `touch -r` does."""
+    stat = file.stat()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)

@@ -19,6 +19,7 @@ from expunge.core.fingerprints import file_sha256, open_regular
 CHECKSUM = "sha256"
 CHECKSUMS = "checksums.json"  # in a sealed folder: the checksums of its other files
 READ, READ_WRITE = 0o444, 0o666
+NOTE = "note"  # in a note: the name of its file
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of a file until one of the two is written
 
 
@@ -213,6 +214,19 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise ValueError("its checksum is not the stored one")
     value: dict[str, Any] = json.loads(data)
     del value[CHECKSUM]
+    return value
+
+
+def write_note(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a sealed file that also holds its own name, because the name stands for what the value is about."""
+    write_sealed(path, {NOTE: path.name, **value})
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Return the value of a note. Raises ValueError if it is damaged, or was written under another name, or OSError."""
+    value = read_sealed(path)
+    if value.pop(NOTE, None) != path.name:
+        raise ValueError("it was written under another name")
     return value
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expunge.core.errors import JobError
-from expunge.core.files import check_sealed_folder, read_sealed
+from expunge.core.files import NOTE, check_sealed_folder, read_sealed
 from expunge.core.fingerprints import difference, fingerprint, open_regular
 from expunge.engine.job import Job, in_order
 from expunge.engine.lease import LOCKS
@@ -109,14 +109,13 @@ def _notes(root: Path) -> list[Path]:
 
 
 def _sealed(file: Path) -> bool:
-    """Return whether a note is as it was written, or another process has removed it."""
+    """Return whether a note is as it was written and has its own name, or another process has removed it."""
     try:
-        read_sealed(file)
+        return bool(read_sealed(file).get(NOTE, file.name) == file.name)
     except FileNotFoundError:
         return True
     except (OSError, ValueError):
         return False
-    return True
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, ExpungeError, JobError
-from expunge.core.files import read_sealed, write_sealed
+from expunge.core.files import read_note, write_note
 from expunge.core.terminal import quiet, say
 from expunge.engine.job import Job, Progress, silent
 from expunge.engine.job_file import JobFile
@@ -25,7 +25,7 @@ def do_job(job: Job, store: Store, progress: Progress) -> str | None:
         store.make(job, progress)
     except ExpungeError as error:
         with contextlib.suppress(OSError):  # on a full disk only the caller receives the reason
-            write_sealed(_failure(store, job.key), {"job": job.name, "reason": str(error)})
+            write_note(_failure(store, job.key), {"job": job.name, "reason": str(error)})
         return str(error)
     return None
 
@@ -57,7 +57,7 @@ def run_task(path: Path, index: int) -> int:
 def failure(store: Store, key: str) -> str | None:
     """Return the reason of a job's last failure; None if it did not fail."""
     try:
-        return str(read_sealed(_failure(store, key))["reason"])
+        return str(read_note(_failure(store, key))["reason"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

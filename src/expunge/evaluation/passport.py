@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.core.files import read_sealed, write_sealed
+from expunge.core.files import read_note, write_note
 from expunge.engine.store import PASSPORTS
 from expunge.evaluation.observation import FAILURES, capabilities
 from expunge.models.capabilities import (
@@ -71,7 +71,7 @@ def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, sto
         passport.require()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_sealed(file, passport.to_dict())
+            write_note(file, passport.to_dict())
     can = passport.capabilities
     if can is not None:
         one_row = not args.batched and can.generation != "uncached"
@@ -96,7 +96,7 @@ def inspect_model(source: str, args: ModelArgs, tokenizer_args: TokenizerArgs, d
 def _stored(file: Path) -> Passport | None:
     """Return the passport in a file; None if the file does not exist, or is damaged and must be made again."""
     try:
-        return Passport.from_dict(read_sealed(file))
+        return Passport.from_dict(read_note(file))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -215,7 +215,8 @@ def tokenisation_files() -> str:
         for place in (spec and spec.submodule_search_locations) or ():
             for file in (f for pattern in patterns for f in Path(place).glob(pattern)):
                 stat = file.stat()
-                files[f"{package}/{file.relative_to(place).as_posix()}"] = [stat.st_size, stat.st_mtime_ns]
+                times = [stat.st_mtime_ns, stat.st_ctime_ns]  # an edit with the earlier mtime has another ctime
+                files[f"{package}/{file.relative_to(place).as_posix()}"] = [stat.st_size, *times]
     return fingerprint(files)
 
 
@@ -254,9 +255,9 @@ def _sum(path: Path) -> str:
     A file that was changed a moment ago may change again without another time, so it is read each time.
     """
     stat = path.stat()
-    if time.time_ns() - stat.st_mtime_ns < _SETTLED_NS:
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < _SETTLED_NS:
         return file_sha256(path)
-    place = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    place = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if place not in _sums:
         _sums[place] = file_sha256(path)
     return _sums[place]

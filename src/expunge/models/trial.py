@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import read_sealed, write_sealed
+from expunge.core.files import read_note, write_note
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.garbage import skip_imports
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
@@ -88,7 +88,7 @@ def _note(store: Path, marks: Sequence[str], parts: Mapping[str, Any] | None) ->
     with contextlib.suppress(OSError):  # a store that cannot be written is left as it is
         (store / LOADED).mkdir(parents=True, exist_ok=True)
         for i, mark in enumerate(marks):
-            write_sealed(store / LOADED / mark, {"parts": None if i else parts})
+            write_note(store / LOADED / mark, {"parts": None if i else parts})
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def model_parts(model: ModelConfig, store: Path | None = None) -> ModelParts | N
     values: Any = _PARTS.get(marks[0])
     if values is None and store is not None:
         with contextlib.suppress(OSError, ValueError):
-            values = read_sealed(store / LOADED / marks[0])["parts"]
+            values = read_note(store / LOADED / marks[0])["parts"]
     if values is None:
         values = _faults(str(place.resolve()), None, json.dumps(how), marks).get("parts")
         if values is not None and store is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
-from expunge.core.files import read_sealed, write_sealed
+from expunge.core.files import read_note, write_note
 from expunge.core.fingerprints import fingerprint
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
@@ -115,7 +115,7 @@ class TaskContext:
             if file is not None:
                 with contextlib.suppress(OSError):  # a store that cannot be written is left as it is
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    write_sealed(file, {"fact": fact})
+                    write_note(file, {"fact": fact})
         if mark is not None:
             _facts[self.store, mark] = fact
         return fact
@@ -141,7 +141,7 @@ def _n_characters(rows: ExampleSet) -> int:
 def _stored(file: Path) -> str | None:
     """Return the fact in a file; None if there is none, or it is damaged and must be found again."""
     try:
-        return str(read_sealed(file)["fact"])
+        return str(read_note(file)["fact"])
     except (OSError, ValueError, KeyError):
         return None
 
