@@ -53,7 +53,7 @@ def check_settings(folder: Path, source: str, key: str) -> None:
         _check_index(folder, _read(folder / INDEX, source, key), f"{key}: {source}/{INDEX}")
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            _read(folder / name, source, key)
+            _check_token_ids(_read(folder / name, source, key), f"{key}: {source}/{name}")
 
 
 def _read(path: Path, source: str, key: str) -> dict[str, Any]:
@@ -92,6 +92,7 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where}: {name}: should be a number, got {value!r:.40}")
         if isinstance(value, int | float) and not isinstance(value, bool) and not _sane(name, value):
             raise ConfigError(f"{where}: {name}: is out of range, got {value!r:.40}")
+    _check_token_ids(config, where)
     heads, shared = config.get("num_attention_heads"), config.get("num_key_value_heads")
     if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
         raise ConfigError(f"{where}: num_key_value_heads: should divide the {heads} attention heads, got {shared}")
@@ -110,6 +111,13 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
         raise ConfigError(
             f"{where}: quantization_config: should be keys with a text quant_method, got {quantised!r:.60}"
         )
+
+
+def _check_token_ids(values: Mapping[str, Any], where: str) -> None:
+    for name, value in values.items():
+        ids = list(_numbers(value)) if name.endswith("_token_id") else []
+        if not all(isinstance(i, int) and not isinstance(i, bool) and abs(i) < 2**63 for i in ids):
+            raise ConfigError(f"{where}: {name}: should be the number of a token, or a list of them, got {value!r:.40}")
 
 
 def _sane(name: str, value: float) -> bool:
