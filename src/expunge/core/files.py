@@ -218,7 +218,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def write_note(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a sealed file that also holds its own name, because the name stands for what the value is about."""
+    """Write a sealed file that also holds its own name, because its name stands for its subject."""
     write_sealed(path, {NOTE: path.name, **value})
 
 
