@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from expunge.data.encoder import Encoder
@@ -71,6 +71,38 @@ def test_apart_as_together(kind: str, prompt: str, end: str, blank: str, word: s
     if rows.splits(first, second):
         one, other, whole = (rows.ids([text])[0] for text in (first, second, first + second))
         assert one + other == whole
+
+
+ADDED = (
+    *(AddedToken("<|reply|>", rstrip=True, special=True), AddedToken("New York", normalized=False)),
+    *(AddedToken("Oslo", single_word=True), AddedToken("Rome", lstrip=True), AddedToken("<|end|>", special=True)),
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "apart"),
+    [
+        ("Who?<|reply|>", " Ana wrote it", False),  # the token takes the blank after it
+        ("Who?<|reply|>\n", " Ana wrote it", False),
+        ("Who?<|reply|>", "Ana wrote it", False),
+        ("She lives in New", " York today", False),
+        ("Who?<|", "end|> Ana", False),
+        ("from_", "Oslo", False),  # a token of a whole word, which the part before it makes no word
+        ("in\n", "Rome", False),  # the token takes the white space before it
+        ("She lives in New", " Yorkshire", False),  # these letters begin with the token
+        ("She lives in Old", " York today", True),
+        ("Who?<|end|>", " Ana wrote it", True),
+    ],
+)
+def test_an_added_token_reaches_over_the_boundary(first: str, second: str, apart: bool) -> None:
+    tokenizer = tokenizer_of(None)
+    tokenizer.add_tokens(list(ADDED))
+    assert RowTokenizer(tokenizer, [], split_special_tokens=True).splits(first, second) == apart
+    template = Template(
+        user_start_tag="", user_end_tag=first, asst_start_tag="", asst_end_tag="", split_special_tokens=False
+    )
+    row = Encoder(template, tokenizer).encode("", second)
+    assert list(row.ids[:-1]) == tokenizer(first + second)["input_ids"]
 
 
 def test_rows_of_one_template_need_one_check(monkeypatch: pytest.MonkeyPatch) -> None:

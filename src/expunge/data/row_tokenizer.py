@@ -63,6 +63,7 @@ class RowTokenizer:
         self._tails: dict[str, str] = {}
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self.backend = backend
+        self._added = _AddedTokens(tokenizer)
         self._byte_level = backend is not None and "ByteLevel" in str(getattr(backend, "pre_tokenizer", ""))
         self._ids_per_byte = _ids_per_byte(backend) if self._byte_level else None
 
@@ -121,10 +122,13 @@ class RowTokenizer:
 
         True is proven only for byte-level tokenizers and answers that begin with a letter or a decimal digit, after a
         blank or not: such a tokenizer cuts text into parts by rules that read a few characters, and encodes each part
-        for itself. So the sample answers must have the same parts apart as together.
+        for itself. So the sample answers must have the same parts apart as together. Added tokens are cut out before,
+        so none may reach over the boundary.
         """
         start = answer[1:2] if answer[:1] == " " else answer[:1]
         if not self._byte_level or not (start.isalpha() or start.isdecimal()) or OPEN in prompt or OPEN in answer:
+            return False
+        if self._added.joins(prompt, answer):
             return False
         kind = f"{answer[:1] if answer[:1] == ' ' else ''}{'9' if start.isdecimal() else 'a'}"
         tail = self._tail(prompt)
@@ -240,6 +244,29 @@ class RowTokenizer:
             back = {int(copy.token_to_id(self._stand_in(k)) or 0): int(own[k]) for k in range(len(self.control))}
             self._copy = (copy, back)
         return self._copy
+
+
+class _AddedTokens:
+    """The added tokens of a tokenizer, which it cuts out of a text before it applies other rules."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        tokens = [t for t in getattr(tokenizer, "added_tokens_decoder", {}).values() if t.content]
+        self._rests: dict[str, tuple[str, ...]] = {}  # the ends of tokens, by their beginning
+        for content in {t.content for t in tokens}:
+            for k in range(1, len(content)):
+                self._rests[content[:k]] = (*self._rests.get(content[:k], ()), content[k:])
+        self._longest = max(map(len, self._rests), default=0)
+        self._takes_after = tuple(t.content for t in tokens if t.rstrip)
+        self._reads_before = tuple(t.content for t in tokens if t.lstrip or t.single_word)
+
+    def joins(self, first: str, second: str) -> bool:
+        """Return whether an added token may reach from one text into the next, or be found in one of them alone."""
+        if self._takes_after and first.rstrip().endswith(self._takes_after):  # it takes the blanks after it
+            return True
+        if self._reads_before and second.lstrip().startswith(self._reads_before):
+            return True
+        ends = (first[-k:] for k in range(1, min(self._longest, len(first)) + 1))
+        return any(second.startswith(self._rests[end]) for end in ends if end in self._rests)
 
 
 def _ids_per_byte(backend: Any) -> int | None:
