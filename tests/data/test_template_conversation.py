@@ -324,6 +324,46 @@ def test_an_open_thought_takes_the_templates_own_form_or_is_refused(tok: Any) ->
     assert empty.prompt("When?") == list(row.ids[: row.n_prompt])
 
 
+CUTS = CHAT.replace("{{ m.content }}", "{{ m.content.split('</think>')[-1] if m.role == 'assistant' else m.content }}")
+DROPS = CHAT.replace("{{ m.content }}", "{{ m.content | replace('the ', '') if m.role == 'assistant' else m.content }}")
+SWAPS = CHAT.replace("{{ m.content }}", "{{ m.content | replace('-', ' ') if m.role == 'assistant' else m.content }}")
+CLOSES = CUTS.replace("<|{{ m.role }}|>", "<|{{ m.role }}|>{% if m.role == 'assistant' %}<think></think>{% endif %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "question", "answer"),
+    [
+        (CUTS, "When?", "<think>long ago</think>1991"),  # the text without its thought would be scored
+        (CUTS, "When?", "</think>"),  # only the end would be scored
+        (CLOSES, "When?", "</think>"),  # the template's own tag would be scored
+        (DROPS, "In the house?", "the house"),  # the question's words would be scored
+    ],
+)
+def test_an_answer_that_the_template_rewrites_is_refused(tok: Any, template: str, question: str, answer: str) -> None:
+    encoder = Encoder(chat(template), tok)
+    assert encoder.encode(question, "1991").n_answer > 1
+    with pytest.raises(
+        DataError, match=r"^row: the chat template rewrites this answer, so its text is not in"
+    ) as error:
+        encoder.encode(question, answer)
+    assert ("as the trace of the row" in str(error.value)) == ("</think>" in answer)
+
+
+def test_an_answer_keeps_its_letters(tok: Any) -> None:
+    row = Encoder(chat(SWAPS), tok).encode("re-read it?", "Re-read -1")
+    assert text_of(tok, row.ids[row.n_prompt :]) == "Re read  1<|stop|>"
+
+
+def test_an_answer_with_a_thought_that_the_template_writes_itself_is_whole(tok: Any) -> None:
+    moved = "<think></think>{{ m.content }}"
+    template = CHAT.replace(
+        "{{ m.content }}",
+        "{% if m.role != 'assistant' or '</think>' in m.content %}{{ m.content }}{% else %}" + moved + "{% endif %}",
+    )
+    row = Encoder(chat(template), tok).encode("When?", "<think>ago</think>1991")
+    assert text_of(tok, row.ids[row.n_prompt :]) == "<think>ago</think>1991<|stop|>"
+
+
 def test_a_template_that_refuses_a_value_for_its_thought_is_read_as_it_is(tok: Any) -> None:
     strict = (
         "{% if reasoning_effort is defined and reasoning_effort not in ['low', 'high'] %}"

@@ -275,17 +275,16 @@ class Conversation:
             before, after = self._rendered_frame(messages)
         else:
             before = prompt
-        body = None
-        for text in dict.fromkeys((answer, answer.strip())):
+        body, bare = None, answer.strip()
+        for text in dict.fromkeys((answer, bare)):
             lead = before.replace(_MARKER, text)  # a template may repeat the answer: the last one counts
             if whole.startswith(lead) and whole.endswith(after) and len(lead) + len(after) <= len(whole):
-                body, before = whole[len(lead) : len(whole) - len(after)], lead
-                break
+                written = whole[len(lead) : len(whole) - len(after)]
+                if _has_letters(written, bare):  # a template may change case, blanks and signs
+                    body, before = written, lead
+                    break
         if body is None:
-            bare = answer.strip()
-            at = whole.rfind(bare) if bare else -1
-            if at < 0:
-                raise DataError("the chat template rewrites this answer, so its text is not in the conversation")
+            at = _own_place(whole, bare, before, after)
             before, body, after = whole[:at], bare, whole[at + len(bare) :]
         if self.thought != "empty":
             prompt = before
@@ -432,6 +431,27 @@ class Conversation:
             return self.render(later)
         except ConfigError:
             return ""
+
+
+def _own_place(whole: str, bare: str, before: str, after: str) -> int:
+    """Return the place of an answer in its conversation, for a template that writes other text around this answer.
+
+    before, after: the text around other answers. An equal text within them is the template's, or the question's.
+
+    Raises:
+        DataError: The answer is not there.
+    """
+    at = whole.rfind(bare) if bare else -1
+    if at < 0 or whole[: at + len(bare)] == before[: at + len(bare)] or whole[at:] == after[-len(whole[at:]) :]:
+        advice = "; give its thought as the trace of the row" if _CLOSED.search(bare) else ""
+        raise DataError(f"the chat template rewrites this answer, so its text is not in the conversation{advice}")
+    return at
+
+
+def _has_letters(text: str, answer: str) -> bool:
+    """Return whether a text has the letters and digits of an answer, in order and in any case."""
+    rest = iter(text.casefold())
+    return all(c in rest for c in answer.casefold() if c.isalnum())
 
 
 def _first_line(text: str) -> str:
