@@ -69,7 +69,7 @@ def generate_texts(
     generation = _with_stops(generation, encoder)
     prompts = make_prompts(rows, encoder, generation, context_length(model), only)
     truth = {r.row_id: r.answers[reference] for r in rows.rows}
-    ends = _ends(model, encoder)
+    ends = end_ids(model, encoder)
     if generation.backend == "vllm":
         batches = [list(prompts)]
         from expunge.evaluation.vllm_generation import continue_prompts
@@ -91,7 +91,7 @@ def generate_texts(
     out: list[GeneratedText] = []
     for batch in batches:
         for prompt, ended in zip(batch, decode(batch), strict=True):
-            text, n = generated_text(ended, encoder, generation), len(ended.ids or [])
+            text, n = generated_text(ended, encoder, generation, ends), len(ended.ids or [])
             out.append(
                 GeneratedText(prompt.row_id, prompt.sample, prompt.text, text, truth[prompt.row_id], n, ended.stopped)
             )
@@ -135,9 +135,9 @@ def continued(
     context = context_length(model) or sum(map(len, prompts)) + generation.max_new_tokens
     limits = [min(generation.max_new_tokens, context - len(p)) for p in prompts]
     requests = [Prompt(i, 0, "", tuple(p), n) for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n > 0]
-    out = [""] * len(prompts)
+    out, ends = [""] * len(prompts), end_ids(model, encoder)
     for prompt, ended in zip(requests, new_tokens(model, requests, encoder, generation, token_budget), strict=True):
-        out[prompt.row_id] = generated_text(ended, encoder, generation)
+        out[prompt.row_id] = generated_text(ended, encoder, generation, ends)
     return out
 
 
@@ -152,7 +152,7 @@ def new_tokens(
     model.eval()
     generation = _with_stops(generation, encoder)
     mode = capabilities(model).generation
-    decode = Decoder(model, encoder.tokenizer, generation, _ends(model, encoder), None, mode=mode)
+    decode = Decoder(model, encoder.tokenizer, generation, end_ids(model, encoder), None, mode=mode)
     out: list[PromptBatch] = [PromptBatch(None, False)] * len(prompts)
     lengths = [len(p.ids) + p.limit for p in prompts]
     for batch in budget_batches(range(len(prompts)), lengths, token_budget):
@@ -161,10 +161,13 @@ def new_tokens(
     return out
 
 
-def generated_text(ended: PromptBatch, encoder: Encoder, generation: Generation) -> str:
-    """Return the new tokens as text, without special tokens and cut before the first stop text."""
+def generated_text(ended: PromptBatch, encoder: Encoder, generation: Generation, ends: Collection[int]) -> str:
+    """Return the new tokens as text, without special tokens and cut before the first stop text.
+
+    ends: the ids that end a text (`end_ids`).
+    """
     ids = ended.ids or []
-    if ids and ids[-1] in encoder.end_ids:  # an end token that is not among the tokenizer's special ones
+    if ids and ids[-1] in ends:  # an end token that is not among the tokenizer's special ones
         ids = ids[:-1]
     text: str = encoder.tokenizer.decode(ids, skip_special_tokens=True)
     for end in _with_stops(generation, encoder).stop:
@@ -177,7 +180,7 @@ def _with_stops(generation: Generation, encoder: Encoder) -> Generation:
     return dataclasses.replace(generation, stop=tuple(dict.fromkeys((*generation.stop, *encoder.stops))))
 
 
-def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
+def end_ids(model: Any, encoder: Encoder) -> frozenset[int]:
     """Return the ids that end a text: EOS, the template's end token, and the ids of the model's generation_config."""
     config = getattr(model, "generation_config", None)
     listed = getattr(config, "eos_token_id", None)

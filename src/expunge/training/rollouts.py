@@ -19,7 +19,7 @@ from expunge.core.errors import DataError, JobError
 from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import Example, ExampleSet
 from expunge.evaluation.config import Generation
-from expunge.evaluation.generation import generated_text, new_tokens
+from expunge.evaluation.generation import end_ids, generated_text, new_tokens
 from expunge.evaluation.loglikelihood import context_length
 from expunge.evaluation.prompts import Prompt, make_prompts
 from expunge.methods.api import Rollouts
@@ -82,13 +82,13 @@ class RolloutSampler:
         ended = new_tokens(model, prompts, self._encoder, how)
         model.train(training)
         torch.clear_autocast_cache()  # its casts of the weights have no gradient
-        rows, texts = [], []
+        rows, texts, ends = [], [], end_ids(model, self._encoder)
         for prompt, new in zip(prompts, ended, strict=True):
             if new.ids is None:
                 raise JobError(f"step {step + 1}: the model's logits are not numbers, so no text can be sampled")
             example = self._examples[prompt.row_id]
             rows.append(Encoded((*prompt.ids, *new.ids), len(prompt.ids)))
-            text = generated_text(new, self._encoder, how)
+            text = generated_text(new, self._encoder, how, ends)
             side = "forget" if prompt.row_id < self._n_forget else "retain"
             texts.append(
                 Rollout(
