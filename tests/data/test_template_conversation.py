@@ -525,3 +525,16 @@ def test_without_offsets_the_ids_are_proven_or_the_row_is_refused(tok: Any) -> N
         Encoder(merges, Slow(tok)).encode("Ana ", "te it", where="forget row 2")
     with pytest.raises(DataError, match=r"^forget row 2: [^\n]*split_special_tokens=false"):
         Encoder(chat(CHAT), Slow(tok)).encode("Ana", "</s>", where="forget row 2")
+
+
+def test_a_system_prompt_that_is_left_out_is_named() -> None:
+    """As with a template that writes it into the last message of the user, and none if an answer follows."""
+    last = (
+        "{% set system = messages[0].content if messages[0].role == 'system' else '' %}{% for m in messages %}"
+        "{% if m.role == 'user' %}[INST]{% if loop.last %}{{ system }} {% endif %}{{ m.content }}[/INST]"
+        "{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    tok = byte_level()
+    assert any("system_prompt has no effect" in n for n in Encoder(chat(last, system_prompt="Be brief."), tok).notes)
+    assert not any("system_prompt" in n for n in Encoder(chat(last), tok).notes)
+    assert not any("has no effect" in n for n in Encoder(chat(CHAT, system_prompt="Be  brief."), tok).notes)

@@ -10,6 +10,7 @@ import pytest
 
 from expunge.core.errors import ConfigError
 from expunge.models.config import check_source
+from expunge.models.folder_settings import unapplied_generation
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -86,3 +87,13 @@ def test_a_damaged_file(tmp_path: Path, name: str, content: str, message: str) -
     with pytest.raises(ConfigError, match=message) as error:
         check_source(source, "MODEL")
     assert "\n" not in str(error.value)
+
+
+def test_settings_that_change_greedy_texts_are_named(tmp_path: Path) -> None:
+    assert unapplied_generation(tmp_path) == []
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps({"repetition_penalty": 1.1, "num_beams": 1, "temperature": 0.7, "suppress_tokens": []}))
+    assert unapplied_generation(tmp_path) == ["repetition_penalty=1.1"]
+    for content in ("[", "[1]", '{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": null}'):
+        file.write_text(content)
+        assert unapplied_generation(tmp_path) == []

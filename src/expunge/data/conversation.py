@@ -189,6 +189,7 @@ class Conversation:
         """
         opening = [*opening, {"role": "user", "content": _QUESTION}]
         whole, start = self._tails(opening)
+        self._note_absent_system(opening)
         if self.thought == "none":
             return
         self._note_reasoning(opening)
@@ -220,6 +221,15 @@ class Conversation:
             "one; give thought=empty (close it, or fill it with the data's trace) or thought=none (the whole "
             "conversation as the template writes it)"
         )
+
+    def _note_absent_system(self, opening: Messages) -> None:
+        """Note a template that leaves the system prompt out of a conversation with an answer."""
+        whole = "".join(self.render([*opening, {"role": "assistant", "content": _MARKER}]).split())
+        if any("".join(m["content"].split()) not in whole for m in opening if m["role"] == "system"):
+            self.notes.append(
+                f"{KEY}.system_prompt has no effect: the chat template leaves it out of a conversation with an answer; "
+                "set it to null, or write it into the questions"
+            )
 
     def _note_reasoning(self, opening: Messages) -> None:
         """Note a template whose system message requests a thought."""

@@ -56,6 +56,36 @@ def check_settings(folder: Path, source: str, key: str) -> None:
             _check_token_ids(_read(folder / name, source, key), f"{key}: {source}/{name}")
 
 
+_CHANGE_TEXTS = {  # settings that change the text of greedy decoding, and their neutral values
+    "repetition_penalty": (None, 1),
+    "encoder_repetition_penalty": (None, 1),
+    "no_repeat_ngram_size": (None, 0),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "num_beams": (None, 1),
+    "guidance_scale": (None, 1),
+    "bad_words_ids": (None, []),
+    "sequence_bias": (None, {}, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "exponential_decay_length_penalty": (None,),
+    "forced_bos_token_id": (None,),
+}
+
+
+def unapplied_generation(folder: Path) -> list[str]:
+    """Return the settings of a model's generation_config.json that `generate` applies and we do not, as NAME=VALUE."""
+    try:
+        settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or loading reports it
+        return []
+    if not isinstance(settings, dict):
+        return []
+    return [
+        f"{k}={settings[k]}" for k, neutral in _CHANGE_TEXTS.items() if k in settings and settings[k] not in neutral
+    ]
+
+
 def _read(path: Path, source: str, key: str) -> dict[str, Any]:
     where = f"{key}: {source}/{path.name}"
     try:

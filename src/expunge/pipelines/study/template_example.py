@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import DataError
@@ -10,6 +11,8 @@ from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet
 from expunge.engine.run import JobEvent
 from expunge.engine.store import Store
+from expunge.models.config import looks_local
+from expunge.models.folder_settings import unapplied_generation
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.pipelines.study_jobs.model_jobs import BaseJob
 
@@ -118,7 +121,18 @@ def example_of(setting: TaskContext, source: str | None = None) -> tuple[list[st
     lines = template_lines(encoder, named) if named is not None and named.rows else []
     read = {benchmark.forget_set, benchmark.retain_set, *benchmark.full_sets}
     cut = [note for rows in sets if rows.name in read for note in cut_note(encoder, rows)]
-    return lines, [*cut, *template_notes(encoder, sets)]
+    return lines, [*cut, *template_notes(encoder, sets), *_generation_notes(setting.model.source)]
+
+
+def _generation_notes(source: str | None) -> list[str]:
+    """Return a note if the model's own `generate` writes other texts than the greedy ones that are measured here."""
+    settings = unapplied_generation(Path(source).expanduser()) if source and looks_local(source) else []
+    if not settings:
+        return []
+    return [
+        f"generation_config.json lists {', '.join(settings)}, which is not applied: texts are the most likely tokens, "
+        "and model.generate may write others"
+    ]
 
 
 def print_example(setting: TaskContext, write: Callable[[str], None], source: str | None = None) -> None:
