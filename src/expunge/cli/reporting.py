@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from expunge.cli.parser import command_line
-from expunge.cli.run_folders import with_words
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, say
 from expunge.pipelines.study.grid_reports import in_one, write_reports
@@ -28,6 +27,8 @@ def report(parsed: argparse.Namespace) -> int:
     port = parsed.serve
     kinds = tuple(part.strip() for part in (parsed.figures or "").split(",") if part.strip())
     check_formats(kinds)
+    from expunge.cli.run_folders import with_words
+
     words = with_words(parsed.overrides)
     study = load_study(words, parsed.plugin)
     command = command_line("run", words, parsed)

@@ -11,7 +11,6 @@ from expunge.methods.api import registry as losses
 from expunge.methods.objective import objective
 from expunge.pipelines.study.config import MethodEntry, StudyConfig, entry_label, unlearn_args
 from expunge.training.config import TrainArgs
-from expunge.training.in_memory.method_kinds import other_kind
 from expunge.training.phases import check_run, names_of_args, part_names
 
 if TYPE_CHECKING:
@@ -116,8 +115,11 @@ def _check_wrapper(study: StudyConfig, entry: MethodEntry, where: str) -> None:
 
 
 def _check_loss(entry: MethodEntry, args: TrainArgs, where: str) -> None:
-    if kind := other_kind(entry.trainer):
-        raise ConfigError(f"{where}: no loss named {entry.trainer!r}; {kind}")
+    if entry.trainer not in losses():
+        from expunge.training.in_memory.method_kinds import other_kind
+
+        if kind := other_kind(entry.trainer):
+            raise ConfigError(f"{where}: no loss named {entry.trainer!r}; {kind}")
     loss = objective(entry.trainer, entry.method_args, where=where)
     if not loss.forgets:
         raise ConfigError(
