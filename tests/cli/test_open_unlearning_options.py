@@ -131,6 +131,10 @@ def test_all_experiments_of_a_fork(fork: Path, expunge: Run) -> None:
     code, _, errors = expunge("import", "openunlearning", str(fork / "configs"), "--out", "all")
     assert code == 0, errors
     assert (Path("all") / "unlearn" / "mine" / "default.yaml").is_file()
+    code, _, errors = expunge(
+        "import", "openunlearning", str(fork), "--experiment", "unlearn/mine/default", "--out", "x"
+    )
+    assert code == 2 and "--out: x: an experiment is a YAML file; name it x.yaml" in errors
     code, _, errors = expunge("import", "openunlearning", str(fork), "--experiment", "unlearn/min", "--out", "x.yaml")
     assert code == 2 and "did you mean 'unlearn/mine/default'" in errors
 

@@ -22,6 +22,8 @@ def import_experiments(configs: Path, name: str | None, out: Path) -> int:
 
     if out.exists():
         raise ConfigError(f"--out: {out} exists already; name another file or folder")
+    if name and out.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--out: {out}: an experiment is a YAML file; name it {out}.yaml")
     weights = frozenset(fields_of("methods/objective.py", "TermWeights"))
     known = Known(
         methods={method: own | weights for method, own in method_settings().items()},
