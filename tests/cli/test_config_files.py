@@ -109,6 +109,14 @@ def test_a_word_wins_over_the_model_of_a_file(tmp_path: Path) -> None:
     assert (model["preset"], model["model_args"]["pretrained_model_name_or_path"]) == ("llama-64k", None)
 
 
+def test_an_experiment_that_selects_a_model_keeps_its_own_weights() -> None:
+    """As in OpenUnlearning: the word selects the settings of a model, and the experiment names the target model."""
+    words = ["experiment=unlearn/muse/default", "task_name=t", "data_split=News", "trainer=GradDiff"]
+    for model in ((), ("model=Llama-2-7b-hf",), ("model=phi-1_5",)):
+        args = single_tree("unlearn", [*words, *model])[0]["model"]["model_args"]
+        assert args["pretrained_model_name_or_path"] == "muse-bench/MUSE-News_target"
+
+
 def test_a_written_config_runs_again_as_it_is(here: Path, tofu_source: Path, expunge: Run) -> None:
     words = (
         "train", "experiment=finetune/tofu/default", "model=llama-64k", "task_name=full", f"data.root={tofu_source}",

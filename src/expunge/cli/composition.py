@@ -234,7 +234,7 @@ class Composition:
                         own["trainer"] = {
                             k: v for k, v in file.tree["trainer"].items() if k != "handler" or not override
                         }
-                    if self.model_word and isinstance(own.get("model"), Mapping):
+                    if self.model_word and isinstance(own.get("model"), Mapping) and not _selects_model(file):
                         own["model"] = _without_identity(own["model"])
                     self.tree = merge(self.tree, own)
                     if file.near is not None:
@@ -280,6 +280,12 @@ def _names_model(model: Mapping[str, Any]) -> bool:
     args = model.get("model_args")
     named = isinstance(args, dict) and args.get("pretrained_model_name_or_path")
     return bool(model.get("preset") or named)
+
+
+def _selects_model(file: ConfigFile) -> bool:
+    """Return whether a file selects a model in its defaults: then its own settings count, as in OpenUnlearning."""
+    keys = [str(key) for entry in file.entries if isinstance(entry, dict) for key in entry]
+    return any(key.split()[-1].lstrip("/").partition("@")[0] == "model" for key in keys)
 
 
 def _without_identity(model: Mapping[str, Any]) -> dict[str, Any]:

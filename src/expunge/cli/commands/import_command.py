@@ -22,8 +22,8 @@ def import_experiments(configs: Path, name: str | None, out: Path) -> int:
 
     if out.exists():
         raise ConfigError(f"--out: {out} exists already; name another file or folder")
-    if name and out.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--out: {out}: an experiment is a YAML file; name it {out}.yaml")
+    if name:
+        _check_yaml(out, "an experiment")
     weights = frozenset(fields_of("methods/objective.py", "TermWeights"))
     known = Known(
         methods={method: own | weights for method, own in method_settings().items()},
@@ -50,6 +50,7 @@ def import_study(configs: Path, top: str | None, out: Path) -> int:
 
     if out.exists():
         raise ConfigError(f"--out: {out} exists already; name another file")
+    _check_yaml(out, "a study")
     study = import_arcsf(configs, top)
     decode_study(study.tree)
     write_text(out, study.to_yaml())
@@ -58,6 +59,12 @@ def import_study(configs: Path, top: str | None, out: Path) -> int:
     say(", ".join(f"{n} {kind}" for kind, n in study.counts.items()))
     say(f"written: {out}; see the jobs with: expunge plan study={shlex.quote(str(out))}")
     return 0
+
+
+def _check_yaml(out: Path, kind: str) -> None:
+    """Raise ConfigError for a file that no later command would take as settings."""
+    if out.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--out: {out}: {kind} is a YAML file; name it {out}.yaml")
 
 
 def import_checkpoint(file: Path, tokenizer: Path | None, out: Path) -> int:
