@@ -224,8 +224,11 @@ class Conversation:
 
     def _note_absent_system(self, opening: Messages) -> None:
         """Note a template that leaves the system prompt out of a conversation with an answer."""
+        texts = ["".join(m["content"].split()) for m in opening if m["role"] == "system"]
+        if not texts:
+            return
         whole = "".join(self.render([*opening, {"role": "assistant", "content": _MARKER}]).split())
-        if any("".join(m["content"].split()) not in whole for m in opening if m["role"] == "system"):
+        if any(text not in whole for text in texts):
             self.notes.append(
                 f"{KEY}.system_prompt has no effect: the chat template leaves it out of a conversation with an answer; "
                 "set it to null, or write it into the questions"

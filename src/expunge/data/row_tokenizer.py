@@ -9,7 +9,9 @@ comparison with other jobs of the same rows (`core.fingerprints`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -63,7 +65,6 @@ class RowTokenizer:
         self._tails: dict[str, str] = {}
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self.backend = backend
-        self._added = _AddedTokens(tokenizer)
         self._byte_level = backend is not None and "ByteLevel" in str(getattr(backend, "pre_tokenizer", ""))
         self._ids_per_byte = _ids_per_byte(backend) if self._byte_level else None
 
@@ -128,7 +129,7 @@ class RowTokenizer:
         start = answer[1:2] if answer[:1] == " " else answer[:1]
         if not self._byte_level or not (start.isalpha() or start.isdecimal()) or OPEN in prompt or OPEN in answer:
             return False
-        if self._added.joins(prompt, answer):
+        if self._added_tokens.joins(prompt, answer):
             return False
         kind = f"{answer[:1] if answer[:1] == ' ' else ''}{'9' if start.isdecimal() else 'a'}"
         tail = self._tail(prompt)
@@ -142,6 +143,10 @@ class RowTokenizer:
                 for i in range(n)
             )
         return self._apart[tail, kind]
+
+    @functools.cached_property
+    def _added_tokens(self) -> _AddedTokens:
+        return _AddedTokens(self.tokenizer)
 
     def _parts(self, text: str) -> list[Any]:
         """Return the parts that the tokenizer encodes each for itself."""
@@ -251,10 +256,11 @@ class _AddedTokens:
 
     def __init__(self, tokenizer: Any) -> None:
         tokens = [t for t in getattr(tokenizer, "added_tokens_decoder", {}).values() if t.content]
-        self._rests: dict[str, tuple[str, ...]] = {}  # the ends of tokens, by their beginning
+        rests: dict[str, list[str]] = {}  # the ends of tokens, by their beginning
         for content in {t.content for t in tokens}:
             for k in range(1, len(content)):
-                self._rests[content[:k]] = (*self._rests.get(content[:k], ()), content[k:])
+                rests.setdefault(content[:k], []).append(content[k:])
+        self._rests = {beginning: tuple(ends) for beginning, ends in rests.items()}
         self._longest = max(map(len, self._rests), default=0)
         self._takes_after = tuple(t.content for t in tokens if t.rstrip)
         self._reads_before = tuple(t.content for t in tokens if t.lstrip or t.single_word)
@@ -336,7 +342,8 @@ def ids_digest(encoder: Encoder, rows: ExampleSet) -> str:
             digest.update(np.array((len(one), *one), np.int64).tobytes())
 
     if rows.long == PIECES:
-        add(one.ids for one in _or_none(encoder.pieces, rows))
+        with contextlib.suppress(DataError):
+            add(one.ids for one in encoder.pieces(rows))
         return digest.hexdigest()
     for first in range(0, len(rows), _AT_ONCE):
         some = rows.rows[first : first + _AT_ONCE]
@@ -344,16 +351,14 @@ def ids_digest(encoder: Encoder, rows: ExampleSet) -> str:
             dataclasses.replace(row, question=row.paraphrased_question) for row in some if row.paraphrased_question
         ]
         answers = [(row, name) for row in some for name in row.names]
-        add((one.n_prompt, *one.ids) for one in _or_none(encoder.rows, rows, answers))
-        add(_or_none(encoder.row_prompts, rows, [*some, *others]))
+        add((one.n_prompt, *one.ids) for one in _encodable(encoder.rows, rows, answers))
+        add(_encodable(encoder.row_prompts, rows, [*some, *others]))
     return digest.hexdigest()
 
 
-def _or_none(encode: Callable[..., list[Any]], rows: ExampleSet, texts: Sequence[Any] | None = None) -> list[Any]:
+def _encodable(encode: Callable[..., list[Any]], rows: ExampleSet, texts: Sequence[Any]) -> list[Any]:
     """Return the encoded texts, each alone if one of them cannot be encoded, which is left out."""
     try:
-        return encode(rows) if texts is None else encode(rows, texts)
+        return encode(rows, texts)
     except DataError:
-        if texts is None or len(texts) == 1:
-            return []
-        return [one for text in texts for one in _or_none(encode, rows, [text])]
+        return [] if len(texts) == 1 else [one for text in texts for one in _encodable(encode, rows, [text])]

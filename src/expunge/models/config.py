@@ -13,7 +13,7 @@ from typing import Any, Literal
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import LATER
-from expunge.models.folder_settings import TEMPLATES, check_settings
+from expunge.models.folder_settings import TEMPLATES, WEIGHTS_NAME, check_settings
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,6 @@ class ModelConfig:
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder with one of them has a tokenizer
 ADAPTER, WRAPPER = "adapter_config.json", "wrapper.json"
 INDEX = "*.safetensors.index*.json"  # also that of a variant, such as model.safetensors.index.fp16.json
-WEIGHTS_NAME = "transformers_weights"  # a key of config.json: the file of the weights, in place of model.safetensors
 
 
 def looks_local(source: str) -> bool:

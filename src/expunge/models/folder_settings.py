@@ -43,6 +43,7 @@ NUMBER = re.compile(r"(_eps|_epsilon|_theta|dropout|_range)$")
 COUNT = re.compile(r"^(num|n)_")
 MOST_COUNT = 10**10
 INDEX = "model.safetensors.index.json"
+WEIGHTS_NAME = "transformers_weights"  # a key of config.json: the file of the weights, in place of model.safetensors
 TEMPLATES = "additional_chat_templates"  # folder of the named chat templates of a tokenizer
 
 
@@ -128,9 +129,9 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
         raise ConfigError(f"{where}: num_key_value_heads: should divide the {heads} attention heads, got {shared}")
     if not isinstance(config.get("auto_map") or {}, dict):
         raise ConfigError(f"{where}: auto_map: should be a group of keys, got {config['auto_map']!r:.40}")
-    weights = config.get("transformers_weights", "")  # of a mixed folder: the file that is read
+    weights = config.get(WEIGHTS_NAME, "")  # of a mixed folder: the file that is read
     if not isinstance(weights, str) or weights in (".", "..") or Path(weights).name != weights:
-        raise ConfigError(f"{where}: transformers_weights: should name a file of this folder, got {weights!r:.80}")
+        raise ConfigError(f"{where}: {WEIGHTS_NAME}: should name a file of this folder, got {weights!r:.80}")
     kind = config.get("model_type", "")
     if not isinstance(kind, str):
         raise ConfigError(f"{where}: model_type: should be a text, got {kind!r:.40}")

@@ -63,7 +63,9 @@ def import_study(configs: Path, top: str | None, out: Path) -> int:
 
 def _check_yaml(out: Path, kind: str) -> None:
     """Raise ConfigError for a file that no later command would take as settings."""
-    if out.suffix not in (".yaml", ".yml"):
+    from expunge.cli.config_files import SUFFIXES
+
+    if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out: {out}: {kind} is a YAML file; name it {out}.yaml")
 
 

@@ -119,7 +119,8 @@ def _tree(
     **args: str | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the settings of a run or a measurement, and notes. Paths are inserted unchanged, without a grammar."""
-    words = [*overrides, *named_model(str(model))]
+    name = named_model(str(model))
+    words = [*overrides, *name]
     if mode == "unlearn" and not any(word.startswith("experiment=") for word in words):
         words.insert(0, SEMEVAL_EXPERIMENT)
     notes = _idle_words(overrides, score=score)
@@ -129,7 +130,7 @@ def _tree(
         raise ConfigError(f"benchmark={tree['benchmark']}: `expunge semeval` reads only the rows of semeval")
     tree["forget_split"] = None  # the experiments set it for data.root
     tree["data"]["root"] = None
-    if not named_model(str(model)):
+    if not name:
         tree["model"]["model_args"]["pretrained_model_name_or_path"] = str(model)
     paths = {"forget_dir": str(forget), "retain_dir": str(retain), **{k: v for k, v in args.items() if v is not None}}
     tree["data"]["args"] = {**tree["data"]["args"], **paths}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from expunge.benchmarks import Benchmark
 from expunge.core.fingerprints import fingerprint
 from expunge.engine.job import Job
 from expunge.evaluation.config import Generation
@@ -37,7 +38,7 @@ class EvaluationJobs:
 
     def __init__(self, setting: TaskContext, evaluation: EvalConfig, source: ContextSource) -> None:
         self.setting, self.evaluation, self.source = setting, evaluation, source
-        self._refs: dict[str, RowsRef] = {}
+        self._refs: dict[tuple[str, str], RowsRef] = {}
         self._sizes: WorkEstimator = sizes(setting)
         self._parts = parts(setting.benchmark.panel)
         self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
@@ -69,11 +70,13 @@ class EvaluationJobs:
                 parts[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
         return RecordsJob(label=label, parents=parts)
 
-    def _ref(self, name: str) -> RowsRef:
-        """Return the reference to a set of rows, with the digest of its token ids."""
-        if name not in self._refs:
-            self._refs[name] = rows_ref(self.setting, name)
-        return self._refs[name]
+    def _ref(self, name: str, benchmark: Benchmark | None = None) -> RowsRef:
+        """Return the reference to a set of rows, with the digest of its token ids. benchmark: None is the setting's."""
+        rows = (benchmark or self.setting.benchmark).sets[name]
+        key = name, rows.fingerprint()
+        if key not in self._refs:
+            self._refs[key] = RowsRef(*key, self.setting.token_ids(rows))
+        return self._refs[key]
 
     def check_lengths(self, source: str) -> None:
         """Raise DataError for a row beyond the context length of a model folder. Reads no weights."""
@@ -254,12 +257,6 @@ class EvaluationJobs:
                 model.model_args.batched,
             )
         return self._models[has_parent]
-
-
-def rows_ref(setting: TaskContext, name: str) -> RowsRef:
-    """Return the reference to a set of rows of a context, with the digest of its token ids."""
-    rows = setting.benchmark.sets[name]
-    return RowsRef(name, rows.fingerprint(), setting.token_ids(rows))
 
 
 def _options(args: ModelArgs) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from expunge.models.identity import has_wrapper, tokenizer_identity
 from expunge.models.passport import check_trainable
 from expunge.pipelines.study.context_source import FileRef, RowsRef
 from expunge.pipelines.study.task_context import changed, check_sides
-from expunge.pipelines.study_jobs.evaluation_jobs import EvaluationJobs, rows_ref
+from expunge.pipelines.study_jobs.evaluation_jobs import EvaluationJobs
 from expunge.pipelines.study_jobs.job_values import EditRef, MethodRef, Panel, WrapperRef
 from expunge.pipelines.study_jobs.model_jobs import (
     AlternatesJob,
@@ -167,7 +167,7 @@ class TrainingJobs(EvaluationJobs):
         names = sorted(needs.rows)
         return TrainEvaluation(
             panel=Panel(tuple(panel)),
-            rows=tuple(rows_ref(dataclasses.replace(self.setting, benchmark=watched), name) for name in names),
+            rows=tuple(self._ref(name, watched) for name in names),
             losses=self._row_refs(losses),
             generation=self.evaluation.generation if needs.texts or args.evaluate.prompts else None,
             retain_log=self._retain_log(retain_file)[1] if retain_file else None,
