@@ -35,7 +35,8 @@ def shown(here: Path, expunge: Run) -> Path:
 
 
 def hashes(text: str) -> set[str]:
-    return set(re.findall(r"\b(?:[0-9a-f]{16}|[0-9a-f]{64})\b", text))
+    """Return the words of 16 or 64 hexadecimal digits; the 16 decimals that some numbers have are no hash."""
+    return set(re.findall(r"(?<![\w.])(?:[0-9a-f]{16}|[0-9a-f]{64})\b", text))
 
 
 def of_rows(store: Path) -> set[str]:
