@@ -230,31 +230,39 @@ def unpadded(model: Any, lengths: Sequence[int], budget: int) -> list[torch.Tens
     return batches
 
 
-def bare_work(model: Any, encoder: Encoder, work: Work, reference: Any = None) -> Values:
-    """The model's own arithmetic for an evaluation, and next to nothing else.
+def bare_sizes(encoder: Encoder, work: Work) -> dict[str, list[tuple[int, int]]]:
+    """The tokens that each model must read for an evaluation, and how many logits of them, one pair for each sequence.
 
-    A forward of every distinct answer and of each question once, of what the second model reads, and of each prompt
-    with its answer in place of generating token by token; a forward and a backward for the rows of the gradient attack.
-    Logits are computed at the answers only.
+    "mine": every distinct answer and each question once, and each prompt with its answer in place of generating token
+    by token. "theirs": the answers that the second model reads. "slopes": the rows of the gradient attack.
     """
     wanted = requests(work.panel)
-    rows: dict[str, list[tuple[int, int]]] = {"mine": [], "theirs": [], "slopes": []}  # tokens read, and logits wanted
+    sizes: dict[str, list[tuple[int, int]]] = {"mine": [], "theirs": [], "slopes": []}
     for name, variants in wanted["tokens"].items():
         by_row: dict[int, list[Any]] = {}
         for item in encode_items(work.sets[name], variants, encoder):
             by_row.setdefault(item.row_id, []).append(item)
         for some in by_row.values():
             scored = sum(i.n_scored for i in some)
-            rows["mine"].append((some[0].first - 1 + scored, scored))
+            sizes["mine"].append((some[0].first - 1 + scored, scored))
     theirs = requests(second_panel(work))["tokens"]
     of_answers = [("mine", wanted["texts"]), ("theirs", theirs), ("slopes", wanted["grads"])]
     for which, names in of_answers:
         for name in names:
-            rows[which] += [(len(i.read), i.n_scored) for i in encode_items(work.sets[name], ("answer",), encoder)]
+            sizes[which] += [(len(i.read), i.n_scored) for i in encode_items(work.sets[name], ("answer",), encoder)]
+    return sizes
+
+
+def bare_work(model: Any, sizes: dict[str, list[tuple[int, int]]], reference: Any = None) -> Values:
+    """The model's own arithmetic for an evaluation (`bare_sizes`), and nothing else.
+
+    A forward without padding and with the wanted logits only; a forward and a backward for the rows of the gradient
+    attack.
+    """
     for which, some_model in (("mine", model), ("theirs", reference), ("slopes", model)):
-        sizes = sorted(rows[which], reverse=True)
-        for ids in unpadded(model, [n for n, _ in sizes], 2048):
-            some, sizes = sizes[: len(ids)], sizes[len(ids) :]
+        left = sorted(sizes[which], reverse=True)
+        for ids in unpadded(model, [n for n, _ in left], 2048):
+            some, left = left[: len(ids)], left[len(ids) :]
             keep = round(sum(k for _, k in some) / len(some))
             with torch.set_grad_enabled(which == "slopes"):
                 logits = some_model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
@@ -380,7 +388,8 @@ def main() -> None:
             work = make()
             run = lambda w=work: Plain(model, encoder, w, reference).run()  # noqa: E731
             mine = lambda w=work: ours(model, encoder, w, reference)  # noqa: E731
-            least = lambda w=work: bare_work(model, encoder, w, reference)  # noqa: E731
+            sizes = bare_sizes(encoder, work)
+            least = lambda s=sizes: bare_work(model, s, reference)  # noqa: E731
             print(compare(name, goal, run, mine, least, given.rounds), flush=True)
     if "choice" in only:
         plain = lambda: choice_plain(model, encoder, choice)  # noqa: E731

@@ -111,6 +111,7 @@ def test_words_that_name_training_examples(words: list[str], result: list[str]) 
 
 REFUSED = [
     ("unlearn", [f"{A}data_seed=3"], "write trainer.args.seed=N"),
+    ("unlearn", ["data_seed=3"], "write trainer.args.seed=N"),
     ("unlearn", [f"{A}push_to_hub=True"], "--push OWNER/NAME"),
     ("unlearn", [f"{A}deepspeed=zero3.json"], "accelerate launch"),
     ("unlearn", [f"{A}do_train=False"], "write expunge eval"),

@@ -49,7 +49,11 @@ def test_partners(forget: str) -> None:
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        (("forget05", "retain90"), "forget_split=forget05 requires retain_split=retain95, not retain90"),
+        (
+            ("forget05", "retain90"),
+            "forget_split=forget05 requires retain_split=retain95, not retain90, which belongs to ",
+        ),
+        (("forget10", "retain95"), "forget_split=forget10 requires retain_split=retain90, not retain95, which belongs"),
         (("forgte10", "retain90"), "forget_split=forgte10: TOFU has no such split; did you mean 'forget10'?"),
         (("forget10", "retan90"), "retain_split=retan90: TOFU has no such split; did you mean 'retain90'?"),
         (("forget10", "retain90", "hold10"), "holdout_split=hold10: TOFU has no such split; did you mean 'holdout10'?"),
@@ -62,6 +66,11 @@ def test_wrong_splits(splits: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_splits(*splits, where="task")
     assert str(caught.value).startswith(f"task.{words}")
+
+
+def test_a_retain_split_alone_names_its_forget_split() -> None:
+    with pytest.raises(ConfigError, match=r"retain95, which belongs to task\.forget_split=forget05$"):
+        check_splits("forget10", "retain95", where="task")
 
 
 def test_sets_by_role(folder: Path) -> None:

@@ -42,7 +42,11 @@ def check_splits(forget_split: str, retain_split: str, holdout_split: str | None
             raise ConfigError(f"{at}{key}={name}: TOFU has no such split{nearest(name, allowed)}")
     right = retain_for(forget_split)
     if retain_split != right:
-        raise ConfigError(f"{at}forget_split={forget_split} requires retain_split={right}, not {retain_split}")
+        own = next(forget for forget in FORGET if retain_for(forget) == retain_split)
+        raise ConfigError(
+            f"{at}forget_split={forget_split} requires retain_split={right}, not {retain_split}, which belongs to "
+            f"{at}forget_split={own}"
+        )
 
 
 def load_tofu(

@@ -400,6 +400,7 @@ RULES: Mapping[str, Callable[[Translation, str, str], None]] = {
     "trainer.args.eval_steps": _eval_steps,
     "trainer.args.do_train": _do_train,
     "trainer.args.data_seed": _data_seed,
+    "data_seed": _data_seed,
     "trainer.args.push_to_hub": _push,
     "trainer.args.load_best_model_at_end": _best,
     "trainer.args.metric_for_best_model": _metric_for_best,
