@@ -12,6 +12,8 @@ import yaml
 
 from expunge.cli.compose import CONF, check, compose, options, single_tree, study_tree
 from expunge.core.errors import ConfigError
+from expunge.pipelines.study.single_config import SingleJob, config_text
+from expunge.pipelines.study.task_config import decode_task
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -138,6 +140,19 @@ def test_a_written_config_runs_again_as_it_is(here: Path, tofu_source: Path, exp
     assert (here / "saves/finetune/again/.expunge-key").read_text() == mark
     code, _, errors = expunge("unlearn", f"experiment={config}", "task_name=x")
     assert code == 2 and "this file is for `expunge train`" in errors
+
+
+def test_a_written_config_has_no_notes_on_settings_that_nobody_chose(tmp_path: Path) -> None:
+    words = ["benchmark=semeval", "data.root=rows", "model=llama-64k", "task_name=x"]
+    single = decode_task(SingleJob, single_tree("eval", words)[0])
+    path = tmp_path / "config.yaml"
+    path.write_text(config_text(single))
+    assert compose("eval", [f"experiment={path}"]).notes == ()
+    (note,) = compose("eval", [f"experiment={path}", "trainer.args.learning_rate=1"]).notes
+    assert note == "trainer.args.learning_rate has no effect: `expunge eval` trains nothing"
+    path.write_text("benchmark: world\ndata_split: News\ntask_name: x\n")
+    (note,) = compose("eval", [f"experiment={path}"]).notes
+    assert note == "data_split has no effect: this benchmark has no splits"
 
 
 def test_a_config_of_an_earlier_release_is_read(tmp_path: Path) -> None:

@@ -118,10 +118,12 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     set_keys: set[str] = {*files.user_keys, *({"trainer"} & choices.keys())}
     if plain and TOKENIZER not in set_keys:
         tree = _with_own_tokenizer(tree, words)
+    typed: set[str] = {*(files.user_keys - files.written_keys), *({"trainer"} & choices.keys())}
     for word in words:
         if word.key not in GROUPS[mode]:
             tree = _apply(mode, tree, word, notes)
             set_keys.add(word.key)
+            typed.add(word.key)
     if mode != "run" and not isinstance(tree.get("task_name"), str):
         tree["task_name"] = "???" if tree.get("task_name") is None else tree["task_name"]
     tree = resolve(tree)
@@ -136,7 +138,7 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
 
             replaced = files.files_model if is_theirs(experiment) else None
             notes += notes_on_differences(mode, experiment, tree, SOURCE in set_keys, replaced)
-    return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, set_keys)])))
+    return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, typed)])))
 
 
 def _for_benchmark(mode: str, tree: dict[str, Any], words: Sequence[Word], notes: list[str]) -> dict[str, Any]:

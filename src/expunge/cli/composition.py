@@ -55,6 +55,7 @@ class Composition:
         self.near: dict[str, Path | None] = {}
         self.tree: dict[str, Any] = {}
         self.user_keys: set[str] = set()
+        self.written_keys: set[str] = set()  # those of a file with all settings, as commands write it: nobody's choice
         self.bare_model = False
         self.own_models: set[str] = set()  # models that a file describes itself, under `models`
         self.own_trainers: dict[str, str] = {}  # trainers that a file describes itself, under `trainers`: their methods
@@ -238,7 +239,9 @@ class Composition:
                         own["model"] = _without_identity(own["model"])
                     self.tree = merge(self.tree, own)
                     if file.near is not None:
-                        self.user_keys |= set(_leaves(file.tree))
+                        self.user_keys |= (own_keys := set(_leaves(file.tree)))
+                        if set(tree_of(self.mode)) - set(GROUPS[self.mode]) <= set(file.tree):
+                            self.written_keys |= own_keys
                 else:
                     self._merge_file(self._again(entry, file))
 
