@@ -48,7 +48,15 @@ def test_a_plugin_metric_joins_a_benchmark(here: Path, expunge: Run, forgotten: 
     before = summary()
     assert all((before[name] or 0) > 0 for name in NAMES)
     assert (here / "saves" / "eval" / "mine" / "records" / "forget_eval.hidden_norm.parquet").is_file()
+    code, _, errors = expunge("eval", *WORDS, "task_name=plain")
+    assert code == 0, errors
     shutil.rmtree(here / "tiny")
+    code, output, errors = expunge(
+        "eval", "--plugin", str(PLUGIN), "--refresh", "saves/eval/plain", "eval.metrics=[hidden_norm]"
+    )
+    assert code == 0, errors
+    assert "no number: forget_hidden_norm: no hidden_norm records of the rows 'forget_eval' were made" in output
+    assert "--refresh reads no model; run its config.yaml again" in output
     code, _, errors = expunge("eval", "--plugin", str(PLUGIN), "--refresh", "saves/eval/mine", "eval.metrics=[]")
     assert code == 0, errors
     assert not NAMES & set(summary())

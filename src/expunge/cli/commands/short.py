@@ -149,7 +149,7 @@ def _check_push(parsed: argparse.Namespace) -> None:
 
 def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     from expunge.core.errors import ConfigError
-    from expunge.pipelines.study.refresh import refresh
+    from expunge.pipelines.study.refresh import missing_numbers, refresh
 
     settings = [w for w in named if "=" in w and not Path(w).exists()]
     values = {"retain_logs_path": "", "eval.extras": "", "eval.metrics": ""}
@@ -166,6 +166,11 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     for place in (w for w in named if w not in settings):
         summary = refresh(Path(place), values["retain_logs_path"] or None, extras, metrics)
         say(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
+        reasons = missing_numbers(Path(place))
+        for reason, metrics_without in reasons.items():
+            say(f"no number: {', '.join(metrics_without)}: {reason}")
+        if any(" of the rows " in reason for reason in reasons):
+            say("next:    --refresh reads no model; run its config.yaml again by experiment=FILE task_name=NAME")
     return 0
 
 

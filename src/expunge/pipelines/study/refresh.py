@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,17 @@ def refresh(
     write_text(folder / MARK, "refreshed\n")  # the folder no longer shows the result of its first job
     write_manifest(folder)
     return summary
+
+
+def missing_numbers(place: Path) -> dict[str, list[str]]:
+    """Return the reasons why metrics of a refreshed folder have no number, each with these metrics' names."""
+    _, evals = _folders(place)
+    out: dict[str, list[str]] = {}
+    for file in sorted(evals.glob("*_EVAL.json")):
+        for name, result in read_results(file)[0].items():
+            if result.reason is not None and math.isnan(result.value):
+                out.setdefault(result.reason, []).append(name)
+    return out
 
 
 def _folders(place: Path) -> tuple[Path, Path]:
