@@ -64,6 +64,26 @@ def test_files_by_the_subsets_own_names(tmp_path: Path) -> None:
     assert len(load_subset(str(tmp_path), "mia_forget")[0]) == 1
 
 
+def test_one_folder_for_each_person(tmp_path: Path) -> None:
+    """As the repository's own script writes the hub's data: Target/NUMBER_NAME/, numbered in the order of the hub."""
+    everyone = write_rwku(tmp_path / "hub")
+    people = ("Stephen King", "Confucius", "Prince Harry, Duke of Sussex")
+    for number, person in zip((2, 3, 10), people, strict=True):
+        folder = tmp_path / "RWKU" / "Target" / f"{number}_{person.replace(' ', '_')}"
+        folder.mkdir(parents=True)
+        for file in (everyone / "All").iterdir():
+            kings = [r for r in json.loads(file.read_text()) if "Stephen King" in (r.get("subject"), r.get("target"))]
+            (folder / file.name).write_text(json.dumps(kings).replace("Stephen King", person))
+    for root in (tmp_path / "RWKU", tmp_path / "RWKU" / "Target"):
+        check_targets(str(root), people)
+        rows, where = load_subset(str(root), "forget_level1")
+        assert [row["subject"] for row in rows] == [person for person in people for _ in range(2)]
+        assert where == f"{tmp_path}/RWKU/Target/*/forget_level1.json"
+        others = texts(str(root), "train_original_passage", "retain", people[:1], others=True)
+        assert [r.answer for r in others] == [f"A passage text about {person}." for person in people[1:]]
+    assert len(load_subset(str(tmp_path / "RWKU" / "Target" / "3_Confucius"), "forget_level1")[0]) == 2
+
+
 def test_what_is_wrong(tmp_path: Path) -> None:
     root = str(write_rwku(tmp_path))
     with pytest.raises(DataError, match=r"no person named 'Steven King'; did you mean 'Stephen King'"):

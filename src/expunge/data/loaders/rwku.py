@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,43 @@ FILES = {
 def load_subset(root: str, subset: str) -> tuple[Records, str]:
     """Return the records of a subset, and their source. Raises DataError.
 
-    root: a hub id, or a folder with the hub's files (All/forget_level1.json, ...), with one person's, or with files
-    named after the subsets.
+    root: a hub id; or a folder with the hub's files (All/forget_level1.json, ...), with one person's, with files named
+    after the subsets, or with one folder for each person (Target/1_Stephen_King/, ...), whose records are joined.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
         split = "train" if subset.startswith("train") or subset == "forget_target" else "test"
         return load_raw(root, subset=subset, split=split)
-    names = dict.fromkeys((subset, FILES[subset]))
-    looked = [f / f"{n}{e}" for f in (base, base / "All") for n in names for e in (".json", ".jsonl", ".parquet")]
-    file = next((path for path in looked if path.is_file()), None)
-    if file is None:
+    files = subset_files(base, subset)
+    if not files:
+        names = " and ".join(dict.fromkeys((subset, FILES[subset])))
         raise DataError(
-            f"{base}: no rows of {subset}: looked for {' and '.join(names)} (json, jsonl, parquet), also in All"
+            f"{base}: no rows of {subset}: looked for {names} (json, jsonl, parquet), also in All and in "
+            "Target/NUMBER_NAME"
         )
-    return read_file(file), str(file)
+    if len(files) == 1:
+        return read_file(files[0]), str(files[0])
+    return [record for file in files for record in read_file(file)], f"{files[0].parent.parent}/*/{files[0].name}"
+
+
+def subset_files(base: Path, subset: str) -> list[Path]:
+    """Return the file of a subset in a folder, or those of all people, in the order of their numbers."""
+    names = dict.fromkeys((subset, FILES[subset]))
+    for folder in (base, base / "All"):
+        for path in _named(folder, names):
+            return [path]
+    people: dict[int, Path] = {}
+    for folder in (base, base / "Target"):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            number = path.name.partition("_")[0]
+            if number.isdecimal() and path.is_dir():
+                people[int(number)] = path
+    return [file for _, folder in sorted(people.items()) for file in list(_named(folder, names))[:1]]
+
+
+def _named(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    paths = (folder / f"{name}{end}" for name in names for end in (".json", ".jsonl", ".parquet"))
+    return (path for path in paths if path.is_file())
 
 
 def check_targets(root: str, targets: Sequence[str]) -> None:

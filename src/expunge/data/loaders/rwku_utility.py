@@ -9,8 +9,7 @@ from typing import Any
 from expunge.core.errors import DataError
 from expunge.data.choices import ChoiceQuestion, choice_rows, read_questions
 from expunge.data.examples import ANSWER, Example, ExampleSet, text_in
-from expunge.data.loaders.rwku import FILES, load_subset, of_people
-from expunge.data.source import EXTENSIONS
+from expunge.data.loaders.rwku import FILES, load_subset, of_people, subset_files
 
 UTILITY = tuple(name for name in FILES if name.startswith("utility"))
 # Our own wording of the instructions, as in the probes.
@@ -23,11 +22,7 @@ def has_utility(root: str) -> bool:
     base = Path(root).expanduser()
     if not base.is_dir():
         return True
-    folders = (base, base / "All")
-    return all(
-        any((f / f"{stem}{end}").is_file() for f in folders for stem in (name, file) for end in EXTENSIONS)
-        for name, file in ((name, FILES[name]) for name in UTILITY)
-    )
+    return all(subset_files(base, name) for name in UTILITY)
 
 
 def utility_sets(root: str, targets: Collection[str]) -> dict[str, ExampleSet]:
