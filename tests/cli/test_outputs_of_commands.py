@@ -58,3 +58,38 @@ def test_an_input_is_never_an_output(folder: Path, name: str, out: str, capsys: 
     assert code == 2, line
     assert f": {out} is an input (" in line or f"{out} is a file" in line or f"{out} cannot be a folder" in line, line
     assert _contents(folder) == before
+
+
+FOLDERS = {name: text for name, text in COMMANDS.items() if name not in ("judge", "export")}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_an_output_is_never_part_of_a_model(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _contents(folder)
+    code = main(FOLDERS[name].format("model/out").split())
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2, line
+    assert "model/out lies in the model folder model (" in line, line
+    assert _contents(folder) == before
+
+
+def test_the_rows_of_a_question_are_not_made_for_a_folder_with_other_things(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.cli.commands.erase.agreed_rows", lambda parsed, request: pytest.fail("rows are made"))
+    before = _contents(folder)
+    code = main(["erase", "--model", "model", "--forget", "Who is Ann 1?", "--yes", "--out", "."])
+    assert code == 2
+    assert "--out: . is not empty; name a new or empty folder" in capsys.readouterr().err
+    assert _contents(folder) == before
+
+
+@pytest.mark.parametrize("command", ["erase --forget rows.csv --out new --model", "train task_name=x benchmark=world "])
+def test_a_model_is_not_pushed_to_where_it_comes_from(
+    folder: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = "Me/forgetful"
+    word = f" {model}" if "erase" in command else f"model.model_args.pretrained_model_name_or_path={model}"
+    code = main([*f"{command}{word}".split(), "--push", "me/forgetful"])
+    assert code == 2
+    assert "--push: me/forgetful is the model that this command starts from" in capsys.readouterr().err

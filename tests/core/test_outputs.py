@@ -57,3 +57,26 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match=r"^--out: .* cannot be written: no permission in "):
         check_output(tmp_path / "x", "--out", {})
     check_output(tmp_path / "x", "--out", {}, writable=False)
+
+
+def test_an_output_inside_a_model_folder(tmp_path: Path) -> None:
+    for name, files in {
+        "model": ("config.json", "model.safetensors"),
+        "shards": ("config.json", "pytorch_model.bin.index.json"),
+        "adapter": ("adapter_config.json",),
+        "data": ("rows.csv",),
+        "project": ("config.json", "rows.csv"),
+    }.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    for name in ("model", "shards", "adapter"):
+        for out in (f"{name}/out", f"{name}/a/b/c.json"):
+            with pytest.raises(ConfigError, match=rf"^--out: .* lies in the model folder .*{name} .--model. and would"):
+                check_output(tmp_path / out, "--out", {"--model": tmp_path / name})
+    with pytest.raises(ConfigError, match="lies in the model folder"):
+        check_output(tmp_path / "link" / "out", "--out", {"--model": tmp_path / "model"})
+    for name in ("data", "project"):
+        check_output(tmp_path / name / "out", "--out", {"data.root": tmp_path / name})
+    check_output(tmp_path / "model2", "--out", {"--model": tmp_path / "model"})

@@ -13,10 +13,11 @@ from expunge.core.files import check_place
 
 PLACES = "paths"  # the group of settings that names outputs
 MOST_CHARACTERS = 4096
+WEIGHTS = (".safetensors", ".bin", ".index.json")  # endings of a model folder's weights and of their index
 
 
 def check_output(out: Path, key: str, inputs: Mapping[str, Path], *, writable: bool = True) -> None:
-    """Raise ConfigError if an output would replace an input or a file of one, or cannot be written.
+    """Raise ConfigError if an output would replace an input, become part of a model folder, or cannot be written.
 
     Args:
         out: The file or folder to write.
@@ -30,9 +31,21 @@ def check_output(out: Path, key: str, inputs: Mapping[str, Path], *, writable: b
             raise ConfigError(f"{key}: {out} is an input ({name}) and would be replaced; name another {kind}")
         if out.is_file() and path.is_dir() and out.parent.samefile(path):
             raise ConfigError(f"{key}: {out} is a file of an input ({name}) and would be replaced; name another file")
+        if _is_model(path) and path.resolve() in out.resolve().parents:
+            raise ConfigError(
+                f"{key}: {out} lies in the model folder {path} ({name}) and would be part of the model; name a place "
+                "outside that folder"
+            )
     if _is_device(out):
         raise ConfigError(f"{key}: {out} is a device or a pipe and would be replaced; name a file or a folder")
     check_place(out if out.is_dir() else out.parent, key, writable=writable)
+
+
+def _is_model(path: Path) -> bool:
+    """Return whether a path is a folder with the settings of a model and weights, or with an adapter."""
+    if (path / "adapter_config.json").is_file():
+        return True
+    return (path / "config.json").is_file() and any(next(path.glob(f"*{end}"), None) for end in WEIGHTS)
 
 
 def _is_device(out: Path) -> bool:

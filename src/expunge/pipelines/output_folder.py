@@ -25,18 +25,28 @@ def check_folder(out: Path, mark: str, *, noun: str, parts: str) -> None:
         noun: The kind of the run, such as "erasure".
         parts: The parts of a request that the mark covers, such as "rows, model or settings".
     """
-    if not out.exists():
-        above = next(p for p in out.absolute().parents if p.exists())
-        if not above.is_dir():
-            raise ConfigError(f"--out: {out} cannot be created: {above.name} is a file, not a folder")
+    if check_free(out):
         return
-    if not out.is_dir():
-        raise ConfigError(f"--out: {out} is a file, not a folder")
-    if not _is_free(out) and _stored_mark(out) != mark:
+    if _stored_mark(out) != mark:
         raise ConfigError(
             f"--out: {out} contains another {noun} (other {parts}); name a new folder, or give the same {parts} to "
             "continue it"
         )
+
+
+def check_free(out: Path) -> bool:
+    """Return whether a folder is new or empty. Raises ConfigError unless it is so, or has a run of some request."""
+    if not out.exists():
+        above = next(p for p in out.absolute().parents if p.exists())
+        if not above.is_dir():
+            raise ConfigError(f"--out: {out} cannot be created: {above.name} is a file, not a folder")
+        return True
+    if not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file, not a folder")
+    if _is_free(out):
+        return True
+    _stored_mark(out)
+    return False
 
 
 def _is_free(out: Path) -> bool:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from expunge.cli.commands.push import check_push, push_erasure
+from expunge.cli.commands.push import check_new_repository, check_push, push_erasure
 from expunge.cli.given_rows import OWN_SETTINGS, ROWS, model_words, refuse_settings
 from expunge.cli.parser import add_push
 from expunge.core.durations import seconds
@@ -124,9 +124,12 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.pipelines.erase.preflight import preflight_lines
     from expunge.pipelines.erase.request import PREFLIGHT, prepare_erase
     from expunge.pipelines.erase.run import NOTHING_KNOWN, carry_out_erase, dry_run, know_rows
+    from expunge.pipelines.output_folder import check_free
     from expunge.pipelines.study.template_example import print_example
 
     quiet()
+    check_new_repository(parsed, str(parsed.model))
+    check_free(parsed.out)
     if row_request is not None and not agreed_rows(parsed, row_request):
         return 0
     erasing = prepare_erase(request_of(parsed))

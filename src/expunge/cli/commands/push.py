@@ -27,6 +27,17 @@ def check_push(parsed: argparse.Namespace) -> None:
         raise ConfigError("--public: belongs to --push OWNER/NAME")
 
 
+def check_new_repository(parsed: argparse.Namespace, source: str) -> None:
+    """Raise ConfigError if `--push` names the model that a command starts from, whose history keeps its weights."""
+    if parsed.push is not None and parsed.push.lower() == source.lower():
+        from expunge.core.errors import ConfigError
+
+        raise ConfigError(
+            f"--push: {parsed.push} is the model that this command starts from. It would be replaced, and its history "
+            "keeps the weights of before; name another repository"
+        )
+
+
 def push_job(parsed: argparse.Namespace, done: Any, prepared: Any, command: str) -> str:
     """Upload the model of `train` or `unlearn`. Returns the address."""
     from expunge.models.config import looks_local

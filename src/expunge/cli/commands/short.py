@@ -92,6 +92,10 @@ def run_single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.pipelines.study.job_handle import load_job
 
     job = load_job(parsed.mode, parsed.overrides)
+    if push is not None:
+        from expunge.cli.commands.push import check_new_repository
+
+        check_new_repository(parsed, str(job.prepared.single.model.source))
     show_notes(job.notes)
     silent = parsed.quiet or parsed.json or not here().first
     console = Console(quiet=silent)
