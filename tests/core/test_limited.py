@@ -60,7 +60,7 @@ def test_the_limit_of_memory(limited: Callable[..., Any], tmp_path: Path) -> Non
 
 
 def test_a_program_that_sleeps(limited: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(LimitError, match=r"^does not end within 0 s$"):
+    with pytest.raises(LimitError, match=r"^does not end within 0.3 s$"):
         limited(program(tmp_path, "time.sleep(60)"), None, ProcessLimits(1, 0.3, 1 << 28))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -9,14 +10,16 @@ import signal
 import threading
 from pathlib import Path
 
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import t as student_t
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.pipelines.study.grid_reports import in_one
 from expunge.report.model import ReportModel
-from expunge.report.query import query, read_results, results_table, to_text, write_results
+from expunge.report.query import LIMITS, _student, query, read_results, results_table, to_text, write_results
 
 
 def test_every_number_of_every_run_is_a_line(model: ReportModel) -> None:
@@ -122,8 +125,8 @@ ENDLESS = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELEC
 
 @pytest.mark.parametrize("sql", [ENDLESS, "SELECT count(*) FROM range(1000000) a, range(1000000) b"])
 def test_a_query_has_a_time_limit(model: ReportModel, sql: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--query: does not end within 0.2 s; select fewer rows") as error:
-        query(results_table(model), sql, limit_s=0.2)
+    with pytest.raises(ConfigError, match=r"^--query: does not end within 0.5 s; select fewer rows") as error:
+        query(results_table(model), sql, limits=dataclasses.replace(LIMITS, wall_s=0.5))
     assert "\n" not in str(error.value)
 
 
@@ -133,10 +136,58 @@ def test_a_query_ends_at_ctrl_c(model: ReportModel) -> None:
     try:
         key.start()
         with pytest.raises(KeyboardInterrupt):
-            query(results_table(model), ENDLESS, limit_s=10)
+            query(results_table(model), ENDLESS)
     finally:
         key.cancel()
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT repeat('x', 3000000000)",
+        "SELECT string_agg(repeat('x', 1000)) FROM range(3000000)",
+        "SELECT list(a.i) FROM range(100000000) a(i)",
+        "WITH RECURSIVE t(n, s) AS (SELECT 1, 'x' UNION ALL SELECT n + 1, s || s FROM t) SELECT max(len(s)) FROM t",
+    ],
+)
+def test_a_query_has_a_memory_limit(model: ReportModel, sql: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--query: needs more than 1024 MB of memory; select fewer rows") as error:
+        query(results_table(model), sql)
+    assert "\n" not in str(error.value)
+
+
+def test_the_texts_of_a_result_have_a_limit(model: ReportModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expunge.report.query.BYTES", 2 << 20)
+    for sql in ("SELECT repeat('x', 3000000)", "SELECT repeat('x', 100) FROM range(300000)"):
+        with pytest.raises(ConfigError, match=r"^--query: the result has more than 2 MB; select fewer rows"):
+            query(results_table(model), sql)
+
+
+def test_a_query_cannot_raise_its_limits_or_write_files(
+    model: ReportModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert query(results_table(model), "SELECT current_setting('temp_directory') AS x")["x"][0] == ""
+    with pytest.raises(ConfigError, match=r"^--query: needs more than 1024 MB"):  # sorting would spill to a file
+        query(results_table(model), "SELECT * FROM range(300000000) t(a) ORDER BY hash(a)")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_query_whose_process_dies_is_one_line(model: ReportModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expunge.report.query.run_limited", lambda *args, **how: None)
+    with pytest.raises(ConfigError, match=r"^--query: DuckDB ended without an answer"):
+        query(results_table(model), "SELECT 1")
+
+
+def test_the_quantiles_are_those_of_student() -> None:
+    table = _student(40).to_pydict()
+    assert table["t"] == pytest.approx([student_t.ppf(0.975, n - 1) for n in table["n"]], rel=1e-14)
+
+
+def test_latex_has_a_limit() -> None:
+    with pytest.raises(ConfigError, match=r"^--format latex: the result has 100001 rows; add LIMIT"):
+        to_text(pandas.DataFrame({"a": range(100_001)}), "latex")
 
 
 def test_the_rows_of_a_result_have_a_limit(model: ReportModel) -> None:

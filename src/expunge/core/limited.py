@@ -64,7 +64,7 @@ def run_limited(
     else:
         code, text = _started(message, limits.wall_s)
     if code is None:
-        raise LimitError(f"does not end within {limits.wall_s:.0f} s")
+        raise LimitError(f"does not end within {limits.wall_s:g} s")
     if code in (-signal.SIGKILL, -signal.SIGXCPU):
         raise LimitError(f"does not end within {limits.cpu_s} s of computing")
     if code in (MEMORY_CODE, -signal.SIGABRT):  # libraries abort without memory
@@ -74,19 +74,23 @@ def run_limited(
 
 def _started(message: Mapping[str, Any], wall_s: float) -> tuple[int | None, bytes]:
     """Run the program in a new interpreter. Returns the exit code, None after the time limit, and the output."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", str(CHILD)],
-            input=json.dumps(message).encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=wall_s,
-            env={**os.environ, **THREADS},
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return None, b""
-    return done.returncode, done.stdout
+    with subprocess.Popen(
+        [sys.executable, "-P", str(CHILD)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **THREADS},
+    ) as child:
+        try:
+            text, _ = child.communicate(json.dumps(message).encode(), wall_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return None, b""
+        except BaseException:
+            child.kill()
+            child.wait()  # after Ctrl-C, Popen itself does not
+            raise
+    return child.returncode, text
 
 
 def _forked(message: dict[str, Any], wall_s: float) -> tuple[int | None, bytes]:

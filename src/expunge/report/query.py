@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,20 +16,24 @@ import pyarrow.parquet as pq
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import write_bytes
+from expunge.core.limited import LimitError, ProcessLimits, run_limited
 from expunge.core.numbers import finite
 from expunge.report.markup import cell_text, markdown_table, markdown_text
 from expunge.report.model import ReportModel, ReportRun
 
 if TYPE_CHECKING:
-    import duckdb
     import pandas
 
 Format = Literal["csv", "latex", "markdown", "json"]
 FORMATS: tuple[Format, ...] = ("csv", "latex", "markdown", "json")
 FILE = "results.parquet"
 CHECKSUM = b"sha256"
-QUERY_S = 60.0  # the time of a query
-VECTORS = 1000  # largest result of a query, in DuckDB's vectors of at most 2,048 rows
+THREADS = min(4, os.cpu_count() or 1)
+LIMITS = ProcessLimits(cpu_s=60 * THREADS, wall_s=60.0, memory=2 << 30)  # of a query; half the memory is DuckDB's
+VECTORS, BYTES = 1000, 100 << 20  # largest result of a query; in DuckDB's vectors of at most 2,048 rows
+MOST_LATEX = 100_000  # rows
+SETTINGS = {"autoinstall_known_extensions": False, "temp_directory": ""}  # no extension is loaded, no file is written
+PROGRAM = Path(__file__).with_name("query_child.py")
 
 RESULTS = pa.schema(
     [
@@ -127,79 +132,83 @@ def read_results(files: Sequence[Path]) -> pa.Table:
     return pa.concat_tables(tables) if tables else RESULTS.empty_table()
 
 
-def query(results: pa.Table, sql: str, *, limit_s: float = QUERY_S) -> pandas.DataFrame:
+def query(results: pa.Table, sql: str, *, limits: ProcessLimits = LIMITS) -> pandas.DataFrame:
     """Run SQL over two tables: `results` (RESULTS), and `means`.
 
-    `means` is over the seeds of a label, with n, sd and the 95 % Student interval, which is null for one seed. SQL has
-    no access to files and the network.
+    `means` is over the seeds of a label, with n, sd and the 95 % Student interval, which is null for one seed. SQL runs
+    in a limited process, and has no access to files and the network.
 
     Args:
         results: The table of results.
         sql: One statement.
-        limit_s: The seconds after which the query is stopped.
+        limits: The limits of the process.
 
     Raises:
-        ConfigError: If DuckDB rejects the query, if it takes too long, or if its result has too many rows.
+        ConfigError: If DuckDB rejects the query, if it takes too much time or memory, or if its result is too large.
     """
+    import pickle
+
     import duckdb
+    import pandas
 
-    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as database:
-        database.register("results", results)
-        database.register("student", _student(results.num_rows))
-        database.execute(MEANS)
-        database.execute("SET enable_external_access = false")
-        try:
-            statements = database.extract_statements(sql)
-            if len(statements) != 1:
-                raise ConfigError(f"--query: must be one SQL statement, got {len(statements)}")
-            return _within(database, statements[0], limit_s)
-        except duckdb.CatalogException as error:
-            raise ConfigError(f"--query: {_problem(error)} (the tables are results and means)") from None
-        except duckdb.Error as error:
-            raise ConfigError(f"--query: {_problem(error)}") from None
-
-
-def _within(database: duckdb.DuckDBPyConnection, statement: Any, limit_s: float) -> pandas.DataFrame:
-    """Return the result of a statement. Stop it after a time and at Ctrl-C, which reaches Python in its main thread."""
-
-    def run() -> tuple[pandas.DataFrame, bool]:
-        rows = database.execute(statement)
-        return rows.fetch_df_chunk(VECTORS), len(rows.fetch_df_chunk(1)) > 0
-
-    with ThreadPoolExecutor(1) as thread:
-        result = thread.submit(run)
-        try:
-            if result not in wait([result], limit_s).done:
-                raise ConfigError(f"--query: does not end within {limit_s:g} s; select fewer rows, join fewer tables")
-        finally:
-            while not result.done():  # again, because a query that has not begun ignores the first one
-                database.interrupt()
-                wait([result], 0.05)
-    frame, more = result.result()
-    if more:
-        raise ConfigError(f"--query: the result has more than {len(frame)} rows; select fewer, or add LIMIT")
-    return frame
+    request = {
+        "tables": {"results": _stream(results), "student": _stream(_student(results.num_rows))},
+        "views": [MEANS],
+        "sql": sql,
+        "settings": {"memory_limit": f"{limits.memory >> 21}MiB", "threads": THREADS} | SETTINGS,
+        "vectors": VECTORS,
+        "bytes": BYTES,
+    }
+    try:
+        answer = run_limited(PROGRAM, request, limits, fork_after=lambda: (duckdb, pandas))
+    except LimitError as error:
+        raise ConfigError(f"--query: {error}; select fewer rows, join fewer tables") from None
+    if answer is None:
+        raise ConfigError("--query: DuckDB ended without an answer; write the query in another way")
+    if "frame" in answer:
+        return pickle.loads(base64.b64decode(answer["frame"]))  # of our own process
+    raise ConfigError(f"--query: {_problem(answer['kind'], answer['problem'], limits)}")
 
 
-def _problem(error: Exception) -> str:
-    """Return DuckDB's message on one line, without its suggestions of internal tables."""
-    return " ".join(str(error).partition("\nDid you mean")[0].split())
+def _stream(table: pa.Table) -> str:
+    """Return a table as an Arrow stream in base64."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return base64.b64encode(sink.getvalue()).decode()
+
+
+def _problem(kind: str, problem: str, limits: ProcessLimits) -> str:
+    """Return why a query has no result, on one line, without DuckDB's suggestions of internal tables."""
+    text = " ".join(problem.partition("\nDid you mean")[0].split())
+    return {
+        "count": f"must be one SQL statement, got {text}",
+        "rows": f"the result has more than {text} rows; select fewer, or add LIMIT",
+        "bytes": f"the result has more than {BYTES >> 20} MB; select fewer rows, or shorter texts",
+        "memory": f"needs more than {limits.memory >> 21} MB of memory; select fewer rows, join fewer tables",
+        "catalog": f"{text} (the tables are results and means)",
+    }.get(kind, text)
 
 
 def _student(largest: int) -> pa.Table:
     """Return the 97.5 % quantile of Student's t for means of n values, n = 2, 3, ..."""
-    from scipy.stats import t as student_t
+    from scipy.special import stdtrit  # the ppf of scipy.stats.t, whose import takes a second
 
     n = list(range(2, max(largest, 2) + 1))
-    return pa.table({"n": n, "t": student_t.ppf(0.975, [k - 1 for k in n])})
+    return pa.table({"n": n, "t": stdtrit([float(k - 1) for k in n], 0.975)})
 
 
 def to_text(frame: pandas.DataFrame, style: Format) -> str:
-    """Format a table as text. Missing values are empty (null in JSON); markup is escaped. LaTeX needs booktabs."""
+    """Format a table as text. Missing values are empty (null in JSON); markup is escaped. LaTeX needs booktabs.
+
+    Raises ConfigError for more rows of LaTeX than a document could show; pandas needs two kilobytes for each.
+    """
     if style == "csv":
         guarded = frame.map(lambda value: cell_text(value) if isinstance(value, str) else value)
         return str(guarded.rename(columns=lambda c: cell_text(str(c))).to_csv(index=False, lineterminator="\n"))
     if style == "latex":
+        if len(frame) > MOST_LATEX:
+            raise ConfigError(f"--format latex: the result has {len(frame)} rows; add LIMIT (at most {MOST_LATEX})")
         return str(frame.to_latex(index=False, escape=True, na_rep="", float_format=_short))
     if style == "json":
         return (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pandas
 
 WIDE = 10_000  # characters
+PART = 10_000  # rows that are formatted at a time, because rich needs a kilobyte for each
 STUDIES = Path("saves/study")
 MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM means WHERE metric NOT LIKE '%.%'"
 MODEL = ["role", "label"]
@@ -74,13 +76,16 @@ def _print_models(frame: pandas.DataFrame) -> None:
 
 def _print(frame: pandas.DataFrame, widths: Sequence[int | None] | None = None) -> None:
     """Print a table. widths: the smallest width of each column, so that several tables have the same columns."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column, width in zip(frame.columns, widths or [None] * len(frame.columns), strict=True):
-        shown.add_column(str(column), min_width=width)
-    for row in frame.itertuples(index=False):
-        # Text, not str: rich would interpret brackets in a label as markup.
-        shown.add_row(*(Text(_cell(value)) for value in row))
-    Console(width=WIDE).print(shown)  # no line breaks, because a cut name is ambiguous
+    if len(frame) > PART and widths is None:
+        widths = [max(cell_len(str(name)), *map(cell_len, map(_cell, frame[name]))) for name in frame.columns]
+    for start in range(0, max(len(frame), 1), PART):
+        shown = Table(box=None, pad_edge=False, header_style="bold", show_header=start == 0)
+        for column, width in zip(frame.columns, widths or [None] * len(frame.columns), strict=True):
+            shown.add_column(str(column), min_width=width)
+        for row in frame.iloc[start : start + PART].itertuples(index=False):
+            # Text, not str: rich would interpret brackets in a label as markup.
+            shown.add_row(*(Text(_cell(value)) for value in row))
+        Console(width=WIDE).print(shown)  # no line breaks, because a cut name is ambiguous
 
 
 def _cell(value: object) -> str:
