@@ -145,6 +145,20 @@ def test_a_plan_tokenises_each_set_once(
     assert not verify_store(Store(tmp_path / "store"), lambda done, total: None).faults
 
 
+def test_two_stores_of_one_relative_path_have_their_own_facts(
+    folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that changes its working folder, such as a notebook, writes the facts into each store."""
+    places = [tmp_path / "a", tmp_path / "b"]
+    monkeypatch.setattr(task_context, "_facts", {})
+    for place in places:
+        place.mkdir()
+        monkeypatch.chdir(place)
+        assert keys(str(folder), rows, Path("."))
+    first, second = (sorted(f.name for f in (p / "store" / task_context.TOKENISED).iterdir()) for p in places)
+    assert first == second != []
+
+
 def test_the_ids_of_a_moving_hub_id_are_not_kept(hub: dict[str, Any], rows: str, tmp_path: Path) -> None:
     assert keys(HUB, rows, tmp_path) and not (tmp_path / "store" / task_context.TOKENISED).exists()
     commit = f"model.model_args.revision={'a' * 40}"

@@ -103,9 +103,10 @@ class TaskContext:
         tokenizer with its own code.
         """
         mark = None if self._tokenisation is None else fingerprint([*self._tokenisation, name])
-        if (self.store, mark) in _facts:
-            return _facts[self.store, mark]
-        file = None if self.store is None or mark is None else self.store / TOKENISED / f"{mark[:32]}.json"
+        store = None if self.store is None else self.store.absolute()
+        if (store, mark) in _facts:
+            return _facts[store, mark]
+        file = None if store is None or mark is None else store / TOKENISED / f"{mark[:32]}.json"
         fact = None if file is None else _stored(file)
         if fact is None:
             encoder = self._encoder
@@ -117,7 +118,7 @@ class TaskContext:
                     file.parent.mkdir(parents=True, exist_ok=True)
                     write_note(file, {"fact": fact})
         if mark is not None:
-            _facts[self.store, mark] = fact
+            _facts[store, mark] = fact
         return fact
 
     @functools.cached_property
