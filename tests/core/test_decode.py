@@ -145,3 +145,31 @@ def test_not_a_mapping_and_keys_that_are_not_text() -> None:
 
 def test_field_names() -> None:
     assert field_names(Inner) == ["learning_rate", "steps", "shuffle", "warmup"]
+
+
+def test_the_constructor_raises_the_error_of_a_group() -> None:
+    """Also if a group creates another one: the file's key is named, not the inner class."""
+
+    @strict
+    @dataclass(frozen=True)
+    class Share:
+        share: float = 0.5
+
+        def __post_init__(self) -> None:
+            if self.share > 1:
+                raise ValueError("share must be at most 1")
+
+    @strict
+    @dataclass(frozen=True)
+    class Copy:
+        share: float = 0.5
+
+        def __post_init__(self) -> None:
+            Share(share=self.share)
+
+    with pytest.raises(ConfigError, match=r"^Share\.share: must be at most 1, got 2$"):
+        Share(share=2)
+    with pytest.raises(ConfigError, match=r"^Copy\.share: must be at most 1, got 2$"):
+        Copy(share=2)
+    with pytest.raises(ConfigError, match=r"^a\.share: must be at most 1, got 2$"):
+        decode(Copy, {"share": 2}, where="a")

@@ -169,7 +169,7 @@ def test_wrong_words() -> None:
         compare(result([0.1], rows={"forget_eval": "a"}), result([0.1], rows={"forget_eval": "b"}))
     with pytest.raises(ConfigError, match="compare: metrics: expected a list, got a str; write"):
         compare(a, a, metrics="score")
-    with pytest.raises(ConfigError, match="compare: b: expected an EvalResult, got a NoneType"):
+    with pytest.raises(ConfigError, match="compare: b: expected an EvalResult, got None"):
         compare(a, None)  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="did you mean 'score'"):
         compare(a, a)["scor"]

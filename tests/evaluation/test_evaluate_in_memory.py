@@ -305,11 +305,11 @@ def test_what_is_wrong_ends_in_one_line(
 
 
 def test_a_model_that_is_none(tokenizer: Any, model: Any) -> None:
-    with pytest.raises(ConfigError, match="evaluate: model: expected a model or its name, got a dict"):
+    with pytest.raises(ConfigError, match=r"^model: expected a model or its name, got a dict"):
         evaluate({}, tokenizer, forget=FORGET)
-    with pytest.raises(ConfigError, match="evaluate: model: expected a model or its name, got a Linear"):
+    with pytest.raises(ConfigError, match=r"^model: expected a model or its name, got a Linear"):
         evaluate(torch.nn.Linear(2, 2), tokenizer, forget=FORGET)
-    with pytest.raises(ConfigError, match="evaluate: tokenizer: missing"):
+    with pytest.raises(ConfigError, match=r"^tokenizer: missing"):
         evaluate(model, forget=FORGET)
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.integrations import integration_utils
 
 import expunge
 from expunge.core.errors import ConfigError, DataError, JobError
+from expunge.core.plugins import load_plugins
 from expunge.data.encoder import Encoder
 from expunge.data.template import Template
 from expunge.methods.objective import objective
@@ -180,6 +182,32 @@ def test_a_method_object_and_a_method_class_are_methods(full: Any, tokenizer: An
 
     assert last(NPO(beta=0.3)) == last(expunge.NPOConfig(beta=0.3, **SHORT))
     assert last(NPO) == last("NPO")
+
+
+def test_the_settings_of_a_plugins_method_are_keywords(
+    full: Any, tokenizer: Any, tmp_path: Path, method_file: Callable[..., Path]
+) -> None:
+    body = """
+    floor: float = -10.0
+
+    def __post_init__(self) -> None:
+        if self.floor >= 0:
+            raise ValueError("floor must be a log-probability < 0")
+
+    def forget_loss(self, view: LossInputs) -> Tensor:
+        return require(view.forget, "forget").logps_N.clamp(min=self.floor).mean()
+    """
+    load_plugins([str(method_file(tmp_path, "Floor", body))])
+    run = partial(expunge.unlearn, copy.deepcopy(full), FORGET, tokenizer=tokenizer, method="Floor", max_steps=1)
+    assert run(floor="-5").config.method_args == {"floor": "-5"}
+    for settings, message in (
+        ({"floor": 3}, "UnlearnConfig.method_args.floor: must be a log-probability < 0, got 3"),
+        ({"flor": -3}, "flor: UnlearnConfig has no such setting; did you mean 'floor'?"),
+        ({"floor": -3, "method_args": {"floor": -2}}, "floor: method_args is set as well; set it there"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            run(**settings)
+        assert message in str(error.value)
 
 
 def test_a_diverging_run_leaves_a_usable_model(full: Any, tokenizer: Any) -> None:

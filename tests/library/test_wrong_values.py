@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -32,6 +33,11 @@ def untrained(tokenizer: Any) -> Any:
         (lambda: expunge.Generation(max_new_tokens="x"), "Generation.max_new_tokens: should be a valid integer"),
         (lambda: expunge.Generation(max_new_tokens=math.nan), "Generation.max_new_tokens: should be a"),
         (lambda: expunge.Generation(samples=True), "Generation.samples: should be a number, got True"),
+        (lambda: expunge.Generation(max_new_tokens=0), "Generation.max_new_tokens: must be at least 1, got 0"),
+        (lambda: expunge.Generation(samples=4), "Generation.samples: must be at least 1, and 1 with greedy decoding"),
+        (lambda: expunge.LoraArgs(r=0), "LoraArgs.r: must be at least 1, got 0"),
+        (lambda: expunge.Template(max_length=0), "Template.max_length: must be at least 2 tokens, got 0"),
+        (lambda: NPO(beta=-1), "NPO.beta: must be a number > 0, got -1"),
         (lambda: expunge.Generation(stop="END"), "Generation.stop: should be a valid tuple, got 'END'"),
         (lambda: expunge.Generation(backend="tpu"), "Generation.backend: should be 'hf' or 'vllm', got 'tpu'"),
         (lambda: expunge.Generation(max_tokens=5), "Generation.max_tokens: unknown key; did you mean 'max_new_tok"),
@@ -48,7 +54,7 @@ def untrained(tokenizer: Any) -> Any:
         (lambda: expunge.ExampleSet("s", 5), "s: rows must be a tuple of examples, got 5"),
         (lambda: expunge.load_benchmark("tofu", forget_spit="x"), "forget_spit: unknown key; did you mean 'forget_spl"),
         (lambda: expunge.load_benchmark(["tofu"]), "benchmark: expected a name, got a list"),
-        (lambda: expunge.load_study([None]), "overrides[0]: expected a text, got a NoneType"),
+        (lambda: expunge.load_study([None]), "overrides[0]: expected a text, got None"),
         (lambda: expunge.load_study(["study=quickstart"], plugins="x.py"), "plugins: expected a list, got a str"),
         (lambda: expunge.judge({"rules": [{"any_of": ["x"]}]}, [None]), "judge: text 0: expected a text or a dict"),
         (lambda: expunge.unlearning_loss(forget=["logps"]), "unlearning_loss.forget: no quantity named ['logps']"),
@@ -122,6 +128,33 @@ def test_evaluate_names_a_wrong_argument(
     with pytest.raises(expunge.ExpungeError) as error:
         expunge.evaluate(**{"model": untrained, "tokenizer": tokenizer, "forget": FORGET, **arguments})
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("read", "where"),
+    [
+        (lambda name, model, tok: expunge.evaluate(name, tok, forget=FORGET), "model"),
+        (lambda name, model, tok: expunge.evaluate(name, forget=FORGET), "model"),
+        (lambda name, model, tok: expunge.evaluate(model, name, forget=FORGET), "tokenizer"),
+        (lambda name, model, tok: expunge.unlearn(name, FORGET, retain=RETAIN, tokenizer=tok), "model"),
+        (lambda name, model, tok: expunge.unlearn(name, FORGET, retain=RETAIN), "model"),
+        (lambda name, model, tok: expunge.unlearn(model, FORGET, retain=RETAIN, tokenizer=tok, ref_model=name),
+         "ref_model"),
+        (lambda name, model, tok: expunge.audit(name, None, ["quantize"], forget=FORGET), "model"),
+        (lambda name, model, tok: expunge.audit(model, tok, ["quantize"], forget=FORGET, controls={"full": name}),
+         "controls['full']"),
+        (lambda name, model, tok: expunge.inspect(name, forget=FORGET), "model"),
+        (lambda name, model, tok: expunge.inspect(model, tok, forget=FORGET, reference=name), "reference"),
+    ],
+)  # fmt: skip
+def test_an_absent_folder_is_named_by_its_argument(
+    untrained: Any, tokenizer: Any, tmp_path: Path, read: Callable[..., Any], where: str
+) -> None:
+    """Also if jobs name it by a setting: no key of the command line is shown."""
+    name = str(tmp_path / "absent")
+    with pytest.raises(expunge.ConfigError) as error:
+        read(name, untrained, tokenizer)
+    assert str(error.value).startswith(f"{where}: no folder {name}")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_a_run_is_seeded_and_differs_from_one_without(
 
 
 def test_wrong_values() -> None:
-    with pytest.raises(ValueError, match="dropout must be at least 0 and less than 1"):
+    with pytest.raises(ConfigError, match=r"^TrainArgs\.dropout: must be at least 0 and less than 1"):
         TrainArgs(dropout=1.0)
     assert "dropout" not in TrainArgs().identity and TrainArgs(dropout=0.1).identity["dropout"] == 0.1
 

@@ -69,7 +69,7 @@ def test_a_run_counts_real_tokens_and_says_why_there_is_no_mfu(
     assert sum(line["tokens"] or 0 for line in done.speed_lines) == done.speed["tokens"]
     assert [line["step"] for line in done.speed_lines] == [1, 2, 3]
     assert done.speed["tokens_per_s"] > 0 and 0 < done.speed["wait_share"] < 1
-    assert done.speed["mfu"] is None and "trainer.args.peak_tflops" in done.speed["mfu_missing"]
+    assert done.speed["mfu"] is None and "peak_tflops" in done.speed["mfu_missing"]
 
 
 def test_a_known_gpu_has_a_peak_in_16_bits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,5 +80,5 @@ def test_a_known_gpu_has_a_peak_in_16_bits_alone(monkeypatch: pytest.MonkeyPatch
     assert throughput._peak(cuda, 5.0, False) == (5e12, "")
     monkeypatch.setattr(throughput.torch.cuda, "get_device_name", lambda _: "Unheard-of 1")
     assert throughput._peak(cuda, None, True) == (
-        None, "the peak of Unheard-of 1 is not known; give trainer.args.peak_tflops",
+        None, "the peak of Unheard-of 1 is not known; give peak_tflops",
     )  # fmt: skip

@@ -110,11 +110,11 @@ def test_a_resumed_run_has_the_models_of_its_first_part(
 
 
 def test_the_settings() -> None:
-    with pytest.raises(ValueError, match="save_steps goes together with save_strategy=steps"):
+    with pytest.raises(ConfigError, match=r"save_steps:? goes together with save_strategy=steps"):
         TrainArgs(save_strategy="steps")
-    with pytest.raises(ValueError, match="save_steps goes together with save_strategy=steps"):
+    with pytest.raises(ConfigError, match=r"save_steps:? goes together with save_strategy=steps"):
         TrainArgs(save_strategy="epoch", save_steps=3)
-    with pytest.raises(ValueError, match="save_steps must be a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=r"^TrainArgs\.save_steps: must be a whole number of at least 1"):
         TrainArgs(save_strategy="steps", save_steps=0)
     with pytest.raises(ConfigError, match=r"UnlearnConfig\.save_strategy: belongs to jobs"):
         UnlearnConfig(save_strategy="epoch")

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from expunge.core.errors import ConfigError
 from expunge.data.encoder import Encoded, Encoder
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
@@ -150,9 +151,9 @@ def test_what_decides_the_numbers_is() -> None:
 
 def test_settings_that_say_nothing_are_refused() -> None:
     for group in ({"losses": ("a",)}, {"prompts": 2}):
-        with pytest.raises(ValueError, match=r"^(losses|prompts) is set, .* every \(epochs\) or steps$"):
+        with pytest.raises(ConfigError, match=r"^EvaluateArgs\.(losses|prompts): is set, .* every \(epochs\) or steps"):
             EvaluateArgs(**group)
-    with pytest.raises(ValueError, match=r"^peak_tflops must be a number > 0"):
+    with pytest.raises(ConfigError, match=r"^TrainArgs\.peak_tflops: must be a number > 0"):
         TrainArgs(peak_tflops=0.0)
 
 

@@ -23,16 +23,14 @@ from expunge.cli.words import REFERRED, Word, has_references, parse_value, split
 from expunge.core.decode import decode, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
-from expunge.models.config import TOKENIZERS, looks_local
+from expunge.models.config import MODEL_KEY, TOKENIZER_KEY, TOKENIZERS, looks_local
 from expunge.models.options import with_options
 from expunge.pipelines.study.task_config import TaskConfig, decode_task
 from expunge.training.config import TrainArgs
 
-SOURCE = "model.model_args.pretrained_model_name_or_path"
 # The settings that name the data of one benchmark, and those of the group `data`.
 DATA_KEYS = ("forget_split", "retain_split", "holdout_split", "data_split", "train_split", "forget", "retain")
 DATA_GROUP = ("root", "args")
-TOKENIZER = "model.tokenizer_args.pretrained_model_name_or_path"
 PLAIN_MODEL = "llama-1m"  # has no template settings; the folder replaces its preset
 
 __all__ = ["CONF", "Composed", "check", "compose", "options", "single_tree", "study_tree"]
@@ -116,7 +114,7 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     files = Composition(mode, choices, other_model=PLAIN_MODEL if plain else None)
     tree = _for_benchmark(mode, files.run(), words, notes)
     set_keys: set[str] = {*files.user_keys, *({"trainer"} & choices.keys())}
-    if plain and TOKENIZER not in set_keys:
+    if plain and TOKENIZER_KEY not in set_keys:
         tree = _with_own_tokenizer(tree, words)
     typed: set[str] = {*(files.user_keys - files.written_keys), *({"trainer"} & choices.keys())}
     for word in words:
@@ -137,7 +135,7 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
             from expunge.interop.open_unlearning.differences import is_theirs, notes_on_differences
 
             replaced = files.files_model if is_theirs(experiment) else None
-            notes += notes_on_differences(mode, experiment, tree, SOURCE in set_keys, replaced)
+            notes += notes_on_differences(mode, experiment, tree, MODEL_KEY in set_keys, replaced)
     return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, typed)])))
 
 
@@ -174,13 +172,13 @@ def _with_whole_steps(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _names_a_folder(words: Sequence[Word]) -> bool:
     """Return whether the words name a local model folder. It has its own chat template, not a shipped model's."""
-    source = next((word.text for word in reversed(words) if word.key == SOURCE), None)
+    source = next((word.text for word in reversed(words) if word.key == MODEL_KEY), None)
     return source is not None and looks_local(source)
 
 
 def _with_own_tokenizer(tree: dict[str, Any], words: Sequence[Word]) -> dict[str, Any]:
     """Return the tree without the tokenizer that the files name, if the folder that the words name has its own."""
-    folder = Path(os.path.expanduser(next(word.text for word in reversed(words) if word.key == SOURCE)))
+    folder = Path(os.path.expanduser(next(word.text for word in reversed(words) if word.key == MODEL_KEY)))
     if not any((folder / name).is_file() for name in TOKENIZERS):
         return tree
     own: dict[str, Any] = merge(tree, {"model": {"tokenizer_args": {"pretrained_model_name_or_path": None}}})
@@ -330,4 +328,4 @@ def _check_files(task: TaskConfig) -> None:
     if task.benchmark == "custom":  # reads the user's files without torch, so faults are reported early
         spec.make(benchmark_config(task))
     if task.model.source:
-        check_source(task.model.source, "model.model_args.pretrained_model_name_or_path")
+        check_source(task.model.source, MODEL_KEY)

@@ -36,11 +36,11 @@ def model_words(model: str) -> list[str]:
 
     Raises ConfigError for a preset, which has no weights.
     """
-    from expunge.cli.compose import PLAIN_MODEL, SOURCE, options
-    from expunge.models.config import refuse_preset
+    from expunge.cli.compose import PLAIN_MODEL, options
+    from expunge.models.config import MODEL_KEY, refuse_preset
 
     refuse_preset(model, "--model")
-    return [f"model={model}"] if model in options("model") else [f"model={PLAIN_MODEL}", f"{SOURCE}={model}"]
+    return [f"model={model}"] if model in options("model") else [f"model={PLAIN_MODEL}", f"{MODEL_KEY}={model}"]
 
 
 def model_source(model: str, key: str = "--model") -> str:

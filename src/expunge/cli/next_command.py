@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from expunge.cli.compose import SOURCE
 from expunge.cli.config_files import options
 from expunge.cli.parser import command_line
+from expunge.models.config import MODEL_KEY
 
 SAME_DATA = ("benchmark", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain", "holdout")
 ANY = "expunge ui"
@@ -33,8 +33,8 @@ def next_command(mode: str, parsed: argparse.Namespace, folder: Path, source: st
     common = _common_words(words, "eval", ("model.", "eval."), ("model", "retain_logs_path"))
     if mode == "eval" or common is None or source is None:
         return ANY
-    common = [word for word in common if not word.startswith(f"{SOURCE}=")]
-    own = [f"{SOURCE}={source}"] if f"model={source}" not in common else []
+    common = [word for word in common if not word.startswith(f"{MODEL_KEY}=")]
+    own = [f"{MODEL_KEY}={source}"] if f"model={source}" not in common else []
     return command_line("eval", [*common, *own, f"task_name={folder.name}_before"], parsed)
 
 

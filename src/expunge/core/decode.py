@@ -63,17 +63,32 @@ def resolved(hint: Any) -> Any:
     return hint.resolved() if isinstance(hint, TypeOnUse) else hint
 
 
+class GroupError(ConfigError, ValueError):
+    """An error of `__post_init__`: a ValueError as well, so that pydantic reports the key of a group within a group.
+
+    reason: the text of `__post_init__`, such as "beta must be a number > 0".
+    """
+
+    def __init__(self, cls: type[Any], reason: str, values: Mapping[str, Any]) -> None:
+        super().__init__(_of_field(cls.__name__, cls, reason, values))
+        self.reason = reason
+
+
 def strict(cls: type[T]) -> type[T]:
     """Make a class reject unknown keys and values of a wrong type; a class decorator above `@dataclass`.
 
-    The constructor converts as `decode` does. Both raise ConfigError with the name of the field.
+    The constructor converts as `decode` does. Both raise ConfigError with the name of the field, also for a ValueError
+    of `__post_init__`, whose text starts with that name.
     """
     cls.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
     assign: Callable[..., None] = cls.__init__
 
     @functools.wraps(assign)
     def init(self: T, *args: Any, **values: Any) -> None:
-        assign(self, *args, **{name: _field_value(cls, name, value) for name, value in values.items()})
+        try:
+            assign(self, *args, **{name: _field_value(cls, name, value) for name, value in values.items()})
+        except ValueError as error:
+            raise GroupError(cls, str(getattr(error, "reason", error)), values) from None
 
     cls.__init__ = init  # type: ignore[method-assign,assignment]  # pydantic sets the fields without the constructor
     return cls
@@ -184,14 +199,22 @@ def _explain(cls: type[Any], error: ValidationError, data: Any, where: str) -> s
         message = message.partition(",")[0]  # the rest describes how pydantic reads numbers
     if problem["type"] == "dataclass_type":
         message = "should be a group of keys"
+    if problem["type"] == "value_error" and isinstance(shown, Mapping):
+        message = str(getattr(problem["ctx"]["error"], "reason", message))
+        return _of_field(key, cls, message, shown) + more
+    return f"{key or cls.__name__}: {message}, got {shown!r}{more}"
+
+
+def _of_field(key: str, cls: type[Any], message: str, values: Mapping[str, Any]) -> str:
+    """Return the line of an error of `__post_init__`, which sees the whole group and names the field first.
+
+    key: the key of the group. message: such as "beta must be ...". values: the group.
+    """
     named, _, rest = message.partition(" ")
     named = named.removesuffix(":")
-    if problem["type"] == "value_error" and isinstance(shown, Mapping):
-        # raised by __post_init__, which sees the whole group and names the field first: "beta must be ..."
-        if named not in shown:
-            return f"{key or cls.__name__}: {message}{more}"  # the whole group would hide the message
-        key, message, shown = _join(key, named), rest, shown[named]
-    return f"{key or cls.__name__}: {message}, got {shown!r}{more}"
+    if named not in values:
+        return f"{key or cls.__name__}: {message}"  # the whole group would hide the message
+    return f"{_join(key, named)}: {rest}, got {values[named]!r}"
 
 
 def _keys(loc: tuple[int | str, ...], data: Any, *, last_is_absent: bool) -> list[int | str]:

@@ -51,7 +51,9 @@ class JobError(ExpungeError):
 
 
 def kind_of(value: object) -> str:
-    """Return the type of a value for messages: "a Linear", "an int"."""
+    """Return the type of a value for messages: "a Linear", "an int", "None"."""
+    if value is None:
+        return "None"
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 

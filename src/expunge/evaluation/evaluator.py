@@ -26,6 +26,7 @@ from expunge.evaluation.kinds import GREEDY, RecordKind, RecordPart, ScoringInpu
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import compute, with_parents
 from expunge.models.capabilities import kept_modes, observed_capabilities
+from expunge.models.config import check_source
 from expunge.models.load import load_named, load_named_tokenizer, require_tokenizer
 
 if TYPE_CHECKING:
@@ -327,16 +328,17 @@ def reading_notes(encoder: Encoder, tables: Tables, model: Any) -> list[str]:
     return [*notes, *(observed.notes if observed else ())]
 
 
-def resolve_model(model: Any, tokenizer: Any, where: str = "evaluate: model") -> tuple[Any, Any]:
+def resolve_model(model: Any, tokenizer: Any, where: str = "model") -> tuple[Any, Any]:
     """Return the model and the tokenizer, loaded if they are names. Raises ConfigError."""
     if tokenizer is None:
         if not isinstance(model, str | Path):
-            raise ConfigError("evaluate: tokenizer: missing; a model object needs its tokenizer")
+            raise ConfigError("tokenizer: missing; a model object needs its tokenizer")
+        check_source(str(model), where)
         tokenizer = str(model)
     if isinstance(tokenizer, str | Path):
-        tokenizer = load_named_tokenizer(tokenizer, "evaluate: tokenizer")
+        tokenizer = load_named_tokenizer(tokenizer, "tokenizer")
     else:
-        require_tokenizer(tokenizer, "evaluate: tokenizer")
+        require_tokenizer(tokenizer, "tokenizer")
     return load_if_named(model, where), with_pad_token(tokenizer)
 
 
@@ -349,7 +351,7 @@ def with_pad_token(tokenizer: Any) -> Any:
     return padding
 
 
-def load_if_named(model: Any, where: str = "evaluate: model") -> Any:
+def load_if_named(model: Any, where: str = "model") -> Any:
     """Return an observed model; a name is loaded. Raises ConfigError for another object."""
     loaded = load_named(model, where)
     from expunge.evaluation.observation import capabilities

@@ -67,7 +67,7 @@ def wrap(
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     passed = () if helper is None else tuple(helper) if isinstance(helper, list | tuple) else (helper,)
     check_helpers(rule, passed)
-    helpers = [load_named(one) for one in passed]
+    helpers = [load_named(one, "helper") for one in passed]
     return wrapped_by(rule, load_named(model), encoder, sides[0], sides[1], others, helpers)
 
 

@@ -15,6 +15,9 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import LATER
 from expunge.models.folder_settings import TEMPLATES, WEIGHTS_NAME, check_settings
 
+MODEL_KEY = "model.model_args.pretrained_model_name_or_path"
+TOKENIZER_KEY = "model.tokenizer_args.pretrained_model_name_or_path"
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -193,7 +196,7 @@ def adapter_base(source: str) -> str | None:
 def only_as_folder(source: str, part: str) -> str:
     """Return the message about a hub id with a part that is read from folders only."""
     return (
-        f"model.model_args.pretrained_model_name_or_path: {source} contains {part}; download it as a folder (hf "
+        f"{MODEL_KEY}: {source} contains {part}; download it as a folder (hf "
         f"download {source} --local-dir FOLDER) and give model=FOLDER"
     )
 

@@ -18,6 +18,8 @@ from expunge.core.errors import ConfigError, kind_of
 from expunge.core.on_use import import_model_base, torch, transformers
 from expunge.models.config import (
     ADAPTER,
+    MODEL_KEY,
+    TOKENIZER_KEY,
     TOKENIZERS,
     ModelArgs,
     ModelConfig,
@@ -93,7 +95,7 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
             at random).
     """
     refuse("model_args", args.options)
-    check_source(source, "model.model_args.pretrained_model_name_or_path")
+    check_source(source, MODEL_KEY)
     check_folder(source, args)
     own = quantisation(source)
     if own is not None and quantize is not None:
@@ -168,7 +170,8 @@ def _has(source: str, name: str) -> bool:
 def load_named(model: Any, where: str = "model") -> Any:
     """Return a model object unchanged; load a name in float32 on the first accelerator.
 
-    Raises ConfigError for an object that is no causal language model of transformers, or wraps none.
+    where: the argument that gives the model, for the errors. Raises ConfigError for an object that is no causal
+    language model of transformers, or wraps none, and for a name that cannot be loaded.
     """
     if not isinstance(model, str | Path):
         if not (hasattr(model, "config") and callable(getattr(model, "parameters", None))):
@@ -176,7 +179,14 @@ def load_named(model: Any, where: str = "model") -> Any:
         if all(p.is_meta for p in model.parameters()):
             raise ConfigError(f"{where}: the weights of {type(model).__name__} are not loaded (device meta)")
         return model
-    return load_model(str(model), ModelArgs(), device=pick_device("auto"))
+    try:
+        return load_model(str(model), ModelArgs(), device=pick_device("auto"))
+    except ConfigError as error:  # names the setting of a job; here an argument names the model
+        message = str(error)
+        for start in (MODEL_KEY, "model"):
+            if message.startswith((f"{start}: ", f"{start} {model}: ")):
+                raise ConfigError(where + message.removeprefix(start)) from None
+        raise
 
 
 def load_named_tokenizer(source: str | Path, where: str) -> Any:
@@ -290,7 +300,7 @@ def _cache_if_unreachable(source: str) -> contextlib.AbstractContextManager[None
     return cache_if_unreachable()
 
 
-def check_tokenizer(source: str, key: str = "model.tokenizer_args.pretrained_model_name_or_path") -> None:
+def check_tokenizer(source: str, key: str = TOKENIZER_KEY) -> None:
     """Raise ConfigError unless a local folder contains a tokenizer. Loads nothing.
 
     key: the setting or argument that names the tokenizer, for the error.

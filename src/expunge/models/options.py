@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.models.config import ModelArgs, TokenizerArgs, looks_local, tokenizer_folder, weights_source
+from expunge.models.config import MODEL_KEY, ModelArgs, TokenizerArgs, looks_local, tokenizer_folder, weights_source
 
 _QUANTIZE = "to train adapters on a quantised model, write trainer.args.lora.quantize=nf4"
-_SOURCE = "model.model_args.pretrained_model_name_or_path"
 _OFFLINE = "set the variable HF_HUB_OFFLINE=1"
 _AGAIN = "remove the downloaded snapshot; the next command downloads it again"
 _PROXY = "set the variable HTTPS_PROXY"
@@ -44,7 +43,7 @@ _REFUSED = {
     "force_download": _AGAIN,
     "resume_download": _AGAIN,
     "proxies": _PROXY,
-    "subfolder": f"download it, and name the folder in {_SOURCE}",
+    "subfolder": f"download it, and name the folder in {MODEL_KEY}",
     "code_revision": _CODE,
     "config": _FILES,
     "gguf_file": _FORMAT,
@@ -58,7 +57,7 @@ MODEL_REFUSED: Mapping[str, str] = {
     "load_in_8bit": _QUANTIZE,
     "from_tf": _FORMAT,
     "from_flax": _FORMAT,
-    "state_dict": f"weights come from files; save the model and name its folder in {_SOURCE}",
+    "state_dict": f"weights come from files; save the model and name its folder in {MODEL_KEY}",
     "ignore_mismatched_sizes": "tensors that do not fit are an error",
     "output_loading_info": "tensors that the files lack are an error",
     "generation_config": "write eval.generation.*",
@@ -180,7 +179,7 @@ def _check(model: Mapping[str, Any], group: str, name: str, value: Any) -> None:
     if name not in known:
         raise ConfigError(f"{key}: unknown key{_hint(group, name, known, source)}")
     if source is None:
-        raise ConfigError(f"{key}: has no effect on a model from scratch; name a model to load in {_SOURCE}")
+        raise ConfigError(f"{key}: has no effect on a model from scratch; name a model to load in {MODEL_KEY}")
     _check_plain(key, value)
 
 

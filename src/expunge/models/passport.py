@@ -16,7 +16,15 @@ from typing import Any, Literal
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.models.capabilities import Capabilities
-from expunge.models.config import ADAPTER, ModelArgs, adapter_base, looks_local, named_weights, weights_source
+from expunge.models.config import (
+    ADAPTER,
+    MODEL_KEY,
+    ModelArgs,
+    adapter_base,
+    looks_local,
+    named_weights,
+    weights_source,
+)
 from expunge.models.identity import identity_files, pinned_revision
 
 Status = Literal["ok", "fallback", "refused"]
@@ -147,7 +155,7 @@ def check_trainable(source: str) -> None:
     method = quantisation(source)
     if method is not None:
         raise ConfigError(
-            f"model.model_args.pretrained_model_name_or_path: {source} contains {method} weights, which cannot be "
+            f"{MODEL_KEY}: {source} contains {method} weights, which cannot be "
             "trained; give the model before quantisation, with trainer.args.lora.quantize=nf4 or int8 to save memory"
         )
 

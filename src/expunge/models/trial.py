@@ -23,7 +23,16 @@ from expunge.core.garbage import skip_imports
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
 from expunge.core.names import PartName, find_name
 from expunge.core.on_use import import_model_base, transformers
-from expunge.models.config import PRESETS, ModelConfig, ModelShape, adapter_base, looks_local, tokenizer_folder
+from expunge.models.config import (
+    MODEL_KEY,
+    PRESETS,
+    TOKENIZER_KEY,
+    ModelConfig,
+    ModelShape,
+    adapter_base,
+    looks_local,
+    tokenizer_folder,
+)
 from expunge.models.identity import pinned, pinned_revision, refuse_parts, small_files, tokenizer_identity
 from expunge.models.options import configuration_options
 
@@ -35,8 +44,6 @@ WALL_S = 600.0  # on a busy machine
 MEMORY = 6 << 30  # a vocabulary of 260,000 tokens needs less than 1.5 GB
 CODED = ("AutoConfig", "AutoModelForCausalLM")
 VERSIONS = ("transformers", "tokenizers")
-MODEL_KEY = "model.model_args.pretrained_model_name_or_path"
-TOKENIZER_KEY = "model.tokenizer_args.pretrained_model_name_or_path"
 
 
 def try_model(model: ModelConfig, store: Path | None = None) -> None:

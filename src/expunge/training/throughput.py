@@ -80,16 +80,13 @@ def _peak(device: torch.device, tflops: float | None, half: bool) -> tuple[float
     if tflops is not None:
         return tflops * 1e12, ""
     if device.type != "cuda":
-        return None, "the peak of this processor is not known; give trainer.args.peak_tflops"
+        return None, "the peak of this processor is not known; give peak_tflops"
     name = torch.cuda.get_device_name(device)
     known = next((peak for part, peak in PEAKS.items() if part in name), None)
     if known is None:
-        return None, f"the peak of {name} is not known; give trainer.args.peak_tflops"
+        return None, f"the peak of {name} is not known; give peak_tflops"
     if not half:
-        return (
-            None,
-            f"the peak of {name} is known in 16 bits, and this run computes in 32; give trainer.args.peak_tflops",
-        )
+        return None, f"the peak of {name} is known in 16 bits, and this run computes in 32; give peak_tflops"
     return known * 1e12, ""
 
 

@@ -23,7 +23,15 @@ from expunge.data.template import Template
 from expunge.evaluation.evaluator import TOKENIZER, tokenizer_mark
 from expunge.methods.objective import Objective
 from expunge.metrics.api import FIRST_ROWS
-from expunge.models.config import TOKENIZERS, ModelConfig, TokenizerArgs, check_source, looks_local, tokenizer_folder
+from expunge.models.config import (
+    MODEL_KEY,
+    TOKENIZERS,
+    ModelConfig,
+    TokenizerArgs,
+    check_source,
+    looks_local,
+    tokenizer_folder,
+)
 from expunge.models.identity import (
     applied_tokenizer_identity,
     hub_file,
@@ -175,9 +183,7 @@ def changed(setting: TaskContext, **fields: Any) -> TaskContext:
     return dataclasses.replace(setting, benchmark=dataclasses.replace(setting.benchmark, **fields))
 
 
-def check_model(
-    model: ModelConfig, *, runs_here: bool = True, key: str = "model.model_args.pretrained_model_name_or_path"
-) -> None:
+def check_model(model: ModelConfig, *, runs_here: bool = True, key: str = MODEL_KEY) -> None:
     """Raise ConfigError if no model is named, its folder describes none, or this machine lacks its device.
 
     runs_here: the jobs run on this machine, not on a cluster. key: the setting that names the model, for the error.

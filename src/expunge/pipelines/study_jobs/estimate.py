@@ -16,7 +16,7 @@ from expunge.data.template import LENGTH
 from expunge.engine.job import Estimate
 from expunge.evaluation.config import Generation
 from expunge.evaluation.kinds import RecordPart, wanted_variants
-from expunge.models.config import ModelConfig, looks_local, weights_source
+from expunge.models.config import MODEL_KEY, ModelConfig, looks_local, weights_source
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.pipelines.study_jobs.memory import ParameterCounts, estimate_memory, estimate_scoring, shape_in
 from expunge.training.config import TrainArgs
@@ -156,7 +156,7 @@ def parameters(model: ModelConfig) -> int:
     if model.scratch:
         return shape_in(model).parameters
     if model.source and looks_local(model.source):
-        return weights_in(model.source, "model.model_args.pretrained_model_name_or_path")
+        return weights_in(model.source, MODEL_KEY)
     return 0
 
 

@@ -15,7 +15,7 @@ from expunge.engine.job import Estimate, Job
 from expunge.evaluation.kinds import parts
 from expunge.methods.objective import Objective, objective
 from expunge.metrics.compute import requests
-from expunge.models.config import preset_identity
+from expunge.models.config import MODEL_KEY, preset_identity
 from expunge.models.identity import has_wrapper, tokenizer_identity
 from expunge.models.passport import check_trainable
 from expunge.pipelines.study.context_source import FileRef, RowsRef
@@ -282,8 +282,7 @@ class TrainingJobs(EvaluationJobs):
         """
         if model is None and has_wrapper(source := self.setting.model.source or ""):
             raise ConfigError(
-                f"model.model_args.pretrained_model_name_or_path: {source} has a wrapper, and a model has one at most; "
-                "give the model under it"
+                f"{MODEL_KEY}: {source} has a wrapper, and a model has one at most; give the model under it"
             )
         benchmark = self.setting.benchmark
         return WrapJob(

@@ -100,7 +100,8 @@ def unlearn(
         peft_config: A peft configuration; adapters are then trained.
         ref_model: The model that reference terms compare with. None: the model before its first step.
         callbacks: transformers' callbacks.
-        **settings: Fields of the method's settings class, such as `learning_rate=1e-5` or `beta=0.1`.
+        **settings: Fields of the method's settings class, such as `learning_rate=1e-5` or `beta=0.1`. A plugin's method
+            has its own fields next to those of UnlearnConfig.
 
     Returns:
         The model with the log of the run. Its `repr` is one line; `to_pandas()` is the log.
@@ -133,16 +134,24 @@ def _settings(method: Any, settings: Mapping[str, Any]) -> tuple[UnlearnConfig, 
     Raises:
         ConfigError: If the method or a setting is unknown.
     """
+    from expunge.methods import find
+
     named = method is None or isinstance(method, str)
     cls = config_class(method or DEFAULT_METHOD) if named else UnlearnConfig
     if isinstance(method, UnlearnConfig):
         cls = type(method)
         settings = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)} | dict(settings)
     known = [f.name for f in dataclasses.fields(cls)]
-    for key in settings:
-        if key not in known:
-            raise ConfigError(f"{key}: {cls.__name__} has no such setting{nearest(key, known)}")
-    if named and cls.METHOD is None:  # a plugin's method: its own settings go to method_args
+    own: list[str] = []
+    if named and cls.METHOD is None:  # a plugin's method, which has no settings class
+        own = [f.name for f in dataclasses.fields(find(method, "method").cls) if f.name not in known]
         settings = {"method": method, **settings}
+    for key in settings:
+        if key not in (*known, *own):
+            raise ConfigError(f"{key}: {cls.__name__} has no such setting{nearest(key, (*known, *own))}")
+        if key in own and "method_args" in settings:
+            raise ConfigError(f"{key}: method_args is set as well; set it there")
+    if args := {key: value for key, value in settings.items() if key in own}:
+        settings = {"method_args": args, **{key: value for key, value in settings.items() if key not in own}}
     config = cls(**settings)
     return config, None if named or isinstance(method, UnlearnConfig) else method
