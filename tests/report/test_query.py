@@ -19,7 +19,7 @@ from scipy.stats import t as student_t
 from expunge.core.errors import ConfigError, DataError
 from expunge.pipelines.study.grid_reports import in_one
 from expunge.report.model import ReportModel
-from expunge.report.query import LIMITS, _student, query, read_results, results_table, to_text, write_results
+from expunge.report.query import LIMITS, RESULTS, _student, query, read_results, results_table, to_text, write_results
 
 
 def test_every_number_of_every_run_is_a_line(model: ReportModel) -> None:
@@ -50,6 +50,15 @@ def test_the_interval_of_a_single_seed_is_over_its_rows(model: ReportModel) -> N
     sql = "SELECT * FROM means WHERE label = 'ga' AND metric = 'forget_truth_ratio'"
     (alone,) = query(results_table(model), sql).to_dict("records")
     assert (alone["n"], alone["ci_low"], alone["ci_high"], alone["interval"]) == (1, 0.4375, 0.5625, "rows")
+
+
+def test_values_without_a_type_of_ours_are_text() -> None:
+    sql = (
+        "SELECT '1f0e6b3a-0000-4000-8000-000000000001'::UUID AS id, 'x'::BLOB AS part, [1, NULL] AS list, NULL AS list"
+    )
+    frame = query(RESULTS.empty_table(), sql)
+    (row,) = json.loads(to_text(frame, "json"))
+    assert row == {"id": "1f0e6b3a-0000-4000-8000-000000000001", "part": "b'x'", "list": [1.0, None], "list_1": None}
 
 
 def test_the_file_and_back(model: ReportModel, tmp_path: Path) -> None:
@@ -191,7 +200,7 @@ def test_latex_has_a_limit() -> None:
 
 
 def test_the_rows_of_a_result_have_a_limit(model: ReportModel) -> None:
-    with pytest.raises(ConfigError, match=r"^--query: the result has more than 2048000 rows; select fewer, or add LIM"):
+    with pytest.raises(ConfigError, match=r"^--query: the result has more than 2000000 rows; select fewer, or add LIM"):
         query(results_table(model), "SELECT 1 FROM range(3000000)")
     assert len(query(results_table(model), "SELECT 1 FROM range(100000)")) == 100_000
 

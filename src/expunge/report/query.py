@@ -30,7 +30,7 @@ FILE = "results.parquet"
 CHECKSUM = b"sha256"
 THREADS = min(4, os.cpu_count() or 1)
 LIMITS = ProcessLimits(cpu_s=60 * THREADS, wall_s=60.0, memory=2 << 30)  # of a query; half the memory is DuckDB's
-VECTORS, BYTES = 1000, 100 << 20  # largest result of a query; in DuckDB's vectors of at most 2,048 rows
+ROWS, BYTES = 2_000_000, 100 << 20  # largest result of a query
 MOST_LATEX = 100_000  # rows
 SETTINGS = {"autoinstall_known_extensions": False, "temp_directory": ""}  # no extension is loaded, no file is written
 PROGRAM = Path(__file__).with_name("query_child.py")
@@ -146,8 +146,6 @@ def query(results: pa.Table, sql: str, *, limits: ProcessLimits = LIMITS) -> pan
     Raises:
         ConfigError: If DuckDB rejects the query, if it takes too much time or memory, or if its result is too large.
     """
-    import pickle
-
     import duckdb
     import pandas
 
@@ -156,7 +154,7 @@ def query(results: pa.Table, sql: str, *, limits: ProcessLimits = LIMITS) -> pan
         "views": [MEANS],
         "sql": sql,
         "settings": {"memory_limit": f"{limits.memory >> 21}MiB", "threads": THREADS} | SETTINGS,
-        "vectors": VECTORS,
+        "rows": ROWS,
         "bytes": BYTES,
     }
     try:
@@ -166,8 +164,15 @@ def query(results: pa.Table, sql: str, *, limits: ProcessLimits = LIMITS) -> pan
     if answer is None:
         raise ConfigError("--query: DuckDB ended without an answer; write the query in another way")
     if "frame" in answer:
-        return pickle.loads(base64.b64decode(answer["frame"]))  # of our own process
+        table = pa.ipc.open_stream(base64.b64decode(answer["frame"])).read_all()
+        frame = table.to_pandas(date_as_object=False)
+        texts = [name for name, kind in zip(table.column_names, table.schema.types, strict=True) if _is_text(kind)]
+        return frame.assign(**{name: frame[name].astype(object).where(frame[name].notna(), None) for name in texts})
     raise ConfigError(f"--query: {_problem(answer['kind'], answer['problem'], limits)}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _stream(table: pa.Table) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import pickle
 from typing import Any
 
-CHUNK = 100  # DuckDB's vectors of at most 2,048 rows that are read at a time
-MOST_OBJECTS = 5  # bytes of Python objects for a byte of a stored result
+CHUNK = 200_000  # rows that are read at a time
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
@@ -15,10 +13,10 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         request: `tables`, Arrow streams in base64 by name; `views`, SQL before the statement; `sql`; `settings` of
-            DuckDB; `vectors` and `bytes`, the largest result.
+            DuckDB; `rows` and `bytes`, the largest result.
 
     Returns:
-        `frame`, the result as a pickled data frame in base64; or `kind` and `problem` of a refusal.
+        `frame`, the result as an Arrow stream in base64; or `kind` and `problem` of a refusal.
     """
     import duckdb
     import pyarrow as pa
@@ -33,7 +31,10 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             statements = database.extract_statements(request["sql"])
             if len(statements) != 1:
                 return {"kind": "count", "problem": str(len(statements))}
-            return _result(database.execute(statements[0]), request["vectors"], request["bytes"])
+            relation = database.sql(statements[0])
+            if relation is None:
+                return {"kind": "error", "problem": "the statement has no rows as its result; write SELECT ..."}
+            return _result(relation, request["rows"], request["bytes"])
         except duckdb.OutOfMemoryException:
             return {"kind": "memory", "problem": ""}
         except duckdb.CatalogException as error:
@@ -42,24 +43,47 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             return {"kind": "error", "problem": str(error)}
 
 
-def _result(rows: Any, vectors: int, largest: int) -> dict[str, Any]:
+def _result(relation: Any, most_rows: int, most_bytes: int) -> dict[str, Any]:
     """Return the rows of a statement, unless they are too many or too long."""
-    import pandas
+    import pyarrow as pa
 
-    parts: list[Any] = []
-    in_memory = 0
-    for number in range(0, vectors + 1, CHUNK):
-        part = rows.fetch_df_chunk(CHUNK)
-        if parts and not len(part):
-            break
-        if number >= vectors:
-            return {"kind": "rows", "problem": str(sum(map(len, parts)))}
-        in_memory += int(part.memory_usage(deep=True).sum())
-        if in_memory > MOST_OBJECTS * largest:
+    read = getattr(relation, "to_arrow_reader", None) or relation.fetch_record_batch  # its name before DuckDB 2.0
+    reader = read(CHUNK)
+    batches: list[Any] = []
+    rows = size = 0
+    for batch in reader:
+        batches.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows > most_rows:
+            return {"kind": "rows", "problem": str(most_rows)}
+        if size > most_bytes:
             return {"kind": "bytes", "problem": ""}
-        parts.append(part)
-    frame = pandas.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
-    data = pickle.dumps(frame, protocol=5)
-    if len(data) > largest:
-        return {"kind": "bytes", "problem": ""}
-    return {"frame": base64.b64encode(data).decode()}
+    table = pa.Table.from_batches(batches, reader.schema)
+    table = pa.Table.from_arrays([_plain(column) for column in table.columns], names=_unique(table.column_names))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return {"frame": base64.b64encode(sink.getvalue()).decode()}
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Return names of columns, with a number after one that occurs again."""
+    out: list[str] = []
+    for name in names:
+        k = 0
+        while (own := f"{name}_{k}" if k else name) in out:
+            k += 1
+        out.append(own)
+    return out
+
+
+def _plain(column: Any) -> Any:
+    """Return a column with decimals as float64, and with bytes, intervals and UUIDs as text."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_decimal(kind):
+        return column.cast(pa.float64())
+    if pa.types.is_binary(kind) or pa.types.is_interval(kind) or isinstance(kind, pa.BaseExtensionType):
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    return column
