@@ -42,6 +42,14 @@ def test_the_panel_and_what_it_reads(muse_folder: Path) -> None:
     assert all(m.args == {"statistic": "rougeL_f1"} for m in benchmark.panel if m.family == "rouge")
 
 
+def test_a_folder_named_after_the_other_part_is_noted(muse_folder: Path, tmp_path: Path) -> None:
+    named = tmp_path / "muse_news"
+    named.symlink_to(muse_folder, target_is_directory=True)
+    (note,) = benchmark_of(named, data_split="Books").notes
+    assert note.endswith("named after MUSE-News, and data_split is Books; did you mean News?")
+    assert not benchmark_of(named).notes
+
+
 def test_every_attack_when_asked(muse_folder: Path) -> None:
     names = {m.name for m in benchmark_of(muse_folder, args={"attacks": True}).panel}
     attacks = {"mia_loss", "mia_zlib", "mia_min_k_plus_plus", "mia_reference"}

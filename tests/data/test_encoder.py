@@ -361,5 +361,8 @@ def test_an_answer_that_is_short_for_certain_is_not_tokenised(tokenizer: Any, mo
 
 def test_a_prompt_that_leaves_no_answer_token_is_refused_in_the_count(tokenizer: Any) -> None:
     rows = ExampleSet("forget", (Example(0, "Who? " * 50, {"answer": "Ana"}),))
-    with pytest.raises(DataError, match=r"^forget row 0: the prompt alone has"):
+    with pytest.raises(DataError, match=r"^forget row 0: the prompt alone has .* raise model.template_args.max_length"):
         Encoder(Template(max_length=40), tokenizer).n_cut(rows, [(rows[0], "answer")])
+    limited = ExampleSet("forget", rows.rows, max_length=40)  # the benchmark's limit, so the template's cannot help
+    with pytest.raises(DataError, match=r"max_length is 40: .* raise data.args.max_length, from which the benchmark"):
+        Encoder(Template(max_length=4000), tokenizer).n_cut(limited, [(limited[0], "answer")])

@@ -95,6 +95,7 @@ class Encoder:
         self._last: tuple[tuple[str, str] | None, list[int]] = (None, [])
         self._known: Mapping[str, list[int]] = {}
         self._others: dict[tuple[Any, int], Encoder] = {}
+        self._limit = "model.template_args.max_length (in Python, max_length of the template)"
         if chat is not None and clean:
             chat.check(self.text.messages("")[:-1])
         self.stops: tuple[str, ...] = ()
@@ -273,6 +274,8 @@ class Encoder:
             other = copy.copy(self)
             other.template = dataclasses.replace(self.template, few_shot=shots, max_length=limit)
             other.text = self.text.with_template(other.template)
+            if rows.max_length is not None:
+                other._limit = "data.args.max_length, from which the benchmark sets the limit of these rows"
             self._others[shots, limit] = other
         return self._others[shots, limit]
 
@@ -367,7 +370,7 @@ class Encoder:
         if len(ids) <= len(prompt):
             raise DataError(
                 f"{where}: the prompt alone has {len(prompt)} tokens, max_length is {self.max_length}: "
-                "no answer token is left; raise model.template_args.max_length (in Python, max_length of the template)"
+                f"no answer token is left; raise {self._limit}"
             )
         return Encoded(tuple(ids), 0 if self.template.labels == "all" else len(prompt), over)
 

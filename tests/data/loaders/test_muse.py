@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.loaders.muse import forget_source, load_muse
+from expunge.data.loaders.muse import forget_source, load_muse, note_on_name
 
 RELEASED = Path(__file__).parents[4] / "shared" / "data" / "muse_news"
 
@@ -32,6 +32,26 @@ def test_roles_and_forms(muse_folder: Path) -> None:
     assert sets["forget_knowmem"].shots[0] == ("Where did Anna 4 go?", "Town 28")
     assert sets["forget_verbmem"][1].question == "Anna 1 went to"
     assert sets["privleak_forget"][0].question == ""
+
+
+@pytest.mark.parametrize(
+    ("root", "part", "other"),
+    [
+        ("muse-bench/MUSE-News", "Books", "News"),
+        ("data/books/", "News", "Books"),
+        ("/data/news/muse_news", "Books", "News"),
+        ("muse-bench/MUSE-News", "News", None),
+        ("data/news_and_books", "News", None),
+        ("books/data", "News", None),
+        ("newsletters", "Books", None),
+        ("", "Books", None),
+    ],
+)
+def test_a_name_of_the_other_part_is_noted(root: str, part: str, other: str | None) -> None:
+    notes = note_on_name(root, part)
+    assert [note.partition(": ")[2] for note in notes] == (
+        [f"named after MUSE-{other}, and data_split is {part}; did you mean {other}?"] if other else []
+    )
 
 
 @pytest.mark.parametrize(

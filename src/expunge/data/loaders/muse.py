@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, nearest
@@ -29,6 +30,15 @@ def forget_source(forget_split: str, data_split: str, series: str | None) -> tup
             f"forget_split={forget_split}: MUSE-{data_split} has no such split{nearest(forget_split, sources)}"
         )
     return sources[forget_split]
+
+
+def note_on_name(root: str, data_split: str) -> tuple[str, ...]:
+    """Return a note if the name of a hub id or a folder has the word of the other part (News, Books), else nothing."""
+    words = set(re.findall("[a-z]+", root.rstrip("/").rpartition("/")[2].lower()))
+    (other,) = (part for part in HUB_IDS if part != data_split)
+    if other.lower() not in words or data_split.lower() in words:
+        return ()
+    return (f"data.root={root}: named after MUSE-{other}, and data_split is {data_split}; did you mean {other}?",)
 
 
 def load_muse(
