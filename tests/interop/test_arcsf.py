@@ -121,6 +121,19 @@ def test_templates_models_and_methods(tmp_path: Path) -> None:
     assert len(set(imported.notes)) == len(imported.notes)
 
 
+def test_each_setting_without_counterpart_has_its_own_reason(tmp_path: Path) -> None:
+    folder = write(tmp_path, lists(["tofu_20_20"], ["shorter"], FOUR[:1], range(1)))
+    arguments = {"output_dir": "x", "save_strategy": "epoch", "report_to": "wandb", "eval_strategy": "epoch"}
+    (folder / "model/gpt2/hyperparameters/shorter.yaml").write_text(yaml.safe_dump({"trainer_kwargs": arguments}))
+    notes = [note for note in import_arcsf(folder).notes if note.startswith("trainer_kwargs.")]
+    reasons = {note.split()[0].partition(".")[2]: note.partition(": ")[2] for note in notes}
+    assert set(arguments) < set(reasons)
+    assert reasons["output_dir"] == "a study names its models and their folders."
+    assert "the last model is kept" in reasons["save_strategy"]
+    assert "train.report_to" in reasons["report_to"]
+    assert reasons["eval_strategy"] == "a study measures its models after training."
+
+
 def test_adapters_early_stopping_and_the_cluster(tmp_path: Path) -> None:
     folder = write(
         tmp_path, lists(["tofu_20_20"], ["shorter"], FOUR[:1], range(1)), use_bask=True, model_cache_dir="/cache",

@@ -15,6 +15,7 @@ import yaml
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.yaml_text import read_yaml
+from expunge.interop.open_unlearning.training_arguments import WITHOUT_EFFECT
 from expunge.training.config import TrainArgs
 
 METHODS = {"ascent": "GradAscent", "difference": "GradDiff", "idk": "IdkNLL", "kl": "KL"}
@@ -28,12 +29,19 @@ TRAINING = {
 }
 LORA = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none"}
 RENAMED = {"warmup_ratio": "warmup_steps", "gradient_checkpointing": "activation_checkpointing"}
-NO_USE = (
-    *("output_dir", "logging_dir", "logging_strategy", "report_to", "run_name", "overwrite_output_dir", "disable_tqdm"),
-    *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "load_best_model_at_end"),
-    *("eval_strategy", "evaluation_strategy", "eval_steps", "per_device_eval_batch_size", "eval_accumulation_steps"),
-    *("metric_for_best_model", "greater_is_better", "remove_unused_columns", "dataloader_num_workers"),
-)
+MEASURED = "a study measures its models after training"
+_SAVED = "an unfinished job resumes by itself, and the last model is kept"
+# Arguments of transformers' Trainer without a counterpart in a study, and the reason.
+NO_USE = {
+    **{key: WITHOUT_EFFECT[key] for key in ("logging_dir", "logging_strategy", "dataloader_num_workers")},
+    **{key: WITHOUT_EFFECT[key] for key in ("per_device_eval_batch_size", "remove_unused_columns", "disable_tqdm")},
+    **dict.fromkeys(("output_dir", "overwrite_output_dir", "run_name"), "a study names its models and their folders"),
+    "report_to": "nothing is sent, unless you set train.report_to and unlearn.report_to",
+    **dict.fromkeys(("save_strategy", "save_steps", "save_total_limit", "save_only_model"), _SAVED),
+    "load_best_model_at_end": "the last model is kept, with early_stopping_kwargs the best one",
+    **dict.fromkeys(("eval_strategy", "evaluation_strategy", "eval_steps", "eval_accumulation_steps"), MEASURED),
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better"), MEASURED),
+}
 EARLY = ("early_stopping_patience", "early_stopping_threshold")
 TOP = (
     *("combinations", "model_config", "full_data_config", "use_bask", "bask", "wandb_kwargs"),
@@ -227,7 +235,7 @@ class _Import:
         for key, value in (config.get("trainer_kwargs") or {}).items():
             name = RENAMED.get(key, key)
             if key in NO_USE or (key == "logging_steps" and float(value) < 1):
-                self.note(f"trainer_kwargs.{key} has no counterpart: models are measured once, after training.")
+                self.note(f"trainer_kwargs.{key} has no counterpart: {NO_USE.get(key, MEASURED)}.")
             elif name not in allowed:
                 raise ConfigError(f"{path}: trainer_kwargs.{key}: unknown key{nearest(key, [*allowed, *RENAMED])}")
             else:
