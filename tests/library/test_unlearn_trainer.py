@@ -306,6 +306,10 @@ def small_llama(n_tokens: int) -> Any:
         ({"method": "finetune"}, "forget_dataset: finetune forgets nothing"),
         ({"method": lambda inputs: 0.0}, "decorate a loss function with @expunge.unlearning_loss"),
         ({"eval_steps": 2}, "eval_steps: has no effect"),
+        (
+            {"peft_config": LoraConfig(task_type="SEQ_CLS")},
+            'peft_config.task_type: SEQ_CLS is for other',
+        ),
         ({"report_to": "wandbb"}, "report_to: no integration named 'wandbb'; did you mean 'wandb'"),
         ({"push_to_hub": True}, "push_to_hub: name a repository"),
         ({"push_to_hub": True, "hub_model_id": "a b"}, "push_to_hub: 'a b' names no repository"),

@@ -170,6 +170,10 @@ class UnlearnTrainer:
             raise ConfigError(f"{where}.lora: peft_config is set as well; give one of them")
         if not hasattr(peft_config, "peft_type"):
             raise ConfigError(f"peft_config: expected a configuration of peft, got {kind_of(peft_config)}")
+        task = getattr(peft_config, "task_type", None)
+        if task not in (None, "CAUSAL_LM"):
+            kind = getattr(task, "value", task)
+            raise ConfigError(f'peft_config.task_type: {kind} is for other models; use "CAUSAL_LM", or leave it out')
         own: tuple[str, ...] = getattr(self.objective.method, "trainable_params_regex", (".*",))
         if args.trainable_last_k_layers or args.trainable_params_regex or own != (".*",):
             raise ConfigError(f"{where}: peft_config trains only adapters; leave trainable_* out")
