@@ -173,9 +173,10 @@ def test_the_names_in_tests_are_nouns() -> None:
 
 def test_class_names_are_unique() -> None:
     places = defaultdict(list)
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for name in re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
-            places[name].append(path.relative_to(PACKAGE).as_posix())
+    for path, (_, tree) in modules().items():
+        for node in walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(path)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 

@@ -308,7 +308,7 @@ def small_llama(n_tokens: int) -> Any:
         ({"eval_steps": 2}, "eval_steps: has no effect"),
         (
             {"peft_config": LoraConfig(task_type="SEQ_CLS")},
-            'peft_config.task_type: SEQ_CLS is for other',
+            "peft_config.task_type: SEQ_CLS is for other",
         ),
         ({"report_to": "wandbb"}, "report_to: no integration named 'wandbb'; did you mean 'wandb'"),
         ({"push_to_hub": True}, "push_to_hub: name a repository"),

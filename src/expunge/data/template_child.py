@@ -16,7 +16,7 @@ def main(request: dict[str, Any]) -> None:
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):
+    class GenerationTag(Extension):
         """The tag of transformers around the text of an assistant; it writes this text."""
 
         tags = {"generation"}  # noqa: RUF012
@@ -30,7 +30,7 @@ def main(request: dict[str, Any]) -> None:
         raise ValueError(message)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationTag]
     )
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: form}
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
