@@ -19,7 +19,6 @@ from expunge.audits.api import (
     Nf4Spec,
     RelearnSpec,
     audit,
-    audit_identity,
     audit_registry,
     make_audit,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "RelearnSpec",
     "AuditFindings",
     "audit",
-    "audit_identity",
     "audit_registry",
     "make_audit",
 ]

@@ -220,7 +220,7 @@ def audit(name: str, *, revision: int, paper: str, fidelity: Fidelity = "", alon
     return register
 
 
-def audit_registry() -> Mapping[str, AuditSpec]:
+def audit_registry() -> Registry[AuditSpec]:
     """Return all audits by name."""
     return _REGISTRY
 
@@ -244,12 +244,6 @@ def numbered_names(audits: Sequence[Audit]) -> list[str]:
     """Return a name for each audit: the one that users type, with a number if it occurs several times."""
     names = [audit_name(one) for one in audits]
     return [name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)]
-
-
-def audit_identity(instance: Audit) -> dict[str, Any]:
-    """Return the content of an audit's fingerprint: name, revision and every setting."""
-    spec = _REGISTRY.of(instance)
-    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(instance)}  # type: ignore[call-overload]
 
 
 def sample_rows(rows: ExampleSet, n: int, seed: int, name: str, among: Sequence[int] | None = None) -> ExampleSet:

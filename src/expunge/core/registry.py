@@ -162,6 +162,15 @@ class Registry(Mapping[str, E]):
         name = type(instance).__name__
         raise ConfigError(f"{self._kind}: {name} is not registered{nearest(name, self)}")
 
+    def identity(self, instance: object) -> dict[str, Any]:
+        """Return the content of an object's fingerprint: name, revision and every setting.
+
+        Raises ConfigError if the object's class is not registered.
+        """
+        entry = self.of(instance)
+        revision = getattr(entry, "revision", None)
+        return {"name": entry.name, "revision": revision, "args": dataclasses.asdict(instance)}  # type: ignore[call-overload]
+
     def _shipped(self) -> Mapping[str, ShippedEntry]:
         entries = shipped_entries(*self._place) if self._place[0] else ()
         return {entry.name: entry for entry in entries if entry.name not in self._removed}

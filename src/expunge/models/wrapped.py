@@ -24,7 +24,7 @@ from expunge.core.plugin_code import declared
 from expunge.models.capabilities import forward_options, kept_modes, logits_in
 from expunge.models.config import WRAPPER
 from expunge.models.identity import source_identity
-from expunge.models.wrapper_api import Wrapper, check_helpers, make_wrapper, wrapper_identity, wrapper_registry
+from expunge.models.wrapper_api import Wrapper, check_helpers, make_wrapper, wrapper_registry
 
 STATE = "wrapper_state.safetensors"
 
@@ -139,7 +139,7 @@ class WrappedModel(nn.Module):
             own = options["state_dict"].items()
             options["state_dict"] = {k.removeprefix("inner."): v for k, v in own if k.startswith("inner.")}
         self.inner.save_pretrained(target, **options)
-        content = wrapper_identity(self.wrapper)
+        content = wrapper_registry().identity(self.wrapper)
         for role, one in zip(wrapper_registry()[content["name"]].helpers, self._helpers, strict=True):
             one.save_pretrained(target / role)
             content[role] = source_identity(str(target / role), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -98,7 +97,7 @@ def wrapper(name: str, *, revision: int, paper: str, fidelity: Fidelity = "", he
     return register
 
 
-def wrapper_registry() -> Mapping[str, WrapperSpec]:
+def wrapper_registry() -> Registry[WrapperSpec]:
     """Return all wrappers by name."""
     return _REGISTRY
 
@@ -117,9 +116,3 @@ def check_helpers(rule: Wrapper, helpers: Sequence[Any]) -> None:
     needs = {0: "reads no helper; leave helper out", 1: "needs a helper model; pass helper=MODEL",
              2: "needs two helper models; pass helper=(FORGET_MODEL, RETAIN_MODEL)"}  # fmt: skip
     raise ConfigError(f"{spec.name}: {needs[len(spec.helpers)]}")
-
-
-def wrapper_identity(rule: Wrapper) -> dict[str, Any]:
-    """Return the content of a wrapper's fingerprint: name, revision and every setting."""
-    spec = _REGISTRY.of(rule)
-    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]

@@ -6,7 +6,6 @@ gradient to use. Several transforms form a stack: each changes the forget gradie
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -275,5 +274,4 @@ def grad_transform_identity(rule: GradTransform) -> dict[str, Any]:
     """Return the content of a transform's fingerprint: name, revision and every setting; of a stack, of each part."""
     if isinstance(rule, GradTransformStack):
         return {"stack": [grad_transform_identity(one) for one in rule.rules]}
-    spec = spec_of(rule)
-    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]
+    return _REGISTRY.identity(rule)

@@ -15,7 +15,6 @@ from expunge.methods.weight_edits.api import (
     find_edit,
     make_weight_edit,
     weight_edit,
-    weight_edit_identity,
     weight_edit_registry,
 )
 
@@ -27,7 +26,6 @@ __all__ = [
     "Moments",
     "TargetSearch",
     "weight_edit",
-    "weight_edit_identity",
     "weight_edit_registry",
     "find_edit",
     "make_weight_edit",

@@ -8,7 +8,6 @@ contain floating-point numbers are copied from the first model. No input changes
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +135,7 @@ def weight_edit(
     return register
 
 
-def weight_edit_registry() -> Mapping[str, WeightEditSpec]:
+def weight_edit_registry() -> Registry[WeightEditSpec]:
     """Return all weight edits by name."""
     return _REGISTRY
 
@@ -150,12 +149,6 @@ def make_weight_edit(name: str, args: Mapping[str, Any], where: str = "edit") ->
     """Decode the name and settings of a weight edit. Raises ConfigError."""
     edit: WeightEdit = decode(find_edit(name, where).cls, args, where=f"{where}_args")
     return edit
-
-
-def weight_edit_identity(rule: WeightEdit) -> dict[str, Any]:
-    """Return the content of an edit's fingerprint: name, revision and every setting."""
-    spec = _REGISTRY.of(rule)
-    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]
 
 
 def check_same(base: State, others: Sequence[State], *, what: str) -> None:

@@ -7,9 +7,10 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from expunge.core.fingerprints import LATER
+from expunge.core.registry import Registry
 from expunge.data.template import Template
 from expunge.engine.job import Job, shared
 from expunge.methods.objective import SHARED, Objective, objective
@@ -57,48 +58,61 @@ class MethodRef:
 
 
 @dataclass(frozen=True)
-class EditRef:
-    """A weight edit by name, with all its settings."""
+class RegisteredRef:
+    """An object of a registered class by name, with all its settings."""
 
     name: str
     args: Mapping[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, edit: WeightEdit) -> EditRef:
-        """Refer to an edit."""
-        from expunge.methods.weight_edits import weight_edit_identity
+    @staticmethod
+    def registry() -> Registry[Any]:
+        """Return the registry of the kind."""
+        raise NotImplementedError
 
-        known = weight_edit_identity(edit)
+    @classmethod
+    def of(cls, instance: Any) -> Self:
+        """Refer to an object. Raises ConfigError if its class is not registered."""
+        known = cls.registry().identity(instance)
         return cls(known["name"], known["args"])
 
-    def make(self) -> WeightEdit:
-        """Return the edit. Raises ConfigError for one that is not registered here."""
-        from expunge.methods.weight_edits import make_weight_edit
-
-        return make_weight_edit(self.name, self.args)
+    def make(self) -> Any:
+        """Return the object. Raises ConfigError for one that is not registered here."""
+        raise NotImplementedError
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
         """The part of a key: name, revision and every setting."""
-        from expunge.methods.weight_edits import weight_edit_identity
-
-        return weight_edit_identity(self.make())
+        return self.registry().identity(self.make())
 
 
 @dataclass(frozen=True)
-class WrapperRef:
+class EditRef(RegisteredRef):
+    """A weight edit by name, with all its settings."""
+
+    @staticmethod
+    def registry() -> Registry[Any]:
+        """Return the registry of weight edits."""
+        from expunge.methods.weight_edits import weight_edit_registry
+
+        return weight_edit_registry()
+
+    def make(self) -> WeightEdit:
+        """Return the weight edit. Raises ConfigError for one that is not registered here."""
+        from expunge.methods.weight_edits import make_weight_edit
+
+        return make_weight_edit(self.name, self.args)
+
+
+@dataclass(frozen=True)
+class WrapperRef(RegisteredRef):
     """A wrapper by name, with all its settings."""
 
-    name: str
-    args: Mapping[str, Any] = field(default_factory=dict)
+    @staticmethod
+    def registry() -> Registry[Any]:
+        """Return the registry of wrappers."""
+        from expunge.models.wrapper_api import wrapper_registry
 
-    @classmethod
-    def of(cls, rule: Wrapper) -> WrapperRef:
-        """Refer to a wrapper."""
-        from expunge.models.wrapper_api import wrapper_identity
-
-        known = wrapper_identity(rule)
-        return cls(known["name"], known["args"])
+        return wrapper_registry()
 
     def make(self) -> Wrapper:
         """Return the wrapper. Raises ConfigError for one that is not registered here."""
@@ -106,41 +120,23 @@ class WrapperRef:
 
         return make_wrapper(self.name, self.args)
 
-    @functools.cached_property
-    def identity(self) -> Mapping[str, Any]:
-        """The part of a key: name, revision and every setting."""
-        from expunge.models.wrapper_api import wrapper_identity
-
-        return wrapper_identity(self.make())
-
 
 @dataclass(frozen=True)
-class AuditRef:
+class AuditRef(RegisteredRef):
     """An audit by name, with all its settings."""
 
-    name: str
-    args: Mapping[str, Any] = field(default_factory=dict)
+    @staticmethod
+    def registry() -> Registry[Any]:
+        """Return the registry of audits."""
+        from expunge.audits import audit_registry
 
-    @classmethod
-    def of(cls, audit: Audit) -> AuditRef:
-        """Refer to an audit."""
-        from expunge.audits import audit_identity
-
-        known = audit_identity(audit)
-        return cls(known["name"], known["args"])
+        return audit_registry()
 
     def make(self) -> Audit:
         """Return the audit. Raises ConfigError for one that is not registered here."""
         from expunge.audits import make_audit
 
         return make_audit({"name": self.name, **self.args})
-
-    @functools.cached_property
-    def identity(self) -> Mapping[str, Any]:
-        """The part of a key: name, revision and every setting."""
-        from expunge.audits import audit_identity
-
-        return audit_identity(self.make())
 
 
 @dataclass(frozen=True)
