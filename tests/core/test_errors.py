@@ -2,7 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.core.errors import ConfigError, DataError, ExpungeError, JobError, UserError, nearest
+from expunge.core.errors import ConfigError, DataError, ExpungeError, JobError, UserError, keys_named, kind_of, nearest
+
+
+def test_a_key_is_renamed_at_the_start_of_an_error() -> None:
+    for message, shown in (
+        ("a.b: wrong", "x: wrong"),
+        ("a.b.c: wrong; see a.b", "x.c: wrong; see a.b"),
+        ("a.bc: wrong", "a.bc: wrong"),
+    ):
+        with pytest.raises(ConfigError) as error, keys_named({"a.b": "x"}):
+            raise ConfigError(message)
+        assert str(error.value) == shown
+    assert kind_of(None) == "None" and kind_of(1) == "an int"
 
 
 def test_nearest_names_the_near_one_and_lists_all() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 # Names that people type from other libraries, where the letters do not lead to ours.
@@ -48,6 +49,19 @@ class DataError(UserError):
 
 class JobError(ExpungeError):
     """A job that started and could not finish: a loss that is not finite, a missing parent, a full disk."""
+
+
+@contextmanager
+def keys_named(names: Mapping[str, str]) -> Iterator[None]:
+    """Rename keys of the command line at the start of ConfigErrors: `names` maps each to an argument in Python."""
+    try:
+        yield
+    except ConfigError as error:
+        message = str(error)
+        for key, name in names.items():
+            if message.startswith((f"{key}.", f"{key}:")):
+                raise ConfigError(name + message.removeprefix(key)) from None
+        raise
 
 
 def kind_of(value: object) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.core.errors import ConfigError, kind_of
+from expunge.core.errors import ConfigError, keys_named, kind_of
 from expunge.core.on_use import import_model_base, torch, transformers
 from expunge.models.config import (
     ADAPTER,
@@ -179,14 +179,8 @@ def load_named(model: Any, where: str = "model") -> Any:
         if all(p.is_meta for p in model.parameters()):
             raise ConfigError(f"{where}: the weights of {type(model).__name__} are not loaded (device meta)")
         return model
-    try:
+    with keys_named({MODEL_KEY: where, "model": where, f"model {model}": f"{where} {model}"}):
         return load_model(str(model), ModelArgs(), device=pick_device("auto"))
-    except ConfigError as error:  # names the setting of a job; here an argument names the model
-        message = str(error)
-        for start in (MODEL_KEY, "model"):
-            if message.startswith((f"{start}: ", f"{start} {model}: ")):
-                raise ConfigError(where + message.removeprefix(start)) from None
-        raise
 
 
 def load_named_tokenizer(source: str | Path, where: str) -> Any:

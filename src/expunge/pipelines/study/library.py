@@ -9,7 +9,7 @@ from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.benchmarks.extras import EXTRAS, with_extras
 from expunge.benchmarks.in_memory import in_memory_benchmark
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, as_list, kind_of, nearest
+from expunge.core.errors import ConfigError, as_list, keys_named, kind_of, nearest
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
@@ -18,6 +18,8 @@ from expunge.evaluation.result import EvalResult
 from expunge.judges.api import Judge
 from expunge.metrics.api import Metric
 from expunge.pipelines.study_jobs.judging import generation_judge
+
+ARGUMENTS = {f"eval.{name}": name for name in ("embedder", "extras", "generation", "judge", "metrics", "original")}
 
 
 def load_benchmark(name: str, **choices: Any) -> Benchmark:
@@ -101,25 +103,26 @@ def evaluate(
         task = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
         if not isinstance(task, Benchmark):
             raise ConfigError(f"benchmark: expected a benchmark or its name, got {kind_of(task)}")
-    if extras:
-        samples = resolve_generation(sampling, seed, default=SAMPLING, where="sampling").samples
-        _check_extras(extras)
-        task = with_extras(task, extras, samples=samples, refusals=REFUSALS)
-    return evaluate_task(
-        model,
-        tokenizer,
-        task,
-        metrics=metrics,
-        retain_results=retain_results,
-        template=template,
-        generation=generation,
-        sampling=sampling,
-        original=original,
-        embedder=embedder,
-        judge=None if judge is None else generation_judge(judge),
-        batch_tokens=batch_tokens,
-        seed=seed,
-    )
+    with keys_named(ARGUMENTS):
+        if extras:
+            samples = resolve_generation(sampling, seed, default=SAMPLING, where="sampling").samples
+            _check_extras(extras)
+            task = with_extras(task, extras, samples=samples, refusals=REFUSALS)
+        return evaluate_task(
+            model,
+            tokenizer,
+            task,
+            metrics=metrics,
+            retain_results=retain_results,
+            template=template,
+            generation=generation,
+            sampling=sampling,
+            original=original,
+            embedder=embedder,
+            judge=None if judge is None else generation_judge(judge),
+            batch_tokens=batch_tokens,
+            seed=seed,
+        )
 
 
 def _check_extras(extras: Sequence[str]) -> None:

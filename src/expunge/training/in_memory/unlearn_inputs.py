@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
-from expunge.core.errors import ConfigError, as_list, kind_of, nearest
+from expunge.core.errors import ConfigError, as_list, keys_named, kind_of, nearest
 from expunge.core.hub import check_repository
 from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
@@ -111,19 +111,10 @@ def shows_progress(disable: bool | None) -> bool:
     return sys.stderr.isatty() if disable is None else not disable
 
 
-@contextmanager
-def settings_named(args: UnlearnConfig) -> Iterator[None]:
+def settings_named(args: UnlearnConfig) -> AbstractContextManager[None]:
     """Name a setting in errors as a field of its class, where jobs have the keys `trainer.args.*`."""
     own = type(args).__name__
-    keys = {"trainer.method_args": own if args.METHOD else f"{own}.method_args", "trainer.args": own}
-    try:
-        yield
-    except ConfigError as error:
-        message = str(error)
-        for key, name in keys.items():
-            if message.startswith((f"{key}.", f"{key}:")):
-                raise ConfigError(name + message.removeprefix(key)) from None
-        raise
+    return keys_named({"trainer.method_args": own if args.METHOD else f"{own}.method_args", "trainer.args": own})
 
 
 def shown_arguments(
