@@ -55,12 +55,29 @@ def test_a_folder_for_each_side(sides: dict[str, str]) -> None:
         ({"retain_dir": None}, "data.args.forget_dir: .* with retain_dir"),
         ({"mmlu_limit": 3}, "need mmlu, the folder of questions"),
         ({"mmlu_shots": 6}, "mmlu_shots: must be 0 to 5"),
+        ({"mmlu_max_length": 512}, "need mmlu, the folder of questions"),
+        ({"mmlu": "x", "mmlu_max_length": 1}, "mmlu_max_length: must be at least 2"),
         ({"members": "retain"}, "data.args.members"),
     ],
 )
 def test_wrong_settings(sides: dict[str, str], change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         benchmark_of(**(sides | change))
+
+
+def test_a_model_with_a_short_context_reads_the_end_of_a_question_of_mmlu(
+    sides: dict[str, str], tmp_path: Path
+) -> None:
+    for part in ("dev", "test"):
+        (tmp_path / "mmlu" / part).mkdir(parents=True)
+        (tmp_path / "mmlu" / part / f"anatomy_{part}.csv").write_text(
+            "question,choice0,choice1,choice2,choice3,answer\nWhich?,a,b,c,d,1\n"
+        )
+    mmlu = {"mmlu": str(tmp_path / "mmlu"), "mmlu_shots": 1}
+    for args, limit in ((mmlu, 4096), (mmlu | {"mmlu_max_length": 512}, 512)):
+        rows = benchmark_of(**(sides | args)).sets["mmlu_anatomy"]
+        assert (rows.max_length, rows.long) == (limit, "left")
+        assert "a key of data.args" in rows.limit_setting
 
 
 def test_wrong_folders(sides: dict[str, str], tmp_path: Path) -> None:

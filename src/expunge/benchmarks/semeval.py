@@ -10,6 +10,7 @@ from expunge.benchmarks.mmlu import check_shots, mmlu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
+from expunge.data.loaders.mmlu import LENGTH as MMLU_LENGTH
 from expunge.data.loaders.mmlu import MAX_SHOTS, mmlu_sets
 from expunge.data.loaders.semeval import (
     HUB_ID,
@@ -58,6 +59,8 @@ class SemEvalArgs:
     """Number of solved questions before each MMLU question, 0 to 5."""
     mmlu_limit: int = 0
     """Number of MMLU questions per subject (0: all)."""
+    mmlu_max_length: int = MMLU_LENGTH
+    """Largest number of tokens of an MMLU question with its solved ones; a longer prompt loses its beginning."""
     mmlu_accuracy: float | None = None
     """MMLU accuracy of an external measurement, from 0 to 1."""
     documents: int | None = None
@@ -73,8 +76,11 @@ class SemEvalArgs:
         check_shots(self.mmlu_shots, "mmlu_shots")
         if self.mmlu_limit < 0:
             raise ValueError("mmlu_limit must be at least 0 (0: all)")
-        if self.mmlu is None and (self.mmlu_shots, self.mmlu_limit) != (MAX_SHOTS, 0):
-            raise ValueError("mmlu_limit and mmlu_shots need mmlu, the folder of questions")
+        if self.mmlu_max_length < 2:
+            raise ValueError("mmlu_max_length must be at least 2 tokens")
+        own = (self.mmlu_shots, self.mmlu_limit, self.mmlu_max_length)
+        if self.mmlu is None and own != (MAX_SHOTS, 0, MMLU_LENGTH):
+            raise ValueError("mmlu_limit, mmlu_shots and mmlu_max_length need mmlu, the folder of questions")
         if self.mmlu_accuracy is not None and not 0 <= self.mmlu_accuracy <= 1:
             raise ValueError("mmlu_accuracy must be a share from 0 to 1")
         if self.documents is not None and self.documents < 1:
@@ -97,8 +103,8 @@ def semeval(config: BenchmarkConfig) -> Benchmark:
     answer) by task and side, their harmonic mean; the loss attack on member and nonmember documents; the aggregate of
     both with MMLU. The documents are in the root's mia/ or at data.args.mia=FOLDER. MMLU comes from an external
     measurement, data.args.mmlu_accuracy=0.49, or from the same run: data.args.mmlu=FOLDER, with mmlu_shots (5) solved
-    questions before each, and mmlu_limit questions per subject (0: all). Without one of the parts the aggregate is
-    missing, and its reason names the part.
+    questions before each, mmlu_limit questions per subject (0: all), and mmlu_max_length tokens at most. Without one
+    of the parts the aggregate is missing, and its reason names the part.
 
     data.args.documents=N uses the first N documents of each task and side, for a quick run or a small model.
     members=forget attacks only the member documents among the forget rows, for a model trained on these rows alone.
@@ -126,7 +132,11 @@ def semeval(config: BenchmarkConfig) -> Benchmark:
     terms = by_term(sets)
     if args.mmlu and args.mmlu_accuracy is not None:
         raise ConfigError(f"data.args.mmlu_accuracy={args.mmlu_accuracy}: remove it, or data.args.mmlu")
-    questions = mmlu_sets(args.mmlu, n_shots=args.mmlu_shots, limit=args.mmlu_limit) if args.mmlu else {}
+    questions = (
+        mmlu_sets(args.mmlu, n_shots=args.mmlu_shots, limit=args.mmlu_limit, max_length=args.mmlu_max_length)
+        if args.mmlu
+        else {}
+    )
     among = sets["forget"] if args.members == "forget" else None
     members = load_members(args.mia or root, split, named=args.mia is not None, among=among)
     watched = {f"{side}_validation": rows for side, rows in with_template(_watched(args, sets), args.template).items()}

@@ -95,7 +95,7 @@ class Encoder:
         self._last: tuple[tuple[str, str] | None, list[int]] = (None, [])
         self._known: Mapping[str, list[int]] = {}
         self._others: dict[tuple[Any, int], Encoder] = {}
-        self._limit = "model.template_args.max_length (in Python, max_length of the template)"
+        self._limit = ExampleSet("", ()).limit_setting
         if chat is not None and clean:
             chat.check(self.text.messages("")[:-1])
         self.stops: tuple[str, ...] = ()
@@ -274,8 +274,7 @@ class Encoder:
             other = copy.copy(self)
             other.template = dataclasses.replace(self.template, few_shot=shots, max_length=limit)
             other.text = self.text.with_template(other.template)
-            if rows.max_length is not None:
-                other._limit = "data.args.max_length, from which the benchmark sets the limit of these rows"
+            other._limit = rows.limit_setting
             self._others[shots, limit] = other
         return self._others[shots, limit]
 

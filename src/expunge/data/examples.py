@@ -132,6 +132,13 @@ class ExampleSet:
         return f"{type(self).__name__}({self.name}, {len(self)} rows)"
 
     @property
+    def limit_setting(self) -> str:
+        """The setting of the largest number of tokens, for errors."""
+        if self.max_length is None:
+            return "model.template_args.max_length (in Python, max_length of the template)"
+        return "the benchmark's limit of these rows, a key of data.args (`expunge list benchmarks NAME` has them)"
+
+    @property
     def n_tokens(self) -> int | None:
         """The number of tokens of a set that is stored as tokens; None for a set of texts."""
         return None

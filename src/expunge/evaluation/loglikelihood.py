@@ -127,7 +127,7 @@ def score_tokens(
         DataError: If an answer is empty, or longer than the model's context.
     """
     items = encode_items(rows, names, encoder, only)
-    check_context(context_length(model), rows.name, items)
+    check_context(context_length(model), rows, items)
     n = items[-1].slot + items[-1].n_scored if items else 0
     columns = empty_columns(n, next(model.parameters()).dtype)
     model.eval()
@@ -143,14 +143,13 @@ def score_tokens(
     return _table(items, columns, encoder).replace_schema_metadata({TRUNCATED: str(cut)})
 
 
-def check_context(context: int | None, name: str, items: Sequence[_ScoreItem]) -> None:
+def check_context(context: int | None, rows: ExampleSet, items: Sequence[_ScoreItem]) -> None:
     """Raise DataError for an answer that is longer than a model's context."""
     for item in items:
         if context is not None and len(item.encoded.ids) > context:
             raise DataError(
-                f"{name} row {item.row_id}: {item.variant!r} with its question has {len(item.encoded.ids)} tokens, but "
-                f"the model's context is {context}; set model.template_args.max_length (in Python, max_length of the "
-                "template) to cut and count such rows"
+                f"{rows.name} row {item.row_id}: {item.variant!r} with its question has {len(item.encoded.ids)} "
+                f"tokens, but the model's context is {context}; to cut and count such rows, set {rows.limit_setting}"
             )
 
 

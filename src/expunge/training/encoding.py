@@ -50,8 +50,9 @@ def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
         for k, row in enumerate(encoded):
             if context is not None and len(row.ids) > context:
                 raise DataError(
-                    f"{side} row {k}: it has {len(row.ids)} tokens, but the model's context is {context}; set "
-                    "model.template_args.max_length (in Python, max_length of the template) to cut and count such rows"
+                    f"{side} row {k}: it has {len(row.ids)} tokens, but the model's context is {context}; to cut such "
+                    "rows, set model.template_args.max_length (in Python, max_length of the template), or data.args."
+                    "max_length of a benchmark that has it"
                 )
 
 

@@ -225,11 +225,20 @@ def test_a_whole_model_lies_there_wherever_a_save_is_broken_off(
 @pytest.mark.slow
 def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Run, here: Path) -> None:
     model, forget, retain = places
+    for part in ("dev", "test"):
+        (here / "mmlu" / part).mkdir(parents=True)
+        (here / "mmlu" / part / f"anatomy_{part}.csv").write_text(
+            "question,choice0,choice1,choice2,choice3,answer\n" + "Which?,a,b,c,d,1\n" * 2
+        )
     code, out, err = expunge(
         "semeval", "--model", str(model), "--forget", str(forget), "--retain", str(retain), "--out", "sub", "--score",
         "--time-limit", "10m", "experiment=semeval/gd", "trainer.args.max_steps=1", *FAST,
+        "--mmlu", "mmlu", "data.args.mmlu_shots=0", "data.args.mmlu_limit=1",
     )  # fmt: skip
     assert code == 0, err
+    assert (
+        len(json.loads((here / "sub" / "evals" / "LUME_EVAL.json").read_text())["mmlu_anatomy"]["value_by_index"]) == 1
+    )
     assert "written: sub: the model after 1 of 1 steps; all steps done" in out
     summary = json.loads((here / "sub" / "evals" / "LUME_SUMMARY.json").read_text())
     assert 0 <= summary["task_aggregate"] <= 1 and summary["semeval_aggregate"] is None
@@ -247,6 +256,7 @@ def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Ru
         ({"--time-limit": "soon"}, (), "--time-limit: must be a time above 0, such as 1h"),
         ({"--save-every": "0s"}, (), "--save-every: must be a time above 0"),
         ({"--validation": "./nowhere"}, (), "nowhere"),
+        ({}, ("data.args.mmlu_shots=0",), "mmlu_shots and mmlu_max_length need mmlu, the folder"),
         ({"--mmlu": "x"}, (), "--mmlu: only used for the scores; give --score"),
         ({}, ("experiment=semeval/zjulab",), "did you mean 'semeval/zjuklab'"),
         ({}, ("experiment=unlearn/semeval/default", "trainer=WHP"), "trainer=WHP: needs a second model"),

@@ -160,7 +160,8 @@ def run_semeval(parsed: argparse.Namespace) -> int:
             raise ConfigError(f"--{key}: only used for the scores; give --score as well")
         if named is not None and not Path(named).expanduser().exists():
             raise ConfigError(f"--{key}: no folder {named}")
-    tree, notes = _tree("unlearn", *where, parsed.overrides, score=parsed.score)
+    training = [w for w in parsed.overrides if not (parsed.score and w.lstrip("+").startswith("data.args.mmlu_"))]
+    tree, notes = _tree("unlearn", *where, training, score=parsed.score)
     for note in notes:
         complain(f"note: {note}")
     entry = prepare_run(decode_task(SingleJob, tree))

@@ -13,6 +13,7 @@ from expunge.data.source import load_split, read_file
 HUB_ID = "cais/mmlu"
 PREFIX = "mmlu_"
 MAX_SHOTS = 5  # development questions of a subject
+LENGTH = 4096  # tokens of a question with its solved ones
 
 
 def mmlu_sets(
@@ -22,7 +23,7 @@ def mmlu_sets(
     n_shots: int = MAX_SHOTS,
     style: Style = "letters",
     limit: int = 0,
-    max_length: int = 4096,
+    max_length: int = LENGTH,
     where: str = "data.args.subjects",
 ) -> dict[str, ExampleSet]:
     """Return MMLU's test questions as `mmlu_<subject>` -> rows, subjects in alphabetical order.

@@ -156,7 +156,7 @@ def check_lengths(
     if part.spec.settings is not None:
         make_prompts(rows, encoder, generation, context, None)
     else:
-        check_context(context, rows.name, encode_items(rows, part.names, encoder))
+        check_context(context, rows, encode_items(rows, part.names, encoder))
 
 
 def compare_texts(
