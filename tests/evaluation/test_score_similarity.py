@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from expunge.core.errors import ConfigError
@@ -73,3 +75,17 @@ def test_cosines_of_generations(embedder: Embedder, rows: ExampleSet) -> None:
 def test_a_folder_without_an_encoder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^eval\.embedder: .* cannot be loaded: "):
         Embedder(str(tmp_path), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["encoder.layer.1.output.dense.weight", "pooler.dense.weight"])
+def test_a_tensor_that_the_files_lack(folder: Path, tmp_path: Path, name: str) -> None:
+    """transformers draws it at random, so the similarity would be another one in each run; the pooler is not used."""
+    shutil.copytree(folder, tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(name)
+    save_file(weights, tmp_path / "encoder" / "model.safetensors", metadata={"format": "pt"})
+    if name.startswith("pooler"):
+        assert Embedder(str(tmp_path / "encoder"), torch.device("cpu"))(["Ana."])
+        return
+    with pytest.raises(ConfigError, match=rf"^eval\.embedder: model .* lack, .* 1 of the tensors .*: {name}$"):
+        Embedder(str(tmp_path / "encoder"), torch.device("cpu"))

@@ -112,6 +112,28 @@ def test_refuses_weights_of_another_shape(saved: Path) -> None:
     assert re.search(r"another shape, 1 of the tensors .*config\.json.*: model\.embed_tokens", one_line(saved))
 
 
+def test_no_memory_is_allocated_for_tensors_that_the_files_lack(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    big = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "vocab_size": 32000}
+    (saved / "config.json").write_text(json.dumps(config | big))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **how: pytest.fail("memory is allocated"))
+    assert re.search(r"another shape, \d+ of the tensors that its config\.json describes: ", one_line(saved))
+    monkeypatch.undo()
+    assert load_model(str(_smaller(saved, config)), ModelArgs(), device=CPU)  # the next model is loaded as before
+
+
+def _smaller(saved: Path, config: dict[str, Any]) -> Path:
+    (saved / "config.json").write_text(json.dumps(config))
+    return saved
+
+
+def test_lacking_tensors_are_refused_by_other_releases_of_transformers(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.models.lacking_tensors.STEP", "_no_such_method")
+    test_refuses_weights_that_lack_a_tensor(saved)
+
+
 def test_refuses_an_unknown_attention(saved: Path) -> None:
     assert "cannot be loaded" in one_line(saved, attn_implementation="no-such-attention")
 

@@ -17,8 +17,10 @@ from expunge.core.records import SIMILARITY, GeneratedTexts
 from expunge.data.batch import budget_batches
 from expunge.models.config import looks_local
 from expunge.models.identity import pinned_revision
+from expunge.models.lacking_tensors import check_lacking, lacking_refused
 
 KEY = "eval.embedder"
+POOLER = r"(.*\.)?pooler\..*"  # tensors that only other outputs of an encoder need
 MAX_LENGTH = 256
 
 
@@ -26,7 +28,7 @@ class Embedder:
     """A sentence encoder: the mean of the last hidden states over a text's tokens, as unit vectors.
 
     Raises:
-        ConfigError: If `source` (a folder or hub id) contains no encoder and tokenizer.
+        ConfigError: If `source` (a folder or hub id) contains no encoder and tokenizer, or its files lack a tensor.
     """
 
     def __init__(self, source: str, device: torch.device) -> None:
@@ -38,8 +40,12 @@ class Embedder:
         try:
             with contextlib.nullcontext() if local else cache_if_unreachable():
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(place, revision=revision)
-                how = {"dtype": torch.float32, "use_safetensors": True}
-                model: Any = AutoModel.from_pretrained(place, revision=revision, **how)
+                how: Any = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+                with lacking_refused(source, unless=POOLER):
+                    model, info = AutoModel.from_pretrained(place, revision=revision, **how)
+            check_lacking(info, source, unless=POOLER)
+        except ConfigError as error:
+            raise ConfigError(f"{KEY}: {error}") from None
         except Exception as error:  # the tokenizers library raises bare Exceptions
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(f"{KEY}: {source} cannot be loaded: {first}") from None

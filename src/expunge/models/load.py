@@ -32,6 +32,7 @@ from expunge.models.config import (
     weights_source,
 )
 from expunge.models.identity import code_commit, has_wrapper, hub_file, pinned_revision, refuse_parts
+from expunge.models.lacking_tensors import check_lacking, lacking_refused
 from expunge.models.options import configuration_options, refuse
 from expunge.models.passport import check_folder, check_trainable, quantisation
 
@@ -114,7 +115,7 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
         refuse_parts(source, lambda name: hub_file(source, args.revision, name) is not None)
     import_model_base()
     try:
-        with _without_adapter(source) as folder, _cache_if_unreachable(source):
+        with _without_adapter(source) as folder, _cache_if_unreachable(source), lacking_refused(source):
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, args.dtype),
@@ -125,7 +126,7 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
                 output_loading_info=True,
                 **extra,
             )
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, ConfigError):
         raise
     except Exception as error:  # configurations are checked in many places, which share no base class
         raise _not_loaded("model", source, args.revision, error) from None
@@ -148,12 +149,7 @@ def _ready(
     model: Any, info: Mapping[str, Any], source: str, args: ModelArgs, device: torch.device, *, quantized: bool
 ) -> Any:
     """Return a loaded model with its adapter, on its device. Raises ConfigError for tensors that its files lack."""
-    lacking = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if lacking:
-        raise ConfigError(
-            f"model {source}: its safetensors lack, or have in another shape, {len(lacking)} of the tensors that its "
-            f"config.json describes: {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
-        )
+    check_lacking(info, source)
     if quantized:
         return _one_arithmetic(model).eval()  # bitsandbytes loads it on its device
     if args.adapter == "apply" and _has(source, ADAPTER):
