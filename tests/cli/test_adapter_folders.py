@@ -78,3 +78,29 @@ def test_a_wrong_configuration_of_the_base_model_is_one_line(here: Path, expunge
     code, _, errors = expunge(*f"plan eval model={folder}/taught benchmark=custom forget=rows.csv task_name=x".split())
     assert code == 2
     assert "base/config.json describes no model that can be built" in errors
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "fault"),
+    [
+        (ADAPTER, "{", "adapter_config.json is damaged: Expecting property name"),
+        (ADAPTER, "[]", "adapter_config.json is damaged: it has no peft_type"),
+        ("adapter_model.safetensors", "x", "adapter_model.safetensors is damaged: "),
+        ("adapter_model.safetensors", None, "adapter_config.json has no adapter_model.safetensors next to it"),
+    ],
+)
+def test_a_damaged_adapter_is_one_line_before_any_job(
+    here: Path, expunge: Run, adapter: Path, file: str, content: str | None, fault: str
+) -> None:
+    folder = shutil.copytree(adapter.parent / "base", here / "both")
+    shutil.copytree(adapter, folder, dirs_exist_ok=True)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    words = f"eval model={folder} benchmark=custom forget=rows.csv task_name=x"
+    code, out, errors = expunge(*words.split())
+    assert (code, out) == (2, "")
+    (line,) = errors.splitlines()
+    assert f"model {folder}: adapter: {fault}" in line
+    assert line.endswith("; model.model_args.adapter=ignore leaves the adapter out")
+    assert expunge("plan", *words.split(), "model.model_args.adapter=ignore")[0] == 0

@@ -21,6 +21,7 @@ from expunge.models import wrapper_api
 from expunge.models.config import ModelArgs
 from expunge.models.identity import source_identity, tokenizer_identity
 from expunge.models.load import load_model, save_model
+from expunge.models.passport import check_folder
 from expunge.models.wrapped import WrappedModel
 from expunge.models.wrappers.divergence_decoding import DivergenceDecoding
 from expunge.models.wrappers.gated_rotation import redirection, rotated
@@ -302,9 +303,19 @@ def test_damaged_files_are_refused(tiny, tmp_path) -> None:
     file.write_text(file.read_text().replace('"revision": 1', '"revision": 0'))
     with pytest.raises(ConfigError, match=r"wrapper.json has revision 0 of steering; wrap the model again$"):
         load_model(str(tmp_path), ModelArgs(), device=torch.device("cpu"))
-    file.write_text("{")
-    with pytest.raises(ConfigError, match=r"wrapper.json is damaged"):
-        load_model(str(tmp_path), ModelArgs(), device=torch.device("cpu"))
+    faults = {"{": "Expecting property name", "[]": "it has no name", '{"name": "steering"}': "it has no revision"}
+    for text, fault in faults.items():
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=rf"^model .*: wrapper: wrapper.json is damaged: .*{fault}.*wrap the"):
+            check_folder(str(tmp_path), ModelArgs())
+    file.write_text(whole)
+    state = tmp_path / "wrapper_state.safetensors"
+    state.write_bytes(state.read_bytes()[:40])
+    with pytest.raises(ConfigError, match=r"wrapper_state.safetensors is damaged: .*; wrap the model again$"):
+        check_folder(str(tmp_path), ModelArgs())
+    state.unlink()
+    with pytest.raises(ConfigError, match=r"wrapper.json has no wrapper_state.safetensors next to it; wrap the model"):
+        check_folder(str(tmp_path), ModelArgs())
 
 
 @pytest.mark.parametrize(

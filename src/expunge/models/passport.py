@@ -13,12 +13,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.models.capabilities import Capabilities
 from expunge.models.config import (
     ADAPTER,
+from expunge.models.config import (
+    ADAPTER,
     MODEL_KEY,
+    WRAPPER,
+    ModelArgs,
+    adapter_base,
+    looks_local,
+    named_weights,
+    weights_source,
+)
     ModelArgs,
     adapter_base,
     looks_local,
@@ -139,7 +148,7 @@ def folder_lines(source: str, args: ModelArgs) -> list[PassportLine]:
         return []
     folder, base = Path(source).expanduser(), Path(weights_source(source)).expanduser()
     config = _json(base / "config.json")
-    lines = [_remote_code(config, base, args), _quantised(config), _adapters(folder, config, args)]
+    lines = [_remote_code(config, base, args), _quantised(config), _adapters(folder, config, args), _wrapper(folder)]
     return [line for line in lines if line is not None]
 
 
@@ -227,6 +236,8 @@ def _adapters(folder: Path, config: Mapping[str, Any], args: ModelArgs) -> Passp
             f"the {kind} adapter in the folder cannot be added to quantised weights; set "
             "model.model_args.adapter=ignore",
         )
+    if fault := _damaged(folder, ADAPTER, {"peft_type": str}, "adapter_model.safetensors"):
+        return PassportLine("adapter", "refused", f"{fault}; model.model_args.adapter=ignore leaves the adapter out")
     base = adapter_base(str(folder))
     weights = f"the weights of {base}" if base else "its weights"
     return PassportLine(
@@ -234,6 +245,44 @@ def _adapters(folder: Path, config: Mapping[str, Any], args: ModelArgs) -> Passp
         "ok",
         f"the {kind} adapter in the folder is added to {weights}; model.model_args.adapter=ignore leaves it out",
     )
+
+
+def _wrapper(folder: Path) -> PassportLine | None:
+    if not (folder / WRAPPER).is_file():
+        return None
+    if fault := _damaged(folder, WRAPPER, {"name": str, "revision": int, "args": dict}, "wrapper_state.safetensors"):
+        return PassportLine("wrapper", "refused", f"{fault}; wrap the model again")
+    from expunge.models.wrapper_api import wrapper_registry
+
+    name, known = _json(folder / WRAPPER)["name"], wrapper_registry()
+    if name in known:
+        return None
+    return PassportLine(
+        "wrapper",
+        "refused",
+        f"{WRAPPER} names the wrapper {name!r}, which the package does not have; load the plugin that has it "
+        f"(--plugin FILE.py){nearest(name, known)}",
+    )
+
+
+def _damaged(folder: Path, name: str, keys: Mapping[str, type], tensors: str) -> str | None:
+    """Return the fault of a JSON file that must have keys, or of its tensors' header; None if both can be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        values = json.loads((folder / name).read_text(encoding="utf-8"))
+        for key, kind in keys.items():
+            if not isinstance(values, dict) or not isinstance(values.get(key), kind):
+                return f"{name} is damaged: it has no {key}"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{name} is damaged: {' '.join(str(error).split())}"
+    if not (folder / tensors).is_file():
+        return f"{name} has no {tensors} next to it"
+    try:
+        with safe_open(folder / tensors, framework="np"):
+            return None
+    except (OSError, SafetensorError) as error:
+        return f"{tensors} is damaged: {error}"
 
 
 def tokenizer_lines(tokenizer: Any, n_embeddings: int | None, ends: Iterable[int]) -> list[PassportLine]:

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError
 from expunge.core.plugin_code import declared
 from expunge.models.capabilities import forward_options, kept_modes, logits_in
 from expunge.models.config import WRAPPER
@@ -162,18 +162,16 @@ class _LogitsHead(nn.Identity):
 
 
 def load_wrapped(model: Any, folder: Path, load_helper: Callable[[Path], Any]) -> WrappedModel:
-    """Put the wrapper of a model's folder around it. Raises ConfigError if its files are damaged or not registered."""
+    """Put the wrapper of a model's folder around it. Raises ConfigError for damaged files and another revision.
+
+    The folder was checked before (`models.passport.check_folder`), so the wrapper is registered.
+    """
     try:
         content = json.loads((folder / WRAPPER).read_text(encoding="utf-8"))
         name, revision, args = str(content["name"]), int(content["revision"]), dict(content["args"])
         state = safetensors.torch.load_file(folder / STATE)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"model {folder}: {WRAPPER} is damaged: {error}; wrap the model again") from None
-    if name not in wrapper_registry():
-        raise ConfigError(
-            f"model {folder}: {WRAPPER} names the wrapper {name!r}, which the package does not have; load the plugin "
-            f"that has it (--plugin FILE.py){nearest(name, wrapper_registry())}"
-        )
     rule = make_wrapper(name, args, f"model {folder}: {WRAPPER}")
     spec = wrapper_registry()[name]
     if declared(spec.revision) != declared(revision):
