@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from expunge.core.errors import ConfigError
 from expunge.models.build import build_llama
 from expunge.models.config import ModelArgs, TokenizerArgs
+from expunge.models.lacking_tensors import lacking_refused
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
 
 CPU = torch.device("cpu")
@@ -132,6 +134,15 @@ def test_lacking_tensors_are_refused_by_other_releases_of_transformers(
 ) -> None:
     monkeypatch.setattr("expunge.models.lacking_tensors.STEP", "_no_such_method")
     test_refuses_weights_that_lack_a_tensor(saved)
+
+
+def test_models_that_other_threads_load_are_not_refused(saved: Path) -> None:
+    """A user's own model may be loaded at the same time, with a head that its files lack."""
+    from transformers import AutoModelForSequenceClassification
+
+    with lacking_refused("one"), ThreadPoolExecutor(1) as other:
+        model = other.submit(AutoModelForSequenceClassification.from_pretrained, saved).result()
+    assert model.score.weight.abs().sum() > 0
 
 
 def test_refuses_an_unknown_attention(saved: Path) -> None:

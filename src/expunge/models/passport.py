@@ -18,16 +18,8 @@ from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.models.capabilities import Capabilities
 from expunge.models.config import (
     ADAPTER,
-from expunge.models.config import (
-    ADAPTER,
     MODEL_KEY,
     WRAPPER,
-    ModelArgs,
-    adapter_base,
-    looks_local,
-    named_weights,
-    weights_source,
-)
     ModelArgs,
     adapter_base,
     looks_local,
