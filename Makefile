@@ -40,9 +40,11 @@ install: .venv/.installed-dev
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu and not slurm and not browser and not zoo and not notebook" tests
 
-# Reads the files with slow tests only. A process keeps neighbours, which share models, until another one is idle.
+# Reads the files with slow tests only, that with the longest test first, so that no process waits for it at the end. A
+# process keeps neighbours, which share models, until another one is idle.
+LONGEST := tests/docs/test_commands_run.py
 test-slow: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist worksteal -m "slow and not gpu and not slurm and not browser and not zoo and not notebook" $$(grep -rl --include='test_*.py' 'mark\.slow' tests)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist worksteal -m "slow and not gpu and not slurm and not browser and not zoo and not notebook" $(LONGEST) $$(grep -rl --include='test_*.py' 'mark\.slow' tests | grep -vx $(LONGEST))
 
 # EXPUNGE_VOCABULARIES=FOLDER adds the real tokenizers in FOLDER/tokenizers.
 test-zoo: .venv/.installed-dev
