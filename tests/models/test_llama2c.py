@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from expunge.models.load import load_model, load_tokenizer
 SIZE, DIM, HEADS, KV, LAYERS, HIDDEN = 270, 32, 4, 2, 2, 48
 
 
-def checkpoint(*, compiled: bool = False) -> dict[str, Any]:
+def checkpoint(kind: str = "plain") -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
 
     def matrix(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator) / shape[-1] ** 0.5
 
     weights = {"tok_embeddings.weight": matrix(SIZE, DIM), "norm.weight": 1 + matrix(DIM)}
-    weights["output.weight"] = weights["tok_embeddings.weight"]
+    weights["output.weight"] = matrix(SIZE, DIM) if kind == "untied" else weights["tok_embeddings.weight"]
     for i in range(LAYERS):
         own = {
             "attention.wq": matrix(DIM, DIM), "attention.wk": matrix(DIM * KV // HEADS, DIM),
@@ -37,7 +38,9 @@ def checkpoint(*, compiled: bool = False) -> dict[str, Any]:
             "feed_forward.w3": matrix(HIDDEN, DIM), "attention_norm": 1 + matrix(DIM), "ffn_norm": 1 + matrix(DIM),
         }  # fmt: skip
         weights |= {f"layers.{i}.{name}.weight": weight for name, weight in own.items()}
-    prefix = "_orig_mod." if compiled else ""
+        if kind == "masked":  # a buffer of PyTorch before 2.0
+            weights[f"layers.{i}.attention.mask"] = torch.full((1, 1, 64, 64), float("-inf")).triu(1)
+    prefix = "_orig_mod." if kind == "compiled" else ""
     return {
         "model": {prefix + name: weight for name, weight in weights.items()},
         "model_args": {
@@ -81,9 +84,9 @@ def vocabulary(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_command_writes_a_model_with_the_same_logits(tmp_path: Path, compiled: bool) -> None:
-    content = checkpoint(compiled=compiled)
+@pytest.mark.parametrize("kind", ["plain", "compiled", "masked", "untied"])
+def test_the_command_writes_a_model_with_the_same_logits(tmp_path: Path, kind: str) -> None:
+    content = checkpoint(kind)
     torch.save(content, tmp_path / "ckpt.pt")
     out = tmp_path / "model"
     words = [
@@ -100,7 +103,9 @@ def test_the_command_writes_a_model_with_the_same_logits(tmp_path: Path, compile
     ids = torch.tensor([1, 40, 261, 265, 3, 269, 100])
     with torch.no_grad():
         ours = model(ids[None]).logits[0]
-    torch.testing.assert_close(ours, plain_logits(checkpoint(), ids), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        ours, plain_logits(checkpoint("untied" if kind == "untied" else "plain"), ids), rtol=1e-4, atol=1e-4
+    )
     assert load_tokenizer(str(out), TokenizerArgs())("abc")["input_ids"] == [1, 261]
 
 
@@ -110,9 +115,36 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"model": {}, "model_args": {}, "config": Trap()}, tmp_path / "ckpt.pt")
-    with pytest.raises(DataError, match="not a checkpoint of tensors and plain values"):
+    with pytest.raises(DataError, match=r"tensors and plain values: it has an object of posix.mkdir, whose code would"):
         load_checkpoint(tmp_path / "ckpt.pt")
     assert not (tmp_path / "ran").exists()
+    for content in (pickle.dumps([Trap()], protocol=4), b"", b"text"):
+        (tmp_path / "ckpt.pt").write_bytes(content)
+        with pytest.raises(DataError, match="not a checkpoint of tensors and plain values: ") as problem:
+            load_checkpoint(tmp_path / "ckpt.pt")
+        assert "weights_only" not in str(problem.value) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 34}, "model_args has dim 34, 4 n_heads and 2 n_kv_heads; each must be a multiple of the next"),
+        ({"n_kv_heads": 3}, "each must be a multiple of the next"),
+        ({"n_heads": 8}, r"layers.0.attention.wk.weight has the shape \(16, 32\); by model_args it is \(8, 32\)"),
+        ({"n_layers": 3}, "the weights lack model.layers.2"),
+    ],
+)
+def test_a_shape_of_another_model(change: dict[str, int], message: str) -> None:
+    class Vocabulary:
+        bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+
+        def __len__(self) -> int:
+            return SIZE
+
+    content = checkpoint()
+    content["model_args"] |= change
+    with pytest.raises(DataError, match=rf"^ckpt: .*{message}"):
+        to_llama(content, Vocabulary(), "ckpt")
 
 
 def test_wrong_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

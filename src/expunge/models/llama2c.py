@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -15,6 +17,7 @@ from expunge.core.on_use import transformers
 SHAPE = ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len")
 PREFIX = "_orig_mod."  # of a compiled model
 EXTRA = ("lenses.", "probes.", "freqs_")  # trained on top of a frozen model, or computed
+MASK = ".attention.mask"  # a computed buffer, which checkpoints of PyTorch before 2.0 contain
 NAMES = {
     "attention.wq": "self_attn.q_proj",
     "attention.wk": "self_attn.k_proj",
@@ -31,15 +34,27 @@ NAMES = {
 def load_checkpoint(path: Path) -> Mapping[str, Any]:
     """Return the content of a `.pt` file. Only tensors and plain values are read. Raises DataError."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on a protocol of pickle that is not torch's own
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: not a checkpoint of tensors and plain values: {reason}") from None
-    if not isinstance(content, dict) or not {"model", "model_args"} <= content.keys():
+    except Exception as error:  # of any class, from the reader of a damaged pickle
+        raise DataError(f"{path}: not a checkpoint of tensors and plain values: {_reason(error)}") from None
+    groups = [content.get(key) for key in ("model", "model_args")] if isinstance(content, dict) else [None]
+    if not all(isinstance(group, Mapping) for group in groups):
         raise DataError(f"{path}: not a checkpoint of llama2.c; it needs the entries model and model_args")
-    return content
+    return cast(Mapping[str, Any], content)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file was not read. torch's own words advise to read it without the check, which would run code."""
+    text = " ".join(str(error).split())
+    if name := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it has an object of {name[1]}, whose code would run"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is a pickle of another kind"
+    return f"{text[:160] or 'it ends early'}; is the file complete?"
 
 
 def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> transformers.LlamaForCausalLM:
@@ -49,40 +64,18 @@ def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> transfor
     and key projections change places.
     """
     shape, weights = content["model_args"], _weights(content["model"])
-    missing = [key for key in SHAPE if not isinstance(shape.get(key), int)]
-    if missing:
-        raise DataError(f"{where}: model_args has no number {missing[0]}")
-    if len(tokenizer) != shape["vocab_size"]:
-        raise DataError(
-            f"{where}: a vocabulary of {shape['vocab_size']} tokens, and the tokenizer has {len(tokenizer)}; name the "
-            "tokenizer that it was trained with"
-        )
-    n_heads = shape["n_heads"]
-    n_kv = shape.get("n_kv_heads") or n_heads
-    first = weights.get("layers.0.feed_forward.w1.weight")
-    if first is None:
-        raise DataError(f"{where}: not the weights of llama2.c; layers.0.feed_forward.w1.weight is missing")
-    config = transformers.LlamaConfig(
-        vocab_size=shape["vocab_size"],
-        hidden_size=shape["dim"],
-        intermediate_size=int(first.shape[0]),
-        num_hidden_layers=shape["n_layers"],
-        num_attention_heads=n_heads,
-        num_key_value_heads=n_kv,
-        max_position_embeddings=shape["max_seq_len"],
-        rms_norm_eps=shape.get("norm_eps", 1e-5),
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-    )
+    config = _config(shape, weights, tokenizer, where)
+    n_heads, n_kv = shape["n_heads"], int(config.num_key_value_heads or shape["n_heads"])
     model = transformers.LlamaForCausalLM(config)
     state = {}
     for name, weight in weights.items():
         target = _target(name, where)
         if name.endswith(("wq.weight", "wk.weight")):
-            weight = _halves(weight, n_heads if name.endswith("wq.weight") else n_kv)
+            n = n_heads if name.endswith("wq.weight") else n_kv
+            fitting = (n * (shape["dim"] // n_heads), shape["dim"])
+            if tuple(weight.shape) != fitting:
+                raise DataError(f"{where}: {name} has the shape {tuple(weight.shape)}; by model_args it is {fitting}")
+            weight = _halves(weight, n)
         state[target] = weight.float()
     try:
         loaded = model.load_state_dict(state, strict=False)
@@ -96,9 +89,49 @@ def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> transfor
     return model
 
 
+def _config(
+    shape: Mapping[str, Any], weights: Mapping[str, torch.Tensor], tokenizer: Any, where: str
+) -> transformers.LlamaConfig:
+    """Return the configuration of a checkpoint. Raises DataError for numbers that fit no model or no tokenizer."""
+    missing = [key for key in SHAPE if not isinstance(shape.get(key), int)]
+    if missing:
+        raise DataError(f"{where}: model_args has no number {missing[0]}")
+    if len(tokenizer) != shape["vocab_size"]:
+        raise DataError(
+            f"{where}: a vocabulary of {shape['vocab_size']} tokens, and the tokenizer has {len(tokenizer)}; name the "
+            "tokenizer that it was trained with"
+        )
+    n_heads = shape["n_heads"]
+    n_kv = shape.get("n_kv_heads") or n_heads
+    if n_heads < 1 or shape["dim"] % n_heads or n_heads % n_kv:
+        raise DataError(
+            f"{where}: model_args has dim {shape['dim']}, {n_heads} n_heads and {n_kv} n_kv_heads; each must be a "
+            "multiple of the next"
+        )
+    first = weights.get("layers.0.feed_forward.w1.weight")
+    if first is None:
+        raise DataError(f"{where}: not the weights of llama2.c; layers.0.feed_forward.w1.weight is missing")
+    embedding, head = (weights.get(f"{name}.weight") for name in ("tok_embeddings", "output"))
+    return transformers.LlamaConfig(
+        vocab_size=shape["vocab_size"],
+        hidden_size=shape["dim"],
+        intermediate_size=int(first.shape[0]),
+        num_hidden_layers=shape["n_layers"],
+        num_attention_heads=n_heads,
+        num_key_value_heads=n_kv,
+        max_position_embeddings=shape["max_seq_len"],
+        rms_norm_eps=shape.get("norm_eps", 1e-5),
+        tie_word_embeddings=embedding is None or head is None or torch.equal(embedding, head),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+
+
 def _weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     plain = {name.removeprefix(PREFIX): weight for name, weight in state.items()}
-    return {name: weight for name, weight in plain.items() if not name.startswith(EXTRA)}
+    return {name: weight for name, weight in plain.items() if not (name.startswith(EXTRA) or name.endswith(MASK))}
 
 
 def _target(name: str, where: str) -> str:
