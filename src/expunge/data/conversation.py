@@ -8,7 +8,7 @@ with a marker in the answer's place shows both.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +16,14 @@ import jinja2
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.records import CLOSED_THOUGHT
+from expunge.data.answer_ends import KEY, MARKER, QUESTION, TRACE, AnswerEnds, Messages, rendered_frame
 from expunge.data.column_roles import TRACE_FIELDS
 from expunge.data.row_tokenizer import token_pattern
 from expunge.data.template import THINK_TAGS, Thought
 from expunge.data.template_trial import check_template, fixed_clock, template_text
 from expunge.data.verbatim_template import PLACE, Skeleton, copies_contents, has_plain_fields
 
-KEY = "model.template_args"
 FROZEN_DATE = "10 Apr 2025"  # the date_string of the shipped Llama 3 settings
-Messages = Sequence[Mapping[str, str]]
-
-_TRACE = "\U000f9006\U000f9007\U000f9006"
-_MARKER = "\U000f9000\U000f9001\U000f9000"  # no template trims, splits or changes the case of private characters
-_QUESTION = "\U000f9002\U000f9003\U000f9002"
-_NEXT = "\U000f9004\U000f9005\U000f9004"
-_SYSTEM = "\U000f9008\U000f9009\U000f9008"
 _LISTS = ("tools", "documents")  # transformers passes None for them
 _OPENED = re.compile(r"<(?![/|]*\s*/|\|?END)([^<>/]*think[^<>/]*)>|<\|channel>thought|reasoning steps:", re.IGNORECASE)
 _CLOSED = CLOSED_THOUGHT
@@ -112,9 +105,7 @@ class Conversation:
         self._skeletons: dict[tuple[Any, ...], Skeleton] = {}
         self._frame: tuple[Any, tuple[str, str]] = (None, ("", ""))
         self._trace_frame: tuple[Any, TraceFrame | None] = (None, None)
-        self._ends: dict[str, str | None] = {}
-        self._written: str | None = None
-        self._tokens = token_pattern(tokenizer)
+        self.ends = AnswerEnds(self.render, token_pattern(tokenizer))
         check_template(
             self.text, {**getattr(tokenizer, "special_tokens_map", {}), **self.variables}, f"{KEY}.chat_template"
         )
@@ -187,7 +178,7 @@ class Conversation:
         opening: the messages before the question. Raises ConfigError if the template fails, or opens a thought that
         nothing closes.
         """
-        opening = [*opening, {"role": "user", "content": _QUESTION}]
+        opening = [*opening, {"role": "user", "content": QUESTION}]
         whole, start = self._tails(opening)
         self._note_absent_system(opening)
         if self.thought == "none":
@@ -227,7 +218,7 @@ class Conversation:
         texts = ["".join(m["content"].split()) for m in opening if m["role"] == "system"]
         if not texts:
             return
-        whole = "".join(self.render([*opening, {"role": "assistant", "content": _MARKER}]).split())
+        whole = "".join(self.render([*opening, {"role": "assistant", "content": MARKER}]).split())
         if any(text not in whole for text in texts):
             self.notes.append(
                 f"{KEY}.system_prompt has no effect: the chat template leaves it out of a conversation with an answer; "
@@ -238,7 +229,7 @@ class Conversation:
         """Note a template whose system message requests a thought."""
         for form in self._usable_forms(opening):
             name = next(iter(form))
-            before, without = (self.render(opening, **extra).split(_QUESTION)[0] for extra in ({}, form))
+            before, without = (self.render(opening, **extra).split(QUESTION)[0] for extra in ({}, form))
             if before != without and "think" in before:
                 value = str(form[name]).lower() if isinstance(form[name], bool) else form[name]
                 self.notes.append(
@@ -261,10 +252,10 @@ class Conversation:
 
     def _tails(self, opening: Messages, **form: Any) -> tuple[str, str]:
         """Return the text between question and answer, in the whole conversation and in the generation prompt."""
-        whole = self.render([*opening, {"role": "assistant", "content": _MARKER}], **form)
+        whole = self.render([*opening, {"role": "assistant", "content": MARKER}], **form)
         start = self.render(opening, generation_prompt=True, **form)
-        before = whole[: max(whole.rfind(_MARKER), 0)]
-        return before[before.rfind(_QUESTION) + len(_QUESTION) :], start[start.rfind(_QUESTION) + len(_QUESTION) :]
+        before = whole[: max(whole.rfind(MARKER), 0)]
+        return before[before.rfind(QUESTION) + len(QUESTION) :], start[start.rfind(QUESTION) + len(QUESTION) :]
 
     def _closing(self, start: str) -> str:
         """Return the text that closes the thought of a generation prompt."""
@@ -285,12 +276,12 @@ class Conversation:
         prompt, after = self._frame_of(messages)
         whole = self.render([*messages, {"role": "assistant", "content": answer}])
         if self.thought == "empty":
-            before, after = self._rendered_frame(messages)
+            before, after = rendered_frame(self.render, messages)
         else:
             before = prompt
         body, bare = None, answer.strip()
         for text in dict.fromkeys((answer, bare)):
-            lead = before.replace(_MARKER, text)  # a template may repeat the answer: the last one counts
+            lead = before.replace(MARKER, text)  # a template may repeat the answer: the last one counts
             if whole.startswith(lead) and whole.endswith(after) and len(lead) + len(after) <= len(whole):
                 written = whole[len(lead) : len(whole) - len(after)]
                 if _has_letters(written, bare):  # a template may change case, blanks and signs
@@ -301,13 +292,13 @@ class Conversation:
             before, body, after = whole[:at], bare, whole[at + len(bare) :]
         if self.thought != "empty":
             prompt = before
-        end = self._end(messages, after)
-        return Turn(prompt, body, end, self._tail(after, end))
+        end = self.ends.end(messages, after)
+        return Turn(prompt, body, end, self.ends.tail(after, end))
 
     def _frame_of(self, messages: Messages) -> tuple[str, str]:
         """Return the text before and after the answer. Caches the text of the last messages."""
         if self._frame[0] != messages:
-            before, after = self._rendered_frame(messages)
+            before, after = rendered_frame(self.render, messages)
             if self.thought == "empty":
                 before = self.render(messages, generation_prompt=True) + self._closer
             self._frame = (list(messages), (before, after))
@@ -331,26 +322,26 @@ class Conversation:
         for name in (*fields, None):
             frame = TraceFrame("", "", "", name, written=True)
             try:
-                whole = self.render([*messages, frame.message(_TRACE, _MARKER)])
+                whole = self.render([*messages, frame.message(TRACE, MARKER)])
             except ConfigError:  # the template rejects this form; the next one is tried
                 continue
-            at, answer = whole.rfind(_TRACE), whole.rfind(_MARKER)
+            at, answer = whole.rfind(TRACE), whole.rfind(MARKER)
             if name is None and _EMPTY_THOUGHT.search(whole[: max(at, 0)].removesuffix(THINK_TAGS[0])):
                 return None  # the template writes a closed thought before every content
             if 0 <= at < answer:
-                after = whole[answer + len(_MARKER) :]
-                end, between = self._end(messages, after), whole[at + len(_TRACE) : answer]
-                return TraceFrame(whole[:at], between, end, name, written=True, tail=self._tail(after, end))
+                after = whole[answer + len(MARKER) :]
+                end, between = self.ends.end(messages, after), whole[at + len(TRACE) : answer]
+                return TraceFrame(whole[:at], between, end, name, written=True, tail=self.ends.tail(after, end))
         return None
 
     def _added_trace(self, messages: Messages) -> TraceFrame:
         """Return a frame that writes the trace after the generation prompt, between the template's tags."""
         start = self.render(messages, generation_prompt=True)
         if not _open(start):
-            start = _EMPTY_THOUGHT.sub("", self._rendered_frame(messages)[0]) + THINK_TAGS[0]
-        after = self._rendered_frame(messages)[1]
-        end = self._end(messages, after)
-        return TraceFrame(start, self._closing(start), end, None, written=False, tail=self._tail(after, end))
+            start = _EMPTY_THOUGHT.sub("", rendered_frame(self.render, messages)[0]) + THINK_TAGS[0]
+        after = rendered_frame(self.render, messages)[1]
+        end = self.ends.end(messages, after)
+        return TraceFrame(start, self._closing(start), end, None, written=False, tail=self.ends.tail(after, end))
 
     def check_trace(self, messages: Messages, trace: str, answer: str) -> None:
         """Raise DataError for a trace or an answer that the template rewrites, or a trace that closes itself."""
@@ -364,86 +355,6 @@ class Conversation:
             raise DataError(
                 "the chat template rewrites this trace or its answer, so the text is not in the conversation"
             )
-
-    def _rendered_frame(self, messages: Messages) -> tuple[str, str]:
-        whole = self.render([*messages, {"role": "assistant", "content": _MARKER}])
-        at = whole.rfind(_MARKER)
-        if at < 0:
-            raise ConfigError(f"{KEY}.chat_template: the template does not write the answer of the last turn")
-        return whole[:at], whole[at + len(_MARKER) :]
-
-    def _end(self, messages: Messages, after: str) -> str:
-        """Return the text from the answer to the token that ends it, inclusive; "" if the template writes none."""
-        if after not in self._ends:
-            match = self._tokens.search(after)
-            self._ends[after] = after[: match.end()] if match else self._end_before_next(messages)
-        if self._ends[after]:
-            return self._ends[after] or ""
-        text = self._text_end()
-        return text if after.startswith(text) or not after.strip() else ""
-
-    def has_token(self, end: str) -> bool:
-        """Return whether an end contains an added token of the tokenizer; otherwise it is text of several tokens."""
-        return self._tokens.search(end) is not None
-
-    def _tail(self, after: str, end: str) -> str:
-        """Return the text after an end of several tokens; an end that is a token shares none with the text after it."""
-        own = not end or self.has_token(end) or not after.startswith(end)
-        return "" if own else after[len(end) :]
-
-    def _text_end(self) -> str:
-        """Return the text that the template writes after each answer; "" if it is blank or depends on the question.
-
-        It is the same for every conversation. A system message shows it for a template with a system text of its own.
-        """
-        if self._written is None:
-            openings: Sequence[Messages] = ((), ({"role": "system", "content": _SYSTEM},))
-            self._written = next(filter(None, map(self._text_end_after, openings)), "")
-        return self._written
-
-    def _text_end_after(self, opening: Messages) -> str:
-        """Return the text end in conversations that begin with an opening; "" if the template rejects them."""
-        questions = [[*opening, {"role": "user", "content": q}] for q in (_QUESTION, _TRACE)]
-        try:
-            ends = {self._text_after(messages) for messages in questions}
-        except ConfigError:
-            return ""
-        return ends.pop() if len(ends) == 1 else ""
-
-    def _text_after(self, messages: Messages) -> str:
-        """Return the first line that the template writes after an answer, at the end or before the next question."""
-        after, text = self._rendered_frame(messages)[1], self._with_next(messages)
-        line = _first_line(after)
-        between = text[text.rfind(_MARKER) + len(_MARKER) : text.rfind(_NEXT)]
-        if not line:
-            return self._text_before_next(messages, text, between)
-        question = self.render(messages)
-        start = question[question.rfind(messages[-1]["content"]) + len(messages[-1]["content"]) :].strip()
-        header = self._rendered_frame(messages)[0].strip()
-        if between.startswith(line) or not start or not (header.endswith(start) and after.strip().endswith(start)):
-            return line
-        return self._text_before_next(messages, text, between)  # it writes the start of an answer at every end
-
-    def _text_before_next(self, messages: Messages, text: str, between: str) -> str:
-        """Return the text between an answer and the header of the next question, for templates that end turns late."""
-        opening = self._tokens.sub("", text[: text.find(messages[-1]["content"])])
-        header = (opening.split(messages[-2]["content"])[-1] if len(messages) > 1 else opening).lstrip()
-        return _first_line(between.removesuffix(header)) if header and between.endswith(header) else ""
-
-    def _end_before_next(self, messages: Messages) -> str | None:
-        """Return the end of a turn for templates that write it only before the next turn."""
-        text = self._with_next(messages)
-        after = text[text.rfind(_MARKER) + len(_MARKER) :] if _MARKER in text else ""
-        match = self._tokens.search(after)
-        return after[: match.end()] if match and not after[: match.start()].strip() else None
-
-    def _with_next(self, messages: Messages) -> str:
-        """Return the text of a conversation that continues after the answer; "" if the template rejects it."""
-        later = [*messages, {"role": "assistant", "content": _MARKER}, {"role": "user", "content": _NEXT}]
-        try:
-            return self.render(later)
-        except ConfigError:
-            return ""
 
 
 def _own_place(whole: str, bare: str, before: str, after: str) -> int:
@@ -465,12 +376,6 @@ def _has_letters(text: str, answer: str) -> bool:
     """Return whether a text has the letters and digits of an answer, in order and in any case."""
     rest = iter(text.casefold())
     return all(c in rest for c in answer.casefold() if c.isalnum())
-
-
-def _first_line(text: str) -> str:
-    """Return a text up to the end of its first line that is not blank, without blanks at the end."""
-    match = re.match(r"\s*[^\n]*\S", text)
-    return match.group() if match else ""
 
 
 def _open(text: str) -> bool:

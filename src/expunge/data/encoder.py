@@ -135,7 +135,7 @@ class Encoder:
         end = self.text.chat.turn(self.text.messages("?"), "a").end
         if not end:
             self.notes.append("the chat template writes no end token after the answer; the tokenizer's EOS ends it")
-        elif not self.text.chat.has_token(end):
+        elif not self.text.chat.ends.has_token(end):
             self._set_stops(end.strip(), row)
             return set()
         return {row.ids[-1]}
