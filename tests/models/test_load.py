@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from expunge.core.errors import ConfigError
 from expunge.models.build import build_llama
 from expunge.models.config import ModelArgs, TokenizerArgs
-from expunge.models.lacking_tensors import lacking_refused
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
+from expunge.models.passport import lacking_refused
 
 CPU = torch.device("cpu")
 
@@ -132,7 +132,7 @@ def _smaller(saved: Path, config: dict[str, Any]) -> Path:
 def test_lacking_tensors_are_refused_by_other_releases_of_transformers(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("expunge.models.lacking_tensors.STEP", "_no_such_method")
+    monkeypatch.setattr("expunge.models.passport.STEP", "_no_such_method")
     test_refuses_weights_that_lack_a_tensor(saved)
 
 

@@ -17,7 +17,7 @@ from expunge.core.records import SIMILARITY, GeneratedTexts
 from expunge.data.batch import budget_batches
 from expunge.models.config import looks_local
 from expunge.models.identity import pinned_revision
-from expunge.models.lacking_tensors import check_lacking, lacking_refused
+from expunge.models.passport import check_lacking, lacking_refused
 
 KEY = "eval.embedder"
 POOLER = r"(.*\.)?pooler\..*"  # tensors that only other outputs of an encoder need

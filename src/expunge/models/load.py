@@ -32,9 +32,8 @@ from expunge.models.config import (
     weights_source,
 )
 from expunge.models.identity import code_commit, has_wrapper, hub_file, pinned_revision, refuse_parts
-from expunge.models.lacking_tensors import check_lacking, lacking_refused
 from expunge.models.options import configuration_options, refuse
-from expunge.models.passport import check_folder, check_trainable, quantisation
+from expunge.models.passport import check_folder, check_lacking, check_trainable, lacking_refused, quantisation
 
 
 def pick_device(name: str) -> torch.device:
