@@ -185,3 +185,11 @@ def test_the_shared_settings_agree(shared: Path) -> None:
             continue  # a command without an experiment has no benchmark here
         theirs = {k: v for k, v in case["effective"].items() if not (k == "maxlen" and "wmdp" in case["exp"])}
         assert unexplained(case["mode"], case["exp"], case["trainer"] or "", theirs) == {}
+
+
+def test_wmdp_is_evaluated_twice_at_any_number_of_steps() -> None:
+    words = ["experiment=unlearn/wmdp/default", "trainer=RMU", "task_name=x"]
+    for own, between in (((), (None, 40)), (("max_steps=150",), (None, 75)), (("max_steps=-1",), (5.0, None))):
+        tree = single_tree("unlearn", [*words, *(f"trainer.args.{word}" for word in own)])[0]
+        evaluate = tree["trainer"]["args"]["evaluate"]
+        assert (evaluate["every"], evaluate["steps"]) == between
