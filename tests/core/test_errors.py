@@ -14,7 +14,12 @@ def test_a_key_is_renamed_at_the_start_of_an_error() -> None:
         with pytest.raises(ConfigError) as error, keys_named({"a.b": "x"}):
             raise ConfigError(message)
         assert str(error.value) == shown
-    assert kind_of(None) == "None" and kind_of(1) == "an int"
+
+
+def test_a_type_has_its_article() -> None:
+    assert [kind_of(value) for value in (None, 1, {}, type("NPOConfig", (), {})())] == [
+        "None", "an int", "a dict", "an NPOConfig",
+    ]  # fmt: skip
 
 
 def test_nearest_names_the_near_one_and_lists_all() -> None:

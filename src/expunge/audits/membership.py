@@ -48,8 +48,8 @@ class MembershipAudit(ControlledAudit):
     the prompt variants `ways`, and the rank (1: the largest gap).
 
     erased_rows: the AUC of forget rows against rows that no model has seen (`holdout`). The score is the distance of
-    their loss from the median loss of the unseen rows, on either side, because over-suppressed rows are as conspicuous
-    as rows that are still known. The verdict depends on the difference from the retain model's AUC, as a share of 0.5.
+    their loss from the median loss of the unseen rows, on either side. Over-suppressed rows are as conspicuous as
+    rows that are still known. The verdict depends on the difference from the retain model's AUC, as a share of 0.5.
     Details: auc_high_loss, the AUC of the loss alone (above 0.5: erased rows are less likely than unseen ones).
 
     Cost: for every model, a pass over the forget rows for each prompt variant, and one over the holdout rows.

@@ -138,7 +138,7 @@ class ProbeAudit(ControlledAudit):
 
     Pitfalls: a probe without success proves little: a fact may have another form, or the rows may be too few. If the
     tokenizer was trained on the forget rows (a model from scratch), some names are tokens that the retain model never
-    trained, and its states separate forget from unseen rows: membership is then missing.
+    trained. Its states then separate forget from unseen rows, so membership is missing.
 
     Try: expunge run study=quickstart "audits=[probe]"
     """

@@ -19,8 +19,8 @@ ANY = "expunge ui"
 def next_command(mode: str, parsed: argparse.Namespace, folder: Path, source: str | None) -> str:
     """Return the command that follows a job of `mode`, whose result is in `folder`.
 
-    A trained model is unlearned. An unlearned or measured one is compared with another of the same evaluation, or, if
-    there is none, with its start model, which is measured first. source: the start model.
+    A trained model is unlearned. An unlearned or measured one is compared with another of the same evaluation. If
+    there is none, its start model (`source`) is measured and compared.
     """
     words: Sequence[str] = parsed.overrides
     if mode == "train":

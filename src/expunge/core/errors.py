@@ -65,11 +65,12 @@ def keys_named(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def kind_of(value: object) -> str:
-    """Return the type of a value for messages: "a Linear", "an int", "None"."""
+    """Return the type of a value for messages: "a Linear", "an int", "an NPOConfig", "None"."""
     if value is None:
         return "None"
     name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    spelt = name[:2].isupper() and name[0] in "FHLMNRSX"  # letters whose names begin with a vowel
+    return f"{'an' if spelt or name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def as_list(value: Any, where: str) -> list[Any]:

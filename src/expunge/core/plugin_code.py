@@ -1,8 +1,8 @@
 """The code of a plugin as a part of the revisions that it declares.
 
-Edited code may give other numbers, and authors of plugins forget to raise a revision. So the key of a result covers the
-source of the plugin and of its own modules that it imports, also later in a function, and the files that their texts
-name. A file whose name a plugin computes is not covered.
+Edited code may give other numbers, and authors of plugins forget to raise a revision. So the key of a result covers
+the source of the plugin and of its own modules that it imports, also later in a function. It also covers the files
+that their texts name. A file whose name a plugin computes is not covered.
 """
 
 from __future__ import annotations

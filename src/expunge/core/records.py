@@ -1,7 +1,7 @@
 """The records that scoring stores and metrics read: the tables of the built-in kinds, and their objects.
 
-Token records have one line per scored answer token, text records one per generation, gradient records one per answer,
-agreement records one per scored answer token, similarity records one per generation. All are sorted, so that equal
+Token and agreement records have one line per scored answer token. Text and similarity records have one per
+generation, and gradient records one per answer. All are sorted, so that equal
 inputs give equal files. `evaluation.kinds` registers each kind with the function that computes it.
 """
 

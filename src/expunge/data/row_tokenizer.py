@@ -122,7 +122,7 @@ class RowTokenizer:
         """Return whether prompt and answer give the same ids apart as together, by a check of this tokenizer.
 
         True is proven only for byte-level tokenizers and answers that begin with a letter or a decimal digit, after a
-        blank or not: such a tokenizer cuts text into parts by rules that read a few characters, and encodes each part
+        blank or not. Such a tokenizer cuts text into parts by rules that read a few characters, and encodes each part
         for itself. So the sample answers must have the same parts apart as together. Added tokens are cut out before,
         so none may reach over the boundary.
         """

@@ -118,8 +118,8 @@ class JobFile:
         """Decode one job and its ancestors.
 
         Raises:
-            ConfigError: The file has no such job, a field cannot be decoded, or the decoded job has another key: the
-                program or a plugin is not the one that wrote the file.
+            ConfigError: The file has no such job, or a field cannot be decoded. Or the decoded job has another key:
+                another program or plugin wrote the file.
         """
         if key not in self._jobs:
             record = self._tree["jobs"].get(key)

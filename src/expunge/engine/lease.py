@@ -5,7 +5,7 @@ its lock. After `STOPPED_S` seconds in which it used no processor time, a waitin
 the lock file and has the job. The stopped process finds that out before it publishes a result, when it continues.
 
 A job lists the results that it reads next to its lock. A command that runs jobs claims all results of its jobs, from
-before its first job to the end of its last one, so that `expunge gc` leaves them where they are. Both lists count while
+before its first job to the end of its last one. So `expunge gc` does not remove them. Both lists count while
 their lock is held, so those of a dead process do not.
 """
 

@@ -120,9 +120,10 @@ def compare(
 ) -> Comparison:
     """Compare two evaluations of the same examples.
 
-    Each metric that is a mean over examples is compared pairwise: the mean of b - a over the examples that have a
-    number in both, its 95 % percentile bootstrap interval over examples, and the p-value of a two-sided permutation
-    test that flips the signs of the differences (all sign flips up to 13 examples, else 10,000 random ones). A mean of
+    Each metric that is a mean over examples is compared pairwise, over the examples that have a number in both. The
+    comparison has the mean of b - a and its 95 % percentile bootstrap interval over examples. Its p-value is that of
+    a two-sided permutation test that flips the signs of the differences (all sign flips up to 13 examples, else
+    10,000 random ones). A mean of
     such means (model utility) is computed again over the same draws of examples, and over sides changed at random:
     all parts of an example stay together. Other metrics (an AUC) have the difference alone, and a `note`.
 

@@ -1,7 +1,8 @@
 """The generation pass: batched generation, greedy or sampled, sorted by length. Finished rows leave the batch.
 
-A text does not depend on the other texts of its batch: a sampled token uses a number that depends only on the seed, the
-row, the sample and the position. A prefix of all prompts (solved examples) is read once for the whole set. Tokens of a
+A text does not depend on the other texts of its batch. A sampled token uses a number that depends only on the seed,
+the row, the sample and the position.
+A prefix of all prompts (solved examples) is read once for the whole set. Tokens of a
 greedy text that scoring has shown already are not generated again (`drafts`).
 """
 

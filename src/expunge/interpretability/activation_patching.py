@@ -1,8 +1,8 @@
 """Activation patching: how deep unlearning goes, layer by layer.
 
-The Unlearning Depth Score (Lee, Kim and Jo 2026, arXiv:2605.24614, equations 1 to 6). Replace the states of the target
-model after layer l by those of a source model, at the positions that predict the answer's tokens, and measure the loss
-of log-probability:
+The Unlearning Depth Score (Lee, Kim and Jo 2026, arXiv:2605.24614, equations 1 to 6). The states of the target model
+after layer l are replaced by those of a source model, at the positions that predict the answer's tokens. The loss of
+log-probability gives the score:
 
     d(source)[i, l] = mean_t log p_full(y_t) - log p_full<-source,l(y_t)           row i, layer l
     K[i]            = { l : d(retain)[i, l] > tau },  tau = 0.05                   layers that encode the answer

@@ -1,8 +1,9 @@
 """Linear probes: does a logistic regression predict an attribute of a row from a layer's states? The model is frozen.
 
 One binary probe per layer and attribute, on standardised states (arXiv:2311.12786 uses the mean of the last ten
-tokens). A high score alone means little. Compare it with the majority floor, with the same probe fitted to shuffled
-labels, and with the same rows in the target model and in a model that never learned them (`compare`).
+tokens). A high score alone means little. Compare it with the majority floor and with the same probe fitted to
+shuffled labels. Compare it also with the same rows in the target model and in a model that never learned them
+(`compare`).
 """
 
 from __future__ import annotations

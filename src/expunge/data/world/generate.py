@@ -147,8 +147,8 @@ def _wrong_values(
 ) -> list[str]:
     """Return five distinct values of the kind's type, none of them the truth.
 
-    If the truth is a name that only its own rows teach (a person, a title), the wrong ones must be unknown too, because
-    a model that never saw the author would otherwise prefer a name that it knows. They are then unused decoy names.
+    If the truth is a name that only its own rows teach (a person, a title), the wrong ones are unused decoy names. A
+    model that never saw the author would otherwise prefer a name that it knows.
     """
     truth = kind.value(author)
     if kind.type == "person":
