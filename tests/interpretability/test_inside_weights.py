@@ -42,7 +42,7 @@ def test_a_planted_change_shows_where_it_is(make_model: Any) -> None:
     assert lines[0, ""].change == lines[2, ""].change == lines[None, ""].change == 0
     whole = math.sqrt(sum(float(p.detach().square().sum()) for p in reference.parameters()))
     assert weight_drift(model, reference).relative == pytest.approx(5.0 / whole, rel=1e-14)
-    with pytest.raises(ConfigError, match=r"^model: "):
+    with pytest.raises(ConfigError, match=r"^reference: "):
         weight_drift(model, make_model(0, intermediate_size=48))
 
 

@@ -54,7 +54,7 @@ def weight_drift(model: Any, reference: Any) -> DriftResult:
     Raises ConfigError, naming the tensor, if the two differ in names or shapes.
     """
     mine, theirs = parameters(model), parameters(reference)
-    check_same(theirs, [mine], what="model")
+    check_same(mine, [theirs], what="reference")
     body = model_layout(model)
     squares = {n: (_square(mine[n].detach(), w.detach().to(mine[n].device)), _square(w.detach())) for n, w in
                theirs.items()}  # fmt: skip
