@@ -69,6 +69,8 @@ def test_models_of_one_evaluation_are_compared() -> None:
     measured(FOLDER)
     measured(Path("saves/eval/other"), eval={"split": "report"})
     assert next_command("unlearn", parsed(), FOLDER, None) == "expunge ui"
+    measured(Path("saves/eval/.part.1a2b.part"))  # another command writes it
+    assert next_command("unlearn", parsed(), FOLDER, None) == "expunge ui"
     measured(Path("saves/eval/old"), age_s=100)
     measured(Path("saves/eval/new"), age_s=10)
     assert next_command("unlearn", parsed(), FOLDER, None).startswith(

@@ -203,7 +203,8 @@ def test_models_in_shards_are_as_whole_ones(here: Path, tofu_source: Path, expun
     code, _, errors = expunge(*words, f"{steps}=6", "paths.output_dir=one", "paths.store=store_one")
     assert code == 0, errors
     for name in ("log.jsonl", "trajectory.jsonl"):
-        one, two = ([json.loads(line) for line in (here / d / name).read_text().splitlines()] for d in ("one", "two"))
+        texts = [(here / d / "evals" / name).read_text() for d in ("one", "two")]
+        one, two = ([json.loads(line) for line in text.splitlines()] for text in texts)
         assert len(one) == len(two) >= 3
         for mine, theirs in zip(one, two, strict=True):
             assert known(theirs) == pytest.approx(known(mine), rel=1e-4, abs=1e-6)

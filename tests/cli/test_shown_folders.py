@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from expunge.core.fingerprints import file_sha256
 from expunge.engine.mark import MARK
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
@@ -57,6 +58,18 @@ def test_no_hash_of_the_rows_lies_next_to_the_model(here: Path, shown: Path, exp
         assert not hashes(file.read_text()) & known, file.name
     code, out, errors = expunge(*WORDS)
     assert code == 0 and "hit" in out + errors and "was changed" not in out + errors
+
+
+def test_no_exact_loss_lies_next_to_the_model(shown: Path) -> None:
+    """A PIN of four digits was the nearest of 10,000 guesses to the loss of the last step, by the model alone."""
+    losses = [repr(value) for line in (shown / "evals" / "log.jsonl").read_text().splitlines()
+              for name, value in json.loads(line).items() if name in ("forget", "loss")]  # fmt: skip
+    assert losses
+    logs = {file.name: hashes(json.dumps(file_sha256(file))) for file in (shown / "evals").glob("*.jsonl")}
+    for file in (p for p in shown.iterdir() if p.is_file() and p.suffix != ".safetensors"):
+        text = file.read_text()
+        assert file.suffix != ".jsonl" and not any(loss in text for loss in losses), file.name
+        assert not any(digest & hashes(text) for digest in logs.values()), file.name
 
 
 def test_the_card_of_a_push_has_neither_a_hash_nor_exact_numbers(

@@ -90,7 +90,7 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
     code, out, errors = expunge(*words)
     assert code == 0, errors
     folder = trained / "saves" / "unlearn" / "npo"
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "log.jsonl", "config.yaml"):
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "evals/log.jsonl", "config.yaml"):
         assert (folder / name).is_file(), name
     summary = json.loads((folder / "evals" / "TOFU_SUMMARY.json").read_text())
     assert 0 < summary["forget_quality"] <= 1
@@ -116,7 +116,7 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
     ]  # fmt: skip
     code, _, errors = expunge(*watched)
     assert code == 0, errors
-    lines = (folder.parent / "watched" / "trajectory.jsonl").read_text().splitlines()
+    lines = (folder.parent / "watched" / "evals" / "trajectory.jsonl").read_text().splitlines()
     assert all(0 < json.loads(line)["forget_quality"] <= 1 for line in lines)
     assert json.loads(lines[-1])["forget_quality"] == pytest.approx(
         json.loads((folder.parent / "watched" / "evals" / "TOFU_SUMMARY.json").read_text())["forget_quality"]

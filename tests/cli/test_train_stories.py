@@ -65,11 +65,11 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     code, _, errors = expunge(*words, *names, "task_name=base")
     assert code == 0, errors
     folder = here / "saves" / "train" / "base"
-    points = [json.loads(x) for x in (folder / "trajectory.jsonl").read_text().splitlines()]
+    points = [json.loads(x) for x in (folder / "evals" / "trajectory.jsonl").read_text().splitlines()]
     assert [p["step"] for p in points] == [0, 4, 6]
     assert all({"loss/test", "loss/twist"} <= set(p) for p in points)
     assert points[-1]["loss/test"] < points[0]["loss/test"]
-    table = [json.loads(x) for x in (folder / "generations.jsonl").read_text().splitlines()]
+    table = [json.loads(x) for x in (folder / "evals" / "generations.jsonl").read_text().splitlines()]
     assert all(x["prompt"].endswith("Story:") and x["target"] for x in table)
     assert [(x["step"], x["set"]) for x in table] == [(s, n) for s in (0, 6) for n in ("test", "twist")]
     facts = json.loads((folder / "job.json").read_text())["facts"]
@@ -82,7 +82,7 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
         *words, "data.args.dataset_name=twist", "task_name=recovered", "trainer.args.dense_logging_steps=2"
     )
     assert code == 0, errors
-    lines = (here / "saves" / "train" / "recovered" / "log.jsonl").read_text().splitlines()
+    lines = (here / "saves" / "train" / "recovered" / "evals" / "log.jsonl").read_text().splitlines()
     assert [json.loads(x)["step"] for x in lines] == [1, 2, 6]
 
     narrow = ("data.args.dataset_name=twist", "data.args.max_seq_len=8", "task_name=x")

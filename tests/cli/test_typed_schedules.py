@@ -31,7 +31,7 @@ def test_the_shipped_experiments(
         "unlearn", f"experiment=unlearn/semeval/{name}", "task_name=x", f"data.root={tofu_source}", *TINY, *words
     )
     assert code == 0, errors
-    lines = (here / "saves" / "unlearn" / "x" / "log.jsonl").read_text().splitlines()
+    lines = (here / "saves" / "unlearn" / "x" / "evals" / "log.jsonl").read_text().splitlines()
     assert {json.loads(line)["phase"] for line in lines} == set(range(1, phases + 1))
 
 

@@ -59,7 +59,7 @@ def _others(folder: Path) -> Iterator[Path]:
     if mine is None:
         return
     places = {folder.parent, *(folder.parent.parent / mode for mode in ("eval", "unlearn"))}
-    folders = {config.parent for place in places for config in place.glob("*/config.yaml")} - {folder}
+    folders = {config.parent for place in places for config in place.glob("[!.]*/config.yaml")} - {folder}
     for other in sorted(folders, key=lambda one: (-one.stat().st_mtime, one)):
         if _evaluation(other) == mine:
             yield other

@@ -59,10 +59,13 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 def public_record(record: Mapping[str, Any]) -> Record:
     """Return a record without hashes of rows, for a folder that may be published with its model.
 
-    The keys, the proofs of the parents and the digests of token ids cover the rows, so they would confirm a guess.
+    The keys, the proofs of the parents and the digests of token ids cover the rows, so they would confirm a guess. The
+    checksums of logs cover losses of the rows, and texts.
     """
     public = {name: value for name, value in record.items() if name not in _OF_ROWS}
-    return public | {"identity": _without_hashes(record["identity"]), "full": "the record in the store has all fields"}
+    files = {name: sums for name, sums in record.get("files", {}).items() if not name.endswith(LOGS)}
+    own = {"identity": _without_hashes(record["identity"]), "full": "the record in the store has all fields"}
+    return public | own | ({"files": files} if "files" in record else {})
 
 
 def _without_hashes(value: Any) -> Any:

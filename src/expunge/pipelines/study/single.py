@@ -15,6 +15,7 @@ from expunge.core.files import check_place, sweep_parts, whole_folder, write_tex
 from expunge.core.names import check_name
 from expunge.engine.job import Job
 from expunge.engine.mark import MARK, MarkState, mark_state, write_mark
+from expunge.engine.record import LOGS
 from expunge.engine.run import JobEvent, run
 from expunge.engine.store import Store
 from expunge.methods.objective import Objective, objective
@@ -302,10 +303,13 @@ def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
 
 
 def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
-    """Show the results, the settings and the mark of the job."""
-    from expunge.engine.show import show, write_manifest
+    """Show the results, the settings and the mark of the job.
 
-    evals = part / "evals" if prepared.model else part
+    The logs of a model's training stand with the measurements: their exact losses confirm a guess of a row.
+    """
+    from expunge.engine.show import MEASURED, show, write_manifest
+
+    evals = part / MEASURED if prepared.model else part
     for job, where in (
         (prepared.model, part),
         (prepared.records, evals / "records"),
@@ -314,6 +318,9 @@ def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
     ):
         if job is not None:
             show(job, store, where)  # in one folder the first job's record stays
+    for log in part.glob(f"*{LOGS}") if prepared.model else ():
+        evals.mkdir(exist_ok=True)
+        log.rename(evals / log.name)
     write_text(part / "config.yaml", config_text(prepared.single))
     write_text(part / MARK, write_mark(store.root, prepared.key) + "\n")
     write_manifest(part)
