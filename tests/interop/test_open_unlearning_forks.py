@@ -188,6 +188,37 @@ def test_data_of_the_fork_is_never_replaced(
         check("unlearn", [word, "task_name=t"])
 
 
+def test_variables_of_an_experiment_have_their_values(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that is no setting may be referred to, from this file and others, also in a part of a text."""
+    path = fork / "configs/experiment/unlearn/tofu/default.yaml"
+    tree = yaml.safe_load(path.read_text())
+    tree["trainer"]["args"] |= {"learning_rate": "${hparams.rate}", "num_train_epochs": "${epochs}"}
+    tree |= {"epochs": "${hparams.epochs}", "hparams": {"rate": 2e-4, "epochs": 6}, "tag": "b", "idle": 3, "beta": 0.4}
+    tree["model"] = {"model_args": {"pretrained_model_name_or_path": "me/${tag}-${forget_split}"}}
+    path.write_text(yaml.safe_dump(tree))
+    npo = fork / "configs/trainer/NPO.yaml"
+    npo.write_text(npo.read_text().replace("0.7", "${beta}"))
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    assert "idle: no setting here" in notes and not any(f"{name}: no" in notes for name in ("epochs", "tag", "beta"))
+    tree = tree_of(word, "trainer=NPO")
+    args = tree["trainer"]["args"]
+    assert (args["learning_rate"], args["num_train_epochs"]) == (2e-4, 6)
+    assert tree["trainer"]["method_args"]["beta"] == 0.4
+    assert tree["model"]["model_args"]["pretrained_model_name_or_path"] == "me/b-forget05"
+
+
+def test_the_holdout_split_of_a_suite_and_an_experiment_over_another(
+    fork: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = fork / "configs/eval/tofu.yaml"
+    suite.write_text(suite.read_text() + "holdout_split: holdout05\n")
+    top = fork / "configs/experiment/unlearn/tofu/mine.yaml"
+    top.write_text(yaml.safe_dump({"defaults": ["unlearn/tofu/default"], "trainer": {"args": {"seed": 5}}}))
+    tree = tree_of(imported(fork, "unlearn/tofu/mine", capsys)[0])
+    assert (tree["forget_split"], tree["holdout_split"]) == ("forget05", "holdout05")
+    assert (tree["trainer"]["args"]["seed"], tree["trainer"]["args"]["num_train_epochs"]) == (5, 4)
+
+
 def test_an_experiment_that_includes_itself(fork: Path) -> None:
     file = fork / "configs" / "experiment" / "unlearn" / "tofu" / "default.yaml"
     file.write_text("defaults: [adapters]\n")

@@ -18,7 +18,8 @@ def import_experiments(configs: Path, name: str | None, out: Path) -> int:
     from expunge.cli.field_docs import fields_of
     from expunge.cli.schema import hint_of
     from expunge.core.yaml_text import read_yaml
-    from expunge.interop.open_unlearning.import_configs import FORMS, Known, experiments, import_experiment
+    from expunge.interop.open_unlearning.fork_files import experiments
+    from expunge.interop.open_unlearning.import_configs import FORMS, Known, import_experiment
 
     if out.exists():
         raise ConfigError(f"--out: {out} exists already; name another file or folder")

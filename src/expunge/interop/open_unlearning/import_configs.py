@@ -15,11 +15,19 @@ from expunge.core.decode import leaves, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.yaml_text import read_yaml
 from expunge.interop.open_unlearning.datasets import BENCHMARKS, DATASETS
+from expunge.interop.open_unlearning.fork_files import (
+    MODES,
+    configs_of,
+    experiment_tree,
+    experiments,
+    overrides,
+    with_defaults,
+)
 from expunge.interop.open_unlearning.words import METRICS, translate
 from expunge.models.options import with_options
 
 WHOLE_REFERENCE = re.compile(r"\$\{[^{}]*\}")
-MODES = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
+REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
 SIDES = {"unlearn": "data/datasets@data.forget", "train": "data/datasets@data.train"}
 HANDLERS = {"FinetuneTrainer": "finetune"}
 DROPPED = ("mode", "task_name", "trainer.args.report_to")  # the command, the user and the package's log have these
@@ -61,84 +69,18 @@ class ImportedExperiment:
         return "".join(f"# {line}\n" for line in head) + yaml.safe_dump(dict(self.tree), sort_keys=False, width=110)
 
 
-def experiments(folder: Path) -> dict[str, Path]:
-    """Return the experiments of a fork by name. folder: the fork, or its configs. Raises ConfigError."""
-    configs = _configs(folder)
-    files = sorted((configs / "experiment").rglob("*.yaml"))
-    names = {str(path.relative_to(configs / "experiment").with_suffix("")): path for path in files}
-    return {name: path for name, path in names.items() if name.split("/")[0] in MODES}
-
-
 def import_experiment(folder: Path, name: str, known: Known) -> ImportedExperiment:
     """Return an experiment of a fork, with the settings of each of its methods and models. Raises ConfigError."""
     present = experiments(folder)
     name = name.removesuffix(".yaml")
     if name not in present:
         raise ConfigError(f"--experiment: no experiment named {name!r}{nearest(name, present)}")
-    configs = _configs(folder)
+    configs = configs_of(folder)
     top = configs / f"{MODES[name.split('/')[0]]}.yaml"
-    below = _overrides(read_yaml(top, "").get("defaults")) if top.is_file() else {}
-    own, body = _experiment(present, name, ())
+    below = overrides(read_yaml(top, "").get("defaults")) if top.is_file() else {}
+    own, body = experiment_tree(present, name, ())
     groups = {key: value for key, value in {**below, **own}.items() if value is not None}
     return _Carried(configs, name, groups, body, known).result()
-
-
-def _experiment(
-    present: Mapping[str, Path], name: str, above: tuple[str, ...]
-) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """Return the groups that an experiment chooses and its settings, over the experiments that it includes.
-
-    above: the experiments that include this one. Raises ConfigError.
-    """
-    if name in above or name not in present:
-        raise ConfigError(f"experiment {above[-1]}: defaults: {name}: no other experiment of the fork")
-    body = read_yaml(present[name], "")
-    entries = body.pop("defaults", None) or []
-    groups: dict[str, str | None] = {}
-    below: dict[str, Any] = {}
-    for entry in entries:
-        if isinstance(entry, str) and entry != "_self_":
-            parent = name.rpartition("/")[0]
-            other = entry.removeprefix("/experiment/") if entry.startswith("/") else f"{parent}/{entry}"
-            more, tree = _experiment(present, other.removesuffix(".yaml"), (*above, name))
-            groups |= more
-            below = merge(below, tree)
-    return {**groups, **_overrides(entries)}, merge(below, body)
-
-
-def _configs(folder: Path) -> Path:
-    for place in (folder, folder / "configs"):
-        if (place / "experiment").is_dir():
-            return place
-    raise ConfigError(f"import openunlearning: {folder} has no folder configs/experiment; name the fork or its configs")
-
-
-def _overrides(entries: Any) -> dict[str, str | None]:
-    """Return the groups that a file's `defaults` choose, by name; None for a group without a file."""
-    out: dict[str, str | None] = {}
-    for entry in entries if isinstance(entries, list) else ():
-        for key, value in entry.items() if isinstance(entry, dict) else ():
-            out[str(key).removeprefix("override").strip().lstrip("/")] = None if value is None else str(value)
-    return out
-
-
-def _with_defaults(configs: Path, group: str, name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a file of a group over the files that its `defaults` name. above: the files that include this one.
-
-    Raises ConfigError.
-    """
-    path = configs / group / f"{name.removesuffix('.yaml')}.yaml"
-    if name in above:
-        raise ConfigError(f"{path}: its defaults include it again, by {above[-1]}")
-    if not path.is_file():
-        raise ConfigError(f"{group}: no file {path}{nearest(name, [p.stem for p in path.parent.glob('*.yaml')])}")
-    own = read_yaml(path, "")
-    below: dict[str, Any] = {}
-    for entry in own.pop("defaults", None) or []:
-        if isinstance(entry, str) and entry != "_self_":
-            below = merge(below, _with_defaults(configs, group, entry, (*above, name)))
-    tree: dict[str, Any] = merge(below, own)
-    return tree
 
 
 @dataclass
@@ -151,6 +93,7 @@ class _Carried:
     body: Mapping[str, Any]
     known: Known
     notes: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)  # variables of the fork that a setting has referred to
 
     @property
     def mode(self) -> str:
@@ -164,7 +107,7 @@ class _Carried:
         if model:
             out["defaults"] = [{"override /model": model}]
         skipped = ("hydra", "trainer") if self.mode == "eval" else ("hydra",)
-        body = merge(self._datasets(), {k: v for k, v in self.body.items() if k not in skipped})
+        body = merge(merge(self._suite(), self._datasets()), {k: v for k, v in self.body.items() if k not in skipped})
         if "hydra" in self.body or "hydra/sweeper" in self.groups:
             self.notes.append("not carried: hydra: a search is the key `sweep` of a study, or --multirun")
         if self.mode != "eval":
@@ -172,7 +115,7 @@ class _Carried:
             for key, value in adapters.items():
                 _set_key(out, key, value)
         sets = [f"{key}={value}" for key, value in self.groups.items() if "@" in key and value in DATASETS]
-        own = self._carry(body, [f"trainer={self.trainer}"], _values(self._file_of(self.trainer)), sets=sets)
+        own = self._carry(body, [f"trainer={self.trainer}"], self._values(self._file_of(self.trainer)), sets=sets)
         for key, value in own.items():
             if self._is_setting(self.handler, key):
                 _set_key(out, key, value)
@@ -225,7 +168,7 @@ class _Carried:
         return [f"not carried: metrics {', '.join(own)}: no metrics here; write them in a plugin"] if own else []
 
     def _file_of(self, trainer: str) -> dict[str, Any]:
-        return {"trainer": _with_defaults(self.configs, "trainer", trainer)} if trainer else {"trainer": {}}
+        return {"trainer": with_defaults(self.configs, "trainer", trainer)} if trainer else {"trainer": {}}
 
     def _datasets(self) -> dict[str, Any]:
         """Return the fork's files of the selected data sets, as part of the key `data`."""
@@ -253,7 +196,7 @@ class _Carried:
             elif self.mode == "unlearn" or path.stem == self.trainer:
                 own_args = {k: v for k, v in method_args.items() if k in self.known.methods[method]}
                 tree = merge(tree, {"trainer": {"method_args": own_args}})
-                words = self._carry(tree, [f"trainer={method}"], _values(body))
+                words = self._carry(tree, [f"trainer={method}"], self._values(body))
                 own[path.stem] = {key: value for key, value in words.items() if self._is_setting(method, key)}
                 handlers[path.stem] = method
         if self.handler not in self.known.methods:
@@ -289,7 +232,7 @@ class _Carried:
         adapted = []
         for path in sorted((self.configs / "model").glob("*.yaml")):
             try:
-                tree = {"model": _with_defaults(self.configs, "model", path.stem)}
+                tree = {"model": with_defaults(self.configs, "model", path.stem)}
             except ConfigError as error:
                 if path.stem == choice:
                     raise
@@ -313,6 +256,48 @@ class _Carried:
             self.notes.append(f"not carried: adapters of model={', '.join(adapted)}; write trainer.args.lora.r=N")
         return {name: own for name, own in out.items() if own or name not in self.known.models}, adapters
 
+    @cached_property
+    def variables(self) -> dict[str, Any]:
+        """The keys of the experiment that are no settings, which settings can refer to, with their values."""
+        return {key: value for key, value in leaves(self.body) if not self._is_word(key, value)}
+
+    def _is_word(self, key: str, value: Any) -> bool:
+        try:
+            words = translate([f"{key}={_text(value)}"], self.mode, context=[f"experiment={self.name}"])[0]
+        except ConfigError:
+            return True
+        return all(self.known.is_key(self.mode, word.partition("=")[0].partition(".")[0]) for word in words)
+
+    def _values(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings by key, with the values of variables.
+
+        References to other settings, which are carried themselves, and values that the user must give are left out.
+        """
+        values = {key: self._resolved(value) for key, value in _leaves(tree)}
+        return {key: value for key, value in values.items() if not _refers(value)}
+
+    def _resolved(self, value: Any, depth: int = 9) -> Any:
+        """Return a value with the values of variables in place of references to them."""
+        names = [name for name in REFERENCE.findall(value) if name in self.variables] if isinstance(value, str) else []
+        if not names or not depth:
+            return value
+        self.used.update(names)
+        if value == f"${{{names[0]}}}":
+            return self._resolved(self.variables[names[0]], depth - 1)
+        text = value
+        for name in names:
+            text = text.replace(f"${{{name}}}", _text(self.variables[name]))
+        return self._resolved(text, depth - 1)
+
+    def _suite(self) -> dict[str, Any]:
+        """Return the holdout split of the fork's suite, if the experiment names none."""
+        name = self.groups.get("eval", "")
+        path = self.configs / "eval" / f"{name}.yaml"
+        split = read_yaml(path, "").get("holdout_split") if path.is_file() else None
+        if not isinstance(split, str) or _refers(split) or "holdout_split" in self.body:
+            return {}
+        return {"eval": {name: {"holdout_split": split}}}
+
     def _is_setting(self, method: str, key: str) -> bool:
         """Return whether a method has a setting, with a note if not. True for every other key."""
         if not key.startswith(METHOD_ARGS) or method not in self.known.methods:
@@ -331,7 +316,8 @@ class _Carried:
         context: further words of the command. below: settings that these are laid over. sets: words that choose data
         sets. quiet: note nothing.
         """
-        values = {key: value for key, value in _values(tree).items() if key not in DROPPED}
+        values = self._values(tree)
+        values = {key: value for key, value in values.items() if key not in DROPPED and key not in self.used}
         if values.get(ATTENTION) == FLASH:
             del values[ATTENTION]
             self.notes.append(f"not carried: {ATTENTION}={FLASH}: transformers chooses; it differs by rounding")
@@ -374,11 +360,6 @@ def _handler(trainer: Mapping[str, Any]) -> str:
     """Return the method of a trainer's file, by its name here."""
     own = str(trainer.get("handler") or "finetune")
     return HANDLERS.get(own, own)
-
-
-def _values(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings by key, without references to other keys and values that the user must give."""
-    return {key: value for key, value in _leaves(tree) if not _refers(value)}
 
 
 def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
