@@ -86,6 +86,13 @@ def test_open_unlearning_is_a_profile() -> None:
         ("train --batch_size=32", "for batch_size, write trainer.args.per_device_train_batch_size"),
         ("config train --batch_size=32", "for batch_size, write trainer.args.per_device_train_batch_size"),
         ("train --experiment_name=tofu/full_0", "for experiment_name, write expunge import arcsf"),
+        ("eval --checkpoint_path=m", "for checkpoint_path, write model.model_args.pretrained_model_name_or_path"),
+        ("eval --mmlu_metrics_file_path=x", "for mmlu_metrics_file_path, write data.args.mmlu_accuracy=NUMBER"),
+        ("unlearn --refresh saves/eval/x", "for refresh, write expunge eval --refresh FOLDER"),
+        (
+            "evaluate_generations.py --data_path=x",
+            "write `expunge eval experiment=eval/semeval/default compat=semeval`",
+        ),
         ("data stories download", "write `expunge data stories import roneneldan/TinyStories"),
         ("tinystories.py pretokenize", "write `expunge data stories` in place of"),
         ("scripts/gen_configs.py tofu_test", "write `expunge import arcsf"),

@@ -17,7 +17,8 @@ COMPAT = {
     "tinystories": ("stories.compat=tinystories",),
 }
 
-# Options of the scripts of TinyStories (arXiv:2311.12786), SemEval's participants and arcsf, and the key of each here.
+# Options of the scripts of TinyStories (arXiv:2311.12786), SemEval's organisers and participants, and arcsf, and
+# the key of each here.
 PUBLISHED = {
     "batch_size": "trainer.args.per_device_train_batch_size",
     "max_seq_len": "data.args.max_seq_len",
@@ -56,6 +57,10 @@ PUBLISHED = {
     "forget_set": "data.args.forget_dir",
     "retain_set": "data.args.retain_dir",
     "save_steps": "trainer.args.save_steps",
+    "checkpoint_path": "model.model_args.pretrained_model_name_or_path",
+    "data_path": "data.root",
+    "mia_data_path": "data.args.mia",
+    "output_dir": "paths.output_dir",
     **{name: f"trainer.method_args.{name}" for name in ("alpha", "beta", "gamma", "delta", "retain_loss_type")},
     **{
         name: f"trainer.args.{name}"
@@ -81,6 +86,9 @@ ANSWERS = {
     **dict.fromkeys(("eval_batch_size", "generation_eval_batch_size"), "leave it out; batches fill a token budget"),
     "init_from": "write model.model_args.pretrained_model_name_or_path=FOLDER to start from a model; a run resumes by "
     "the same command",
+    "mmlu_metrics_file_path": "write data.args.mmlu_accuracy=NUMBER of that file, or data.args.mmlu=FOLDER",
+    **dict.fromkeys(("compute_metrics_only", "keep_files"), "leave it out; the store keeps all texts and scores"),
+    "refresh": "write expunge eval --refresh FOLDER",
     "save_best_model": "write trainer.args.evaluate.keep=best",
     "min_lr": "leave it out; a cosine ends at 0",
     "top_k": "leave it out; a text is drawn from the whole distribution",
@@ -102,6 +110,7 @@ ANSWERS = {
 SCRIPTS = {
     "tinystories.py": "write `expunge data stories` in place of `python tinystories.py`",
     "download": "write `expunge data stories import roneneldan/TinyStories --out FOLDER`, or name its archive",
+    "evaluate_generations.py": "write `expunge eval experiment=eval/semeval/default compat=semeval` in place of it",
     "gen_configs.py": "write `expunge import arcsf PATH/configs --top NAME --out study.yaml`",
     **dict.fromkeys(("full_eval.py", "all_eval.py"), "write `expunge import arcsf`; its study measures all models"),
 }
