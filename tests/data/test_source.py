@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.source import load_raw, read_file
+from expunge.data.source import file_bytes, load_raw, read_file
 
 RECORDS = [{"question": "Q\u2028one", "answer": "A"}, {"question": 'Q, "two"', "answer": "B\nC"}]
 
@@ -246,3 +246,32 @@ def test_a_web_page_is_no_table(tmp_path: Path, text: str) -> None:
     (tmp_path / "rows.csv").write_text(text)
     with pytest.raises(DataError, match="a web page, no table of rows"):
         read_file(tmp_path / "rows.csv")
+
+
+def test_a_file_that_would_fill_the_memory(tmp_path: Path) -> None:
+    for name in ("rows.csv", "rows.jsonl", "rows.parquet"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(20 << 30)  # a sparse file
+        with pytest.raises(DataError, match=rf"{name} has 21474836480 bytes, at most 2147483648 are read"):
+            read_file(tmp_path / name)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="a file without a size")
+def test_a_file_without_a_size_is_not_waited_for() -> None:
+    assert file_bytes(Path("/proc/self/environ")) == b""
+
+
+def test_a_file_that_grows_is_read_as_it_was_when_it_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "Who?", "answer": "Ann"}\n')
+    opened = Path.open
+
+    def grown(self: Path, mode: str) -> Any:
+        with opened(self, "ab") as more:
+            more.write(b"{" * 1000)
+        return opened(self, mode)
+
+    monkeypatch.setattr(Path, "open", grown)
+    assert [dict(row) for row in read_file(path)] == [{"question": "Who?", "answer": "Ann"}]

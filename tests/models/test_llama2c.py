@@ -158,3 +158,9 @@ def test_wrong_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     vocabulary(tmp_path)
     assert main(["import", "llama2c", str(tmp_path / "a.pt"), "--out", str(tmp_path / "m")]) == 2
     assert "--tokenizer: missing" in capsys.readouterr().err
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ckpt.pt")
+    with pytest.raises(DataError, match=r"ckpt\.pt is a folder, a device or a pipe; name a file$"):
+        load_checkpoint(tmp_path / "ckpt.pt")

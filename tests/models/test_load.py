@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -195,3 +196,21 @@ def test_a_folder_with_almost_the_name_is_a_hint(tmp_path: Path, monkeypatch: py
         (tmp_path / name / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"no such folder \(did you mean 'support-model'\?\), and "):
         load_tokenizer("suport-model", TokenizerArgs())
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json", "model-2.safetensors", "notes"])
+def test_a_pipe_in_a_model_folder_is_refused_and_not_waited_for(saved: Path, name: str) -> None:
+    (saved / name).unlink(missing_ok=True)
+    os.mkfifo(saved / name)
+    line = rf"{saved}/{name} is a device, a pipe or a socket; remove it from the folder$"
+    with pytest.raises(ConfigError, match=line):
+        load_model(str(saved), ModelArgs(), device=CPU)
+    with pytest.raises(ConfigError, match=line):
+        load_tokenizer(str(saved), TokenizerArgs())
+
+
+def test_a_giant_vocabulary_is_refused_and_not_read(saved: Path) -> None:
+    with (saved / "tokenizer.json").open("wb") as file:
+        file.truncate(3 << 30)  # a sparse file
+    with pytest.raises(ConfigError, match=r"tokenizer\.json has 3221225472 bytes, at most 200000000 are read$"):
+        load_tokenizer(str(saved), TokenizerArgs())

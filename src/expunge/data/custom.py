@@ -27,7 +27,7 @@ from expunge.data.column_roles import (
 from expunge.data.doubtful_texts import doubts
 from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows
 from expunge.data.record_shapes import unwrapped
-from expunge.data.source import is_hub_id, load_raw, read_file
+from expunge.data.source import file_bytes, is_hub_id, load_raw, read_file
 from expunge.data.table_files import Records, decode_text
 
 WORLD = "world"
@@ -285,10 +285,7 @@ def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet
 
 
 def _paragraphs(file: Path) -> Sequence[str]:
-    try:
-        text = decode_text(file.read_bytes(), file)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+    text = decode_text(file_bytes(file), file)
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     parts = re.split(r"\n[ \t]*\n\s*", text) if re.search(r"\n[ \t]*\n", text) else text.split("\n")
     if not text:

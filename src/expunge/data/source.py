@@ -23,6 +23,7 @@ from expunge.data.table_files import (
 )
 
 EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
+MOST_BYTES = 2 << 30  # rows need several times as much memory as their file has bytes
 WEB_PAGE = re.compile(r"\s*<(?:!doctype\s+)?html\b", re.IGNORECASE)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -77,6 +78,23 @@ def load_split(place: str, subset: str, split: str) -> tuple[Records, str]:
     return read_file(path), str(path)
 
 
+def file_bytes(path: Path) -> bytes:
+    """Return the bytes of a file of rows: as many as it has now, because a file that is written may grow without end.
+
+    Raises DataError for a device or a pipe, for a file that cannot be read, and for one that would fill the memory.
+    """
+    try:
+        if path.exists() and not path.is_file():  # /dev/zero has no end, and a pipe can be read once or never
+            raise DataError(f"{path} is a device or a pipe; name a file")
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise DataError(f"{path} has {size} bytes, at most {MOST_BYTES} are read; name a file of fewer rows")
+        with path.open("rb") as file:
+            return file.read(size)  # a file of /proc has no size, and some wait to be read
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
 def read_file(path: Path) -> Records:
     r"""Read JSON, JSON lines, csv or tsv (with a header), parquet, Arrow, or a folder of `save_to_disk`.
 
@@ -88,12 +106,7 @@ def read_file(path: Path) -> Records:
         if saved:
             return saved
         raise DataError(f"{path} is a folder; name a file in it{nearest('', _names(path))}")
-    if path.exists() and not path.is_file():  # /dev/zero has no end, and a pipe can be read once or never
-        raise DataError(f"{path} is a device or a pipe; name a file")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    data = file_bytes(path)
     if data.startswith(b"version https://git-lfs"):
         raise DataError(f"{path}: a pointer of Git LFS, not the data; fetch the data with: git lfs pull")
     if data[:4] == b"PAR1":

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import LATER
-from expunge.models.folder_settings import TEMPLATES, WEIGHTS_NAME, check_settings
+from expunge.models.folder_settings import TEMPLATES, WEIGHTS_NAME, check_files, check_settings
 
 MODEL_KEY = "model.model_args.pretrained_model_name_or_path"
 TOKENIZER_KEY = "model.tokenizer_args.pretrained_model_name_or_path"
@@ -248,6 +248,7 @@ def check_source(source: str, key: str) -> None:
         missing = "" if parent.is_dir() else f" (nor is there a folder {parent})"
         hint = nearest(folder.name, names) if names else missing
         raise ConfigError(f"{key}: no folder {source}{hint}")
+    check_files(folder, source, key)
     base = adapter_base(source)
     if base is not None:
         _check_adapter(source, base, key)

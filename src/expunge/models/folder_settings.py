@@ -47,6 +47,9 @@ WEIGHTS_NAME = "transformers_weights"  # a key of config.json: the file of the w
 TEMPLATES = "additional_chat_templates"  # folder of the named chat templates of a tokenizer
 
 
+_VOCABULARY = re.compile(r"(tokenizer|vocab|merges|added_tokens|special_tokens_map).*\.(json|model|txt)")
+
+
 def check_settings(folder: Path, source: str, key: str) -> None:
     """Raise ConfigError for a config.json or an index that no model can have."""
     _check_config(_read(folder / "config.json", source, key), f"{key}: {source}/config.json")
@@ -55,6 +58,15 @@ def check_settings(folder: Path, source: str, key: str) -> None:
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             _check_token_ids(_read(folder / name, source, key), f"{key}: {source}/{name}")
+
+
+def check_files(folder: Path, source: str, key: str) -> None:
+    """Raise ConfigError for a file in a model folder that may have no end (a device, a pipe), or a giant vocabulary."""
+    for path in sorted(folder.iterdir()):
+        if _VOCABULARY.fullmatch(path.name) and path.is_file() and (size := path.stat().st_size) > MOST_BYTES:
+            raise ConfigError(f"{key}: {source}/{path.name} has {size} bytes, at most {MOST_BYTES} are read")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ConfigError(f"{key}: {source}/{path.name} is a device, a pipe or a socket; remove it from the folder")
 
 
 _CHANGE_TEXTS = {  # settings that change the text of greedy decoding, and their neutral values

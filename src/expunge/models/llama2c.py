@@ -33,6 +33,8 @@ NAMES = {
 
 def load_checkpoint(path: Path) -> Mapping[str, Any]:
     """Return the content of a `.pt` file. Only tensors and plain values are read. Raises DataError."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is a folder, a device or a pipe; name a file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on a protocol of pickle that is not torch's own

@@ -31,6 +31,7 @@ from expunge.models.config import (
     tokenizer_folder,
     weights_source,
 )
+from expunge.models.folder_settings import check_files
 from expunge.models.identity import code_commit, has_wrapper, hub_file, pinned_revision, refuse_parts
 from expunge.models.options import configuration_options, refuse
 from expunge.models.passport import check_folder, check_lacking, check_trainable, lacking_refused, quantisation
@@ -304,6 +305,7 @@ def check_tokenizer(source: str, key: str = TOKENIZER_KEY) -> None:
         return
     if not folder.is_dir():
         raise ConfigError(f"{key}: no folder {source}")
+    check_files(folder, source, key)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ConfigError(f"{key}: {source} contains no tokenizer (tokenizer.json or tokenizer.model)")
     if (folder / "tokenizer.model").is_file():
