@@ -231,13 +231,16 @@ def test_a_submission_of_a_wrapped_model_loads_with_its_helper(rows: Path, model
 
 def test_an_erasure_with_an_adapter_is_another_one_without_it(rows: Path, models: Path) -> None:
     """Neither continues in the other's folder, and the card has another hash of the model before."""
+    import torch
+    from safetensors.torch import save_file
+
     from expunge.cli.commands.erase import add_erase, request_of
     from expunge.pipelines.erase.findings import before_hash
     from expunge.pipelines.erase.request import prepare_erase
 
     folder = shutil.copytree(models / "plain", rows / "both")
-    for file in (ADAPTER, "adapter_model.safetensors"):
-        shutil.copy(models / "lost" / file, folder)
+    (folder / ADAPTER).write_text(json.dumps({"base_model_name_or_path": "./nowhere", "peft_type": "LORA"}))
+    save_file({"weight": torch.zeros(1)}, folder / "adapter_model.safetensors")
     words = ("erase", "--model", str(folder), "--forget", "rows.csv", "--out", "out")
     parser = argparse.ArgumentParser()
     add_erase(parser.add_subparsers())

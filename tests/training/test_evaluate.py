@@ -116,7 +116,7 @@ def test_the_rule_without_enough_has_the_fingerprint_of_before() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"enough": -0.1}, "enough must be a number of at least 0"),
+        ({"enough": -0.1}, "enough: must be a number of at least 0, got -0.1"),
         ({"enough": math.nan}, "enough: should be a finite number, got nan"),
         ({"enough": 0.1, "target": "high"}, "a high target has none"),
         ({"enough": 0.1, "forget": "forget_quality"}, "a high target has none"),
