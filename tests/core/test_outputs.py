@@ -72,11 +72,13 @@ def test_an_output_inside_a_model_folder(tmp_path: Path) -> None:
             (tmp_path / name / file).touch()
     (tmp_path / "link").symlink_to(tmp_path / "model")
     for name in ("model", "shards", "adapter"):
-        for out in (f"{name}/out", f"{name}/a/b/c.json"):
+        for out in (f"{name}/out", f"{name}/a/b/c.json", f"{name}/evals_a.json"):
             with pytest.raises(ConfigError, match=rf"^--out: .* lies in the model folder .*{name} .--model. and would"):
                 check_output(tmp_path / out, "--out", {"--model": tmp_path / name})
     with pytest.raises(ConfigError, match="lies in the model folder"):
         check_output(tmp_path / "link" / "out", "--out", {"--model": tmp_path / "model"})
+    for measured in ("evals", "evals_forget05", "evals/records"):  # as OpenUnlearning's scripts write
+        check_output(tmp_path / "model" / measured, "paths.output_dir", {"--model": tmp_path / "model"})
     for name in ("data", "project"):
         check_output(tmp_path / name / "out", "--out", {"data.root": tmp_path / name})
     check_output(tmp_path / "model2", "--out", {"--model": tmp_path / "model"})

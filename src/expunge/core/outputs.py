@@ -31,7 +31,7 @@ def check_output(out: Path, key: str, inputs: Mapping[str, Path], *, writable: b
             raise ConfigError(f"{key}: {out} is an input ({name}) and would be replaced; name another {kind}")
         if out.is_file() and path.is_dir() and out.parent.samefile(path):
             raise ConfigError(f"{key}: {out} is a file of an input ({name}) and would be replaced; name another file")
-        if _is_model(path) and path.resolve() in out.resolve().parents:
+        if _is_model(path) and _is_part(out.resolve(), path.resolve()):
             raise ConfigError(
                 f"{key}: {out} lies in the model folder {path} ({name}) and would be part of the model; name a place "
                 "outside that folder"
@@ -39,6 +39,16 @@ def check_output(out: Path, key: str, inputs: Mapping[str, Path], *, writable: b
     if _is_device(out):
         raise ConfigError(f"{key}: {out} is a device or a pipe and would be replaced; name a file or a folder")
     check_place(out if out.is_dir() else out.parent, key, writable=writable)
+
+
+def is_aside(name: str) -> bool:
+    """Return whether a subfolder of a model's folder has that model's measurements: `evals`, `evals_forget05`."""
+    return name == "evals" or (name.startswith("evals_") and "." not in name)  # a file with an ending counts
+
+
+def _is_part(out: Path, model: Path) -> bool:
+    """Return whether an output would be in a model folder, and not with the model's measurements."""
+    return model in out.parents and not is_aside(out.relative_to(model).parts[0])
 
 
 def _is_model(path: Path) -> bool:

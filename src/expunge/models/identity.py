@@ -22,6 +22,7 @@ from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256, fingerprint
+from expunge.core.outputs import is_aside
 from expunge.models.config import (
     ADAPTER,
     WRAPPER,
@@ -49,7 +50,7 @@ _UNREAD = re.compile(
     r"|.*\.(onnx|gguf|ot|pth|tflite|log)",
     re.IGNORECASE,
 )
-_ASIDE = ("evals", ".git", ".cache", "__pycache__")  # folders of measurements, of git and of downloads
+_ASIDE = (".git", ".cache", "__pycache__")  # folders of git, of downloads and of compiled code
 _GENERATION = "generation_config.json"
 # files of a hub id that are no weights
 _SMALL = ["*.json", "*.jinja", "*.txt", "*.model", "*.vocab", "*.bpe", "*.tiktoken", "tokenizer*"]
@@ -116,7 +117,7 @@ def _all_files(folder: Path) -> Iterator[str]:
             inside.clear()
             continue
         visited.add((stat.st_dev, stat.st_ino))
-        inside[:] = sorted(name for name in inside if name not in _ASIDE)
+        inside[:] = sorted(name for name in inside if name not in _ASIDE and not is_aside(name))
         for name in sorted(names):
             if (Path(place) / name).is_file():
                 yield (Path(place) / name).relative_to(folder).as_posix()
