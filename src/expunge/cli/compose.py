@@ -113,14 +113,12 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     plain = "model" not in choices and _names_a_folder(words)
     files = Composition(mode, choices, other_model=PLAIN_MODEL if plain else None)
     tree = _for_benchmark(mode, files.run(), words, notes)
-    set_keys: set[str] = {*files.user_keys, *({"trainer"} & choices.keys())}
-    if plain and TOKENIZER_KEY not in set_keys:
+    if plain and TOKENIZER_KEY not in files.user_keys:
         tree = _with_own_tokenizer(tree, words)
-    typed: set[str] = {*(files.user_keys - files.written_keys), *({"trainer"} & choices.keys())}
+    typed = {"trainer"} & choices.keys()
     for word in words:
         if word.key not in GROUPS[mode]:
             tree = _apply(mode, tree, word, notes)
-            set_keys.add(word.key)
             typed.add(word.key)
     if mode != "run" and not isinstance(tree.get("task_name"), str):
         tree["task_name"] = "???" if tree.get("task_name") is None else tree["task_name"]
@@ -135,8 +133,9 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
             from expunge.interop.open_unlearning.differences import is_theirs, notes_on_differences
 
             replaced = files.files_model if is_theirs(experiment) else None
-            notes += notes_on_differences(mode, experiment, tree, MODEL_KEY in set_keys, replaced)
-    return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, typed)])))
+            notes += notes_on_differences(mode, experiment, tree, MODEL_KEY in files.user_keys | typed, replaced)
+    notes += [*files.notes, *notes_on_effects(mode, tree, files.user_keys - files.written_keys | typed)]
+    return Composed(tree, tuple(dict.fromkeys(notes)))
 
 
 def _for_benchmark(mode: str, tree: dict[str, Any], words: Sequence[Word], notes: list[str]) -> dict[str, Any]:

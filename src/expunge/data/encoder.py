@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.fingerprints import is_comparing
 from expunge.data.example_text import ExampleText, TextParts, row_named, without_blanks
-from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.examples import ANSWER, TEMPLATE_LIMIT, Example, ExampleSet
 from expunge.data.row_tokenizer import PIECES, PROMPT, Coded, RowTokenizer, added_tokens, leading_ids, note_ids
 from expunge.data.template import FRAME, LENGTH, MOST_LENGTH, Template
 
@@ -95,7 +95,7 @@ class Encoder:
         self._last: tuple[tuple[str, str] | None, list[int]] = (None, [])
         self._known: Mapping[str, list[int]] = {}
         self._others: dict[tuple[Any, int], Encoder] = {}
-        self._limit = ExampleSet("", ()).limit_setting
+        self._limit = TEMPLATE_LIMIT
         if chat is not None and clean:
             chat.check(self.text.messages("")[:-1])
         self.stops: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ Span = Literal["answer", "trace", "trace+answer"]
 PARAPHRASE = "paraphrase"
 PERTURBED = "perturbed"
 UNWANTED = "unwanted"  # the key of `Example.meta` with the words of the answer to forget
+TEMPLATE_LIMIT = "model.template_args.max_length (in Python, max_length of the template)"  # for errors
 WRITTEN_LIST = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*\Z", re.DOTALL)
 
 
@@ -135,7 +136,7 @@ class ExampleSet:
     def limit_setting(self) -> str:
         """The setting of the largest number of tokens, for errors."""
         if self.max_length is None:
-            return "model.template_args.max_length (in Python, max_length of the template)"
+            return TEMPLATE_LIMIT
         return "the benchmark's limit of these rows, a key of data.args (`expunge list benchmarks NAME` has them)"
 
     @property

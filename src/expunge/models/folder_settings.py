@@ -45,8 +45,6 @@ MOST_COUNT = 10**10
 INDEX = "model.safetensors.index.json"
 WEIGHTS_NAME = "transformers_weights"  # a key of config.json: the file of the weights, in place of model.safetensors
 TEMPLATES = "additional_chat_templates"  # folder of the named chat templates of a tokenizer
-
-
 _VOCABULARY = re.compile(r"(tokenizer|vocab|merges|added_tokens|special_tokens_map).*\.(json|model|txt)")
 
 

@@ -147,7 +147,6 @@ def query(results: pa.Table, sql: str, *, limits: ProcessLimits = LIMITS) -> pan
         ConfigError: If DuckDB rejects the query, if it takes too much time or memory, or if its result is too large.
     """
     import duckdb
-    import pandas
 
     request = {
         "tables": {"results": _stream(results), "student": _stream(_student(results.num_rows))},
@@ -158,7 +157,7 @@ def query(results: pa.Table, sql: str, *, limits: ProcessLimits = LIMITS) -> pan
         "bytes": BYTES,
     }
     try:
-        answer = run_limited(PROGRAM, request, limits, fork_after=lambda: (duckdb, pandas))
+        answer = run_limited(PROGRAM, request, limits, fork_after=lambda: duckdb)
     except LimitError as error:
         raise ConfigError(f"--query: {error}; select fewer rows, join fewer tables") from None
     if answer is None:

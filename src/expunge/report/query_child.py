@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import pyarrow as pa
+
 CHUNK = 200_000  # rows that are read at a time
 
 
@@ -19,7 +21,6 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         `frame`, the result as an Arrow stream in base64; or `kind` and `problem` of a refusal.
     """
     import duckdb
-    import pyarrow as pa
 
     with duckdb.connect(":memory:", config=request["settings"]) as database:
         for name, stream in request["tables"].items():
@@ -45,8 +46,6 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
 def _result(relation: Any, most_rows: int, most_bytes: int) -> dict[str, Any]:
     """Return the rows of a statement, unless they are too many or too long."""
-    import pyarrow as pa
-
     read = getattr(relation, "to_arrow_reader", None) or relation.fetch_record_batch  # its name before DuckDB 2.0
     reader = read(CHUNK)
     batches: list[Any] = []
@@ -79,8 +78,6 @@ def _unique(names: list[str]) -> list[str]:
 
 def _plain(column: Any) -> Any:
     """Return a column with decimals as float64, and with bytes, intervals and UUIDs as text."""
-    import pyarrow as pa
-
     kind = column.type
     if pa.types.is_decimal(kind):
         return column.cast(pa.float64())

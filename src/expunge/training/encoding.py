@@ -11,7 +11,7 @@ from typing import Any
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.records import GeneratedText, split_trace
 from expunge.data.encoder import Encoded, Encoder, n_truncated
-from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet, Span
+from expunge.data.examples import ANSWER, TEMPLATE_LIMIT, TRACE, TRACE_ANSWER, Example, ExampleSet, Span
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import resolve_template, with_pad_token
@@ -51,8 +51,7 @@ def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
             if context is not None and len(row.ids) > context:
                 raise DataError(
                     f"{side} row {k}: it has {len(row.ids)} tokens, but the model's context is {context}; to cut such "
-                    "rows, set model.template_args.max_length (in Python, max_length of the template), or data.args."
-                    "max_length of a benchmark that has it"
+                    f"rows, set {TEMPLATE_LIMIT}, or data.args.max_length of a benchmark that has it"
                 )
 
 
