@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("own_package/deeper.py", ""),
     ):
         (place / name).write_text(text)
-    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # loading a plugin adds its folder
     return place
 
 
@@ -65,12 +65,17 @@ def test_an_edit_of_a_plugin_or_of_its_modules_changes_its_revision(folder: Path
     assert revision(folder) != before and declared(revision(folder)) == 3
 
 
-def test_other_files_and_the_place_of_a_plugin_do_not_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_and_the_place_of_a_plugin_do_not_count(folder: Path) -> None:
     before = revision(folder)
     (folder / "other.py").write_text("X = 1")
     moved = Path(shutil.move(folder, folder.with_name("moved")))
-    monkeypatch.syspath_prepend(str(moved))
     assert revision(moved) == before
+
+
+def test_a_module_next_to_a_plugin_hides_no_package(folder: Path) -> None:
+    (folder / "json.py").write_text("raise ValueError('hidden')")
+    assert revision(folder)
+    assert sys.path[-1] == str(folder) and sys.path.count(str(folder)) == 1
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def _load_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses look their module up by name
     _LOADED.add(module_name)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # its own modules, which functions import later, too; installed packages come first
     try:
         with loading(module_name):
             spec.loader.exec_module(module)
