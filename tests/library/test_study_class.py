@@ -40,6 +40,7 @@ def test_a_study_file_is_planned_run_and_read(file: Path) -> None:
     assert list(plan.columns) == ["job", "kind", "state", "tokens", "seconds"]
     assert "hit" not in set(plan["state"])
     assert repr(study).startswith("Study(mine)\n  benchmark: world\n  methods: GradAscent\n  jobs: ")
+    assert list(study.results().columns) == ["label", "role", "seed"] and not len(study.results())
     assert study.run() is study
     assert not study.failures
     assert set(study.plan()["state"]) == {"hit"}
@@ -50,7 +51,9 @@ def test_a_study_file_is_planned_run_and_read(file: Path) -> None:
     probability = long[(long.label == "full") & (long.metric == "forget_Q_A_Prob")]["value"].item()
     assert probability == results.loc[results.label == "full", "forget_Q_A_Prob"].item()
     assert study.report.is_file()
-    assert "<table" in study._repr_html_()
+    page = study._repr_html_()
+    assert "<th>forget_Q_A_Prob</th>" in page and "n_missing" not in page
+    assert "wf_Truth_Ratio.n_missing" in results.columns
 
 
 def test_words_change_a_study_and_scripts_are_exported(file: Path, tmp_path: Path) -> None:
@@ -78,6 +81,16 @@ def test_a_shipped_study_is_opened_by_name(tmp_path: Path, monkeypatch: pytest.M
 def test_a_wrong_study_is_named(file: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'mine"):
         expunge.Study.from_yaml(file.with_name("mien.yaml"))
+    file.with_name("mien.py").touch()
+    with pytest.raises(ConfigError, match=r"study: no file .*\(allowed: mine.yaml\)$"):
+        expunge.Study.from_yaml(file.with_name("mien"))
+    for plugins, error in (
+        ("mine.py", r"expected a list, got a str; write \['mine.py'\]"),
+        (None, "got None"),
+        ([3], "an int"),
+    ):
+        with pytest.raises(ConfigError, match=f"^plugins.*: .*{error}"):
+            expunge.Study.from_yaml(file, plugins=plugins)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="quickstart"):
         expunge.Study.from_name("quickstrat")
     with pytest.raises(ConfigError, match=r"Study: open one by Study\.from_yaml or Study\.from_name, not with a str"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.core.errors import ConfigError, kind_of, nearest
+from expunge.core.errors import ConfigError, as_list, as_texts, kind_of, nearest
 from expunge.core.plugins import load_plugins
 
 if TYPE_CHECKING:  # a study's code loads torch
@@ -44,7 +45,7 @@ class Study:
             raise ConfigError(f"study: expected the path of a YAML file, got {kind_of(path)}")
         file = Path(path).expanduser()
         if not file.is_file():
-            names = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
+            names = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
             raise ConfigError(f"study: no file {path}{nearest(file.name, names) if names else ''}")
         return cls._opened([f"study={file}", *overrides], plugins)
 
@@ -57,7 +58,8 @@ class Study:
     def _opened(cls, words: Sequence[str], plugins: Sequence[str | Path]) -> Study:
         from expunge.pipelines.study.handle import load_study
 
-        files = [str(path) for path in plugins]
+        paths = as_list(plugins, "plugins")
+        files = as_texts([str(path) if isinstance(path, Path) else path for path in paths], "plugins")
         if files:
             load_plugins(files)
         return cls(load_study(list(words), files))
@@ -105,12 +107,11 @@ class Study:
     def results(self) -> Any:
         """Return one row per model and one column per metric, as far as the study has been run.
 
-        Columns: run (the label with its seed), role, label, seed, then the metrics.
+        Columns: label, role, seed, then the metrics and their further numbers (`METRIC.NUMBER`).
         """
-        long = self.metrics()
+        long, keys = self.metrics(), ["label", "role", "seed"]
         if not len(long):
-            return long
-        keys = ["label", "role", "seed"]
+            return long[keys]
         order = list(dict.fromkeys(long["metric"]))
         wide = long.pivot_table(index=keys, columns="metric", values="value", sort=False, dropna=False)
         wide = wide.loc[wide.notna().any(axis=1), [name for name in order if name in wide.columns]]
@@ -146,5 +147,6 @@ class Study:
 
     def _repr_html_(self) -> str:
         table = self.results()
-        head = f"<p>{self.name}: {self._states()}</p>"
-        return head + (str(table.to_html(index=False, na_rep="")) if len(table) else "")
+        head = f"<p>{html.escape(self.name)}: {self._states()}</p>"
+        metrics = [name for name in table.columns if "." not in name]  # the further numbers are in `results()`
+        return head + (str(table[metrics].to_html(index=False, na_rep="")) if len(table) else "")
