@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.upload_stub import Hub
 from tests.warm import Warm
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test asks a hub, nor waits for one
@@ -84,6 +85,14 @@ def method_file() -> Iterator[Callable[..., Path]]:
 
     for name in written:
         api._REGISTRY.remove(name)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub that keeps what it receives."""
+    stub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: stub)
+    return stub
 
 
 @pytest.fixture(scope="session")

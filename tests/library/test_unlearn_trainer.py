@@ -15,8 +15,9 @@ import pytest
 import torch
 from datasets import Dataset
 from library_facts import FACTS, FORGET, RETAIN, SHORT
-from peft import LoraConfig
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from peft import LoraConfig, PromptTuningConfig
+from tests.upload_stub import Hub
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from transformers.integrations import integration_utils
 
 import expunge
@@ -248,33 +249,73 @@ def test_nothing_is_written_unless_asked(
     assert (trainer.save_model() / "model.safetensors").is_file()
 
 
-def test_the_model_and_the_tokenizer_are_pushed(full: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, str]] = []
-    for part in (full, tokenizer):
-        kind = type(part).__name__
-        monkeypatch.setattr(
-            type(part), "push_to_hub", lambda self, name, *, kind=kind, **how: calls.append((kind, name))
-        )
-    cards: list[str] = []
-    monkeypatch.setattr(
-        "expunge.training.in_memory.unlearn_trainer.upload", lambda name, kind, files, text, **how: cards.append(text)
-    )
-    settings = expunge.NPOConfig(push_to_hub=True, hub_model_id="me/forgetful", **SHORT)
-    expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, args=settings)
-    assert calls == [("LlamaForCausalLM", "me/forgetful"), (type(tokenizer).__name__, "me/forgetful")]
-    assert "# forgetful" in cards[0] and "- **method**: NPO" in cards[0]
+LORA = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+PUSH = {"push_to_hub": True, "hub_model_id": "me/forgetful", **SHORT}
 
 
-def test_a_hub_that_fails_is_one_line(full: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any, name: str, **how: Any) -> None:
-        raise ConnectionError("no network\nhere")
+def test_the_model_and_the_tokenizer_are_pushed(
+    full: Any, tokenizer: Any, weights: Weights, hub: Hub, tmp_path: Path
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}"
+    expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, args=expunge.NPOConfig(**PUSH))
+    assert hub.created[0] == {"name": "me/forgetful", "repo_type": "model", "private": True, "exist_ok": True}
+    assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(hub.write(tmp_path))), weights(full))
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
+    assert b"chat_template" in hub.files["tokenizer_config.json"]  # transformers 4.45 reads no other file
+    card = hub.files["README.md"].decode()
+    assert "# forgetful" in card and "- **method**: NPO" in card
 
-    monkeypatch.setattr(type(full), "push_to_hub", fail)
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # of a base model that is not there
+@pytest.mark.parametrize(
+    ("base", "peft_config", "name"),
+    [
+        ("", LORA, None),
+        ("/home/me/base", LORA, None),
+        ("you/base", LORA, "you/base"),
+        ("/home/me/base", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "base"),
+    ],
+)
+def test_pushed_adapters_can_be_loaded_elsewhere(
+    base: str, peft_config: Any, name: str | None, full: Any, tokenizer: Any, hub: Hub, tmp_path: Path
+) -> None:
+    full.name_or_path = base
+    trainer = expunge.UnlearnTrainer(
+        full, expunge.NPOConfig(**SHORT), forget_dataset=FORGET, retain_dataset=RETAIN, processing_class=tokenizer,
+        peft_config=copy.deepcopy(peft_config),
+    )  # fmt: skip
+    trainer.push_to_hub("me/forgetful")
+    assert ("adapter_config.json" in hub.files) is (name is not None)
+    if name is None:
+        ids = torch.tensor([[5, 6, 7]])
+        loaded = AutoModelForCausalLM.from_pretrained(hub.write(tmp_path))
+        assert torch.allclose(loaded(ids).logits, trainer.model(ids).logits, atol=1e-5)
+    else:
+        assert json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"] == name
+    assert not any(b"/home/me" in content for content in hub.files.values())
+
+
+def test_a_hub_that_refuses_ends_before_the_training(full: Any, tokenizer: Any, hub: Hub) -> None:
+    hub.refusal = ConnectionError("no network\nhere")
+    with pytest.raises(JobError, match="push_to_hub: me/forgetful was not uploaded: no network here; nothing is tr"):
+        expunge.unlearn(None, FORGET, retain=RETAIN, args=expunge.NPOConfig(**PUSH))
     trainer = expunge.UnlearnTrainer(
         full, expunge.NPOConfig(**SHORT), forget_dataset=FORGET, retain_dataset=RETAIN, processing_class=tokenizer
     )
-    with pytest.raises(expunge.JobError, match="push_to_hub: me/forgetful was not uploaded: no network here;"):
+    with pytest.raises(JobError, match="no network here; the model in memory is trained: call push_to_hub again"):
         trainer.push_to_hub("me/forgetful")
+
+
+def test_a_model_that_the_hub_refuses_after_the_training_is_kept(
+    full: Any, tokenizer: Any, weights: Weights, hub: Hub, tmp_path: Path
+) -> None:
+    hub.commit_refusal = ValueError("403 forbidden")
+    args = expunge.NPOConfig(output_dir=str(tmp_path / "out"), **PUSH)
+    with pytest.raises(JobError, match=r"403 forbidden; the trained model is in .*: `hf upload me/forgetful "):
+        expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, args=args)
+    (folder,) = (tmp_path / "out").iterdir()
+    assert torch.equal(weights(AutoModelForCausalLM.from_pretrained(folder)), weights(full))
 
 
 def test_an_integration_without_its_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

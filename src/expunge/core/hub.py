@@ -70,10 +70,36 @@ def check_repository(name: str, option: str = "--push") -> None:
         raise ConfigError(f"{option}: {name!r} names no repository; write OWNER/NAME, such as me/forgetful") from None
 
 
+def create(name: str, kind: Kind, *, private: bool | None, option: str, complete: str) -> str:
+    """Create a repository if it is missing, and return its address. Raises JobError, as `upload` does."""
+    from huggingface_hub import HfApi
+
+    with _errors_of_uploads(name, option, complete):
+        return str(HfApi().create_repo(name, repo_type=kind, private=private, exist_ok=True))
+
+
 def upload(
-    name: str, kind: Kind, files: Mapping[str, Path], card: str, *, public: bool = False, option: str = "--push"
+    name: str,
+    kind: Kind,
+    files: Mapping[str, Path],
+    card: str,
+    *,
+    private: bool | None = True,
+    option: str = "--push",
+    message: str = "Upload by expunge",
+    complete: str = "the local result is complete: run the same command again",
 ) -> str:
-    """Upload files and a card in one commit. Creates the repository, private unless `public`, if it is missing.
+    """Upload files and a card in one commit. Creates the repository if it is missing.
+
+    Args:
+        name: The repository, OWNER/NAME.
+        kind: Whether it is of a model or a data set.
+        files: Place in the repository -> file.
+        card: The text of its README.md.
+        option: The option or method that uploads, for errors.
+        message: The message of the commit.
+        private: Whether a new repository is private. None: the organisation's default.
+        complete: The part of an error that says where the result is, and what to do.
 
     Returns:
         The address of the repository.
@@ -85,17 +111,14 @@ def upload(
 
     contents: dict[str, Path | bytes] = {**files, CARD: card.encode()}
     operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=source) for path, source in contents.items()]
-    with errors_of_uploads(name, option):
-        api = HfApi()
-        address = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
-        api.create_commit(name, operations, commit_message="Upload by expunge", repo_type=kind)
-    return str(address)
+    address = create(name, kind, private=private, option=option, complete=complete)
+    with _errors_of_uploads(name, option, complete):
+        HfApi().create_commit(name, operations, commit_message=message, repo_type=kind)
+    return address
 
 
 @contextmanager
-def errors_of_uploads(
-    name: str, option: str, complete: str = "the local result is complete: run the same command again"
-) -> Iterator[None]:
+def _errors_of_uploads(name: str, option: str, complete: str) -> Iterator[None]:
     """Turn an error of the hub in this context into a JobError: it cannot be reached, or refuses the files."""
     from huggingface_hub import errors as hub_errors
 

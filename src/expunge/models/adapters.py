@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError
+from expunge.models.config import ADAPTER, looks_local, model_name
+from expunge.models.load import save_model
 
 
 def without_adapters(model: Any, where: str = "model") -> Any:
@@ -16,7 +20,7 @@ def without_adapters(model: Any, where: str = "model") -> Any:
 
     Raises ConfigError for adapters that are no change of weights, such as prompts.
     """
-    if not hasattr(model, "peft_config") or getattr(model.get_base_model(), "is_quantized", False):
+    if not hasattr(model, "peft_config") or _is_quantized(model):
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -36,3 +40,25 @@ def merged(model: Any) -> Any:
     for p in plain.parameters():
         p.requires_grad_(True)
     return plain.eval()
+
+
+def save_to_share(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save a model as `save_model` does, for other machines.
+
+    Adapters are merged in a copy if their base model is not on the hub, because nobody else could load them. If they
+    cannot be merged (prompts, quantised weights), they name their base model without its path.
+    """
+    configs = list(getattr(model, "peft_config", {}).values())
+    local = any(looks_local(config.base_model_name_or_path or ".") for config in configs)
+    kept = any(config.is_prompt_learning for config in configs) or _is_quantized(model)
+    save_model(without_adapters(model) if local and not kept else model, tokenizer, folder)
+    file = folder / ADAPTER
+    if local and file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8"))
+        base = config["base_model_name_or_path"]
+        config["base_model_name_or_path"] = model_name(base) if base else ""
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_quantized(model: Any) -> bool:
+    return bool(getattr(model.get_base_model() if hasattr(model, "peft_config") else model, "is_quantized", False))

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub
 import pytest
+from tests.upload_stub import Hub
 
 from expunge.cli.commands.push import push_erasure, push_job
 from expunge.cli.main import main
@@ -18,33 +18,6 @@ from expunge.metrics.api import MetricResult
 from expunge.models.folder_files import model_files
 from expunge.report.model import ReportModel, ReportRun
 from expunge.report.query import read_results, write_results
-
-
-class Hub:
-    """A hub that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.created: list[dict[str, Any]] = []
-        self.files: dict[str, bytes] = {}
-        self.refusal: Exception | None = None
-
-    def create_repo(self, name: str, **settings: Any) -> str:
-        if self.refusal:
-            raise self.refusal
-        self.created.append({"name": name, **settings})
-        return f"https://hub.example/{name}"
-
-    def create_commit(self, name: str, operations: list[Any], **settings: Any) -> None:
-        for operation in operations:
-            source = operation.path_or_fileobj
-            self.files[operation.path_in_repo] = source if isinstance(source, bytes) else Path(source).read_bytes()
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    stub = Hub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: stub)
-    return stub
 
 
 @pytest.fixture

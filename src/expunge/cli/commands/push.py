@@ -77,7 +77,7 @@ def push_results(parsed: argparse.Namespace, file: Path, studies: Sequence[str],
     ]
     facts = {"studies": ", ".join(studies), "command": f"`{command}`", "version": f"expunge {__version__}"}
     text = card(f"Results of {', '.join(studies)}", ["unlearning"], about, facts)
-    address = upload(parsed.push, "dataset", {file.name: file}, text, public=parsed.public)
+    address = upload(parsed.push, "dataset", {file.name: file}, text, private=not parsed.public)
     say(f"pushed:  {address}")
     return address
 
@@ -85,7 +85,7 @@ def push_results(parsed: argparse.Namespace, file: Path, studies: Sequence[str],
 def _uploaded(parsed: argparse.Namespace, folder: Path, text: str) -> str:
     from expunge.models.folder_files import model_files
 
-    address = upload(parsed.push, "model", model_files(folder), text, public=parsed.public)
+    address = upload(parsed.push, "model", model_files(folder), text, private=not parsed.public)
     if not getattr(parsed, "json", False):
         say(f"pushed:  {address}")
     return address

@@ -95,13 +95,13 @@ class UnlearnConfig(TrainArgs):
     """Default folder of `save_model` and of the integrations' files. None: `save_model` needs a folder."""
 
     push_to_hub: bool = False
-    """Whether `train()` ends with `push_to_hub()`."""
+    """Whether `train()` ends with `push_to_hub()`. The repository is created first, so a refusal costs no training."""
 
     hub_model_id: str | None = None
     """Repository on the Hugging Face Hub that `push_to_hub()` writes to. None: the name of `output_dir`."""
 
-    hub_private_repo: bool | None = None
-    """Whether a new repository on the hub is private. None: the organisation's default."""
+    hub_private_repo: bool | None = True
+    """Whether a new repository on the hub is private. None: the organisation's default, which may be public."""
 
     def __post_init__(self) -> None:
         for name, cls in (("template", Template), ("generation", Generation)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch
 from expunge.benchmarks.in_memory import check_disjoint, in_memory_benchmark
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, DataError, kind_of
-from expunge.core.hub import card, errors_of_uploads, upload
+from expunge.core.hub import card, create, upload
 from expunge.core.on_use import transformers
 from expunge.data.encoder import Encoded
 from expunge.data.examples import ExampleSet
@@ -24,7 +25,9 @@ from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
 from expunge.evaluation.evaluator import evaluate_task, resolve_generation
 from expunge.evaluation.result import EvalResult
+from expunge.models.adapters import save_to_share
 from expunge.models.capabilities import kept_modes
+from expunge.models.folder_files import model_files
 from expunge.models.load import load_named, save_model
 from expunge.models.packed import find_module
 from expunge.training.callbacks import CallbackBridge
@@ -120,7 +123,8 @@ class UnlearnTrainer:
         reporting = reporting_callbacks(self.args)
         check_callbacks(callbacks)
         if self.args.push_to_hub:
-            repository_of(self.args)
+            name, none = repository_of(self.args), "nothing is trained yet"
+            create(name, "model", private=self.args.hub_private_repo, option="push_to_hub", complete=none)
 
         self.processing_class = tokenizer_of(model, processing_class)
         self.model = model_to_train(model)
@@ -270,7 +274,7 @@ class UnlearnTrainer:
                 self.model.zero_grad(set_to_none=True)
                 self.model.eval()
         if self.args.push_to_hub:
-            self.push_to_hub()
+            self._push_after_training()
         losses = [line["loss"] for line in done.history]
         mean = math.fsum(losses) / len(losses) if losses else math.nan
         return transformers.trainer_utils.TrainOutput(done.n_steps, mean, {"train_loss": mean, **done.speed})
@@ -407,7 +411,9 @@ class UnlearnTrainer:
         return folder
 
     def push_to_hub(self, repo_id: str | None = None, *, commit_message: str = "Upload an unlearned model") -> str:
-        """Upload the model, the tokenizer and a card to the Hugging Face Hub.
+        """Upload the model, the tokenizer and a card to the Hugging Face Hub, in one commit.
+
+        Adapters are uploaded as such if their base model is on the hub, else merged into a copy of the model.
 
         Args:
             repo_id: The repository. None: `args.hub_model_id`, or the name of `args.output_dir`.
@@ -421,11 +427,28 @@ class UnlearnTrainer:
             JobError: If the hub cannot be reached, or refuses the files.
         """
         name = repository_of(self.args, repo_id)
-        with errors_of_uploads(name, "push_to_hub", "the model in memory is trained: call push_to_hub again"):
-            for part in (self.model, self.processing_class):
-                part.push_to_hub(name, private=self.args.hub_private_repo, commit_message=commit_message)
-            upload(name, "model", {}, self._card(name), public=not self.args.hub_private_repo, option="push_to_hub")
+        with tempfile.TemporaryDirectory() as folder:
+            complete = "the model in memory is trained: call push_to_hub again"
+            self._upload(name, Path(folder), complete, message=commit_message)
         return name
+
+    def _push_after_training(self) -> None:
+        """Upload the model; if the hub refuses it, its files stay in a folder, because the caller may have no model."""
+        name = repository_of(self.args)
+        place = None if self.args.output_dir is None else Path(self.args.output_dir).expanduser()
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=f"{name.rpartition('/')[2]}-", dir=place)
+        self._upload(name, Path(folder), f"the trained model is in {folder}: `hf upload {name} {folder}` uploads it")
+        shutil.rmtree(folder)
+
+    def _upload(self, name: str, folder: Path, complete: str, message: str = "Upload an unlearned model") -> None:
+        """Save the model and the tokenizer into an empty folder, and upload them with a card in one commit."""
+        save_to_share(self.model, self.processing_class, folder)
+        upload(
+            name, "model", model_files(folder), self._card(name), private=self.args.hub_private_repo,
+            option="push_to_hub", message=message, complete=complete,
+        )  # fmt: skip
 
     def _card(self, name: str) -> str:
         """Return the card of the model: method, settings, rows and steps."""
