@@ -160,3 +160,23 @@ def test_a_job_with_the_profile_and_other_answers_from_a_file(here: Path, tofu_s
 def test_a_missing_file_lists_no_parts_of_experiments(expunge: Run) -> None:
     code, _, errors = expunge("config", "unlearn", "experiment=saves/unlearn/x/config.yaml", "task_name=x")
     assert code == 2 and "no file saves/unlearn/x/config.yaml" in errors and "/_" not in errors
+
+
+def test_settings_are_shown_without_a_name_of_the_job(expunge: Run, tmp_path: Path) -> None:
+    for words in (["config", "unlearn", TOFU], ["unlearn", TOFU, "--cfg", "job"]):
+        code, out, _ = expunge(*words)
+        assert (code, "task_name: ???\n" in out) == (0, True)
+    (tmp_path / "mine.yaml").write_text(out)
+    code, _, errors = expunge("plan", "unlearn", f"experiment={tmp_path / 'mine.yaml'}")
+    assert (code, "task_name: missing; give task_name=..." in errors) == (2, True)
+    assert expunge("config", "unlearn", TOFU, "--diff", "openunlearning")[0] == 0
+
+
+def test_a_configuration_without_an_experiment_is_refused(expunge: Run) -> None:
+    code, _, errors = expunge("unlearn", "--config-name=unlearn.yaml", "trainer=NPO", "task_name=x")
+    assert (code, "add experiment=unlearn/tofu/default, or benchmark=NAME" in errors) == (2, True)
+
+
+def test_a_variable_of_the_environment_stands_before_the_command(expunge: Run) -> None:
+    code, _, errors = expunge("unlearn", "CUDA_VISIBLE_DEVICES=0", TOFU, "task_name=x")
+    assert (code, "CUDA_VISIBLE_DEVICES=... expunge unlearn" in errors) == (2, True)

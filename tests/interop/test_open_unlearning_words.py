@@ -228,6 +228,7 @@ def test_a_folder_without_the_template_of_the_experiments_model_is_named() -> No
         (["trainer.handler=NPO"], "the class in OpenUnlearning has trainer.method_args.beta=1.0"),
         (["data.forget.TOFU_QA_forget.args.hf_args.name=forget05"], "which the evaluation reads, too"),
         (["data.forget.TOFU_QA_forget.args.max_length=64"], "which counts for all data sets"),
+        (["eval.tofu.forget_split=forget05"], "which the training reads, too"),
         (["data.refusals=${task_name}.txt"], "the value ${task_name}.txt is read unchanged"),
     ],
 )
@@ -319,3 +320,107 @@ def test_places_that_cannot_act(words: list[str], message: str) -> None:
 def test_a_share_of_the_steps_keeps_models() -> None:
     words = [TOFU, "task_name=t", f"{A}save_strategy=steps", f"{A}save_steps=0.2"]
     assert check("unlearn", words).tree["trainer"]["args"]["save_steps"] == 0.2
+
+
+G, FORGET_ROUGE = "eval.generation.", "eval.tofu.metrics.forget_Q_A_ROUGE.generation_args."
+KNOWMEM = "eval.muse.metrics.forget_knowmem_ROUGE.generation_args."
+
+
+@pytest.mark.parametrize(
+    ("words", "result"),
+    [
+        ([f"{FORGET_ROUGE}max_new_tokens=64"], [f"{G}max_new_tokens=64"]),
+        (["+eval.tofu.generation_args.max_new_tokens=64"], [f"{G}max_new_tokens=64"]),
+        ([f"{FORGET_ROUGE}do_sample=true"], [f"{G}temperature=1"]),
+        ([f"{FORGET_ROUGE}do_sample=True", f"{FORGET_ROUGE}temperature=0.7"], [f"{G}temperature=0.7"]),
+        ([f"{FORGET_ROUGE}temperature=0.7"], []),
+        ([f"{FORGET_ROUGE}do_sample=false", f"{FORGET_ROUGE}top_p=0.9", f"{FORGET_ROUGE}use_cache=true"], []),
+        ([f"{FORGET_ROUGE}num_beams=1", f"{FORGET_ROUGE}top_p=null"], []),
+        ([f"+{FORGET_ROUGE}stop_strings=[a,b]"], [f"{G}stop=[a,b]"]),
+        ([f"+{FORGET_ROUGE}stopwords=###"], [f"{G}stop=['###']"]),
+        ([f"{KNOWMEM}max_new_tokens=32"], []),
+        ([f"{KNOWMEM}max_new_tokens=16"], [f"{G}max_new_tokens=16"]),
+    ],
+)
+def test_words_of_generation_act(words: list[str], result: list[str]) -> None:
+    new, notes = translate(words)
+    assert new == result
+    assert notes or all(word.endswith(("=null", "=false", "=1", "=32")) for word in words)
+    check("unlearn", [TOFU, "task_name=t", *new])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([f"{FORGET_ROUGE}num_beams=4"], "leave it out; texts are greedy"),
+        ([f"{FORGET_ROUGE}do_sample=true", f"{FORGET_ROUGE}top_p=0.9"], "leave it out; a text is drawn from the whole"),
+        ([f"{FORGET_ROUGE}max_length=512"], r"write eval\.generation\.max_new_tokens=N"),
+        ([f"{FORGET_ROUGE}max_new_token=5"], "did you mean 'max_new_tokens'"),
+        ([f"{KNOWMEM}max_new_tokens=64"], "at most 32 tokens, as published"),
+        (
+            [f"{FORGET_ROUGE}max_new_tokens=64", "eval.generation.max_new_tokens=32"],
+            "another value of the same setting",
+        ),
+    ],
+)
+def test_words_of_generation_that_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        translate(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["forget_split=forget10", "eval.tofu.forget_split=forget05"],
+        ["eval.tofu.forget_split=forget05", "data.forget.TOFU_QA_forget.args.hf_args.name=forget10"],
+        ["retain_logs_path=a.json", "eval.tofu.retain_logs_path=b.json"],
+        [f"{A}warmup_steps=5", f"{A}warmup_ratio=0.1"],
+    ],
+)
+def test_two_values_of_one_setting_are_refused(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match="is another value of the same setting here"):
+        check("unlearn", [TOFU, "task_name=t", *words])
+
+
+def test_two_names_of_one_value_are_one_setting() -> None:
+    words = [TOFU, "task_name=t", "forget_split=forget05", "eval.tofu.forget_split=forget05"]
+    assert check("unlearn", words).tree["forget_split"] == "forget05"
+
+
+@pytest.mark.parametrize(
+    ("mode", "word", "experiment"),
+    [
+        ("unlearn", "data/datasets@data.forget=TOFU_QA_forget", "unlearn/tofu"),
+        ("unlearn", "data.forget.MUSE_forget.args.hf_args.split=forget", "unlearn/muse"),
+        ("train", "data/datasets@data.train=TOFU_QA_retain", "finetune/tofu"),
+        ("eval", "eval.tofu.forget_split=forget05", "eval/tofu"),
+    ],
+)
+def test_data_without_an_experiment_is_never_replaced(mode: str, word: str, experiment: str) -> None:
+    with pytest.raises(ConfigError, match=f"add experiment={experiment}/default"):
+        check(mode, ["task_name=t", word])
+
+
+def test_the_bound_of_pdu_is_named() -> None:
+    words = [TOFU, "task_name=t", "trainer=PDU"]
+    assert any(note.startswith(f"{M}retain_loss_eps=0.3 is the bound") for note in check("unlearn", words).notes)
+    named = check("unlearn", [*words, f"{M}retain_loss_eps=0.3"]).notes
+    assert not any("retain_loss_eps" in note for note in named)
+
+
+def test_a_class_with_the_settings_of_another_file() -> None:
+    notes = translate([TOFU, "trainer=NPO", "trainer.handler=SimNPO"])[1]
+    assert any("OpenUnlearning passes those of trainer=NPO to the class" in note for note in notes)
+
+
+# Arguments of transformers 4.45, which the project itself requires, that later releases lack.
+EARLIER = (
+    "_n_gpu adafactor dispatch_batches fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap jit_mode_eval "
+    "mp_parameters push_to_hub_organization push_to_hub_token ray_scope split_batches torchdynamo tpu_metrics_debug "
+    "tpu_num_cores use_ipex use_legacy_prediction_loop"
+)
+
+
+@pytest.mark.parametrize("name", EARLIER.split())
+def test_each_earlier_argument_of_transformers_is_answered(name: str) -> None:
+    assert f"{A}{name}" in {*RENAMED, *WITHOUT_EFFECT, *REFUSED_WORDS, *RULES}

@@ -19,7 +19,7 @@ from expunge.cli.effects import notes_on_effects
 from expunge.cli.field_docs import fields_of
 from expunge.cli.references import resolve
 from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_text, members, tree_of, unknown_key
-from expunge.cli.words import REFERRED, Word, has_references, parse_value, split_words
+from expunge.cli.words import REFERRED, Verbatim, Word, has_references, parse_value, split_words
 from expunge.core.decode import decode, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
@@ -84,10 +84,11 @@ def check(mode: str, overrides: Sequence[str]) -> Composed:
     return composed
 
 
-def compose(mode: str, overrides: Sequence[str]) -> Composed:
+def compose(mode: str, overrides: Sequence[str], *, unnamed: bool = False) -> Composed:
     """Compose the configuration of a command: "run" (a study), "train", "unlearn" or "eval". Raises ConfigError.
 
     The method's own defaults are not filled in. Later words win over earlier ones, words over files.
+    unnamed: accept a job without task_name, which is then `???`.
     """
     plain_words = list(overrides)
     notes: list[str] = []
@@ -96,9 +97,11 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
 
         plain_words, notes = with_compat(overrides, mode)
     if mode != "run":
+        from expunge.interop.open_unlearning.data_words import check_experiment
         from expunge.interop.open_unlearning.words import translate, with_split
 
         plain_words, more = translate(plain_words, mode)
+        check_experiment(mode, overrides)
         notes += more
         if mode == "train":
             plain_words, notes = with_split(plain_words, notes)
@@ -121,7 +124,8 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
             tree = _apply(mode, tree, word, notes)
             typed.add(word.key)
     if mode != "run" and not isinstance(tree.get("task_name"), str):
-        tree["task_name"] = "???" if tree.get("task_name") is None else tree["task_name"]
+        missing: Any = Verbatim("???") if unnamed else "???"
+        tree["task_name"] = missing if tree.get("task_name") is None else tree["task_name"]
     tree = resolve(tree)
     if isinstance(tree.get("model"), Mapping):
         tree["model"] = with_options(tree["model"])
@@ -129,9 +133,10 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
         tree = _with_models(mode, tree)
     else:
         tree = _with_whole_steps(tree)
-        if experiment := choices.get("experiment"):
-            from expunge.interop.open_unlearning.differences import is_theirs, notes_on_differences
+        from expunge.interop.open_unlearning.differences import is_theirs, notes_on_bounds, notes_on_differences
 
+        notes += notes_on_bounds(mode, tree)
+        if experiment := choices.get("experiment"):
             replaced = files.files_model if is_theirs(experiment) else None
             notes += notes_on_differences(mode, experiment, tree, MODEL_KEY in files.user_keys | typed, replaced)
     notes += [*files.notes, *notes_on_effects(mode, tree, files.user_keys - files.written_keys | typed)]
@@ -245,6 +250,8 @@ def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
     """Return one line for an unknown key. In a free group (method_args), the hint is its present keys."""
     from expunge.cli.projects import answer_of
 
+    if key.isupper():
+        return f"{key}: unknown key; write a variable of the environment before the command: {key}=... expunge {mode}"
     if mode != "run" and (answer := answer_of(key)):
         return f"{key}: unknown key; {answer}"
     if mode == "run" and (owners := [name for name, own in method_settings().items() if key in own]):

@@ -26,6 +26,13 @@ def with_hydra_options(parsed: argparse.Namespace) -> list[str]:
     if name != parsed.mode:
         instead = f"write expunge {name}" if name in COMMANDS else "put its settings in a file: experiment=FILE.yaml"
         raise ConfigError(f"--config-name={parsed.config_name}: this is `expunge {parsed.mode}`; {instead}")
+    keys = {word.partition("=")[0].lstrip("+") for word in parsed.overrides}
+    if parsed.config_name and not keys & {"experiment", "benchmark"}:
+        group = "finetune" if parsed.mode == "train" else parsed.mode
+        raise ConfigError(
+            f"--config-name={parsed.config_name}: selects no experiment; add experiment={group}/tofu/default, or "
+            "benchmark=NAME"
+        )
     if parsed.cfg not in (None, "job"):
         raise ConfigError(f"--cfg {parsed.cfg}: only `--cfg job` is known; write expunge config {parsed.mode} ...")
     folder = parsed.config_dir or parsed.config_path

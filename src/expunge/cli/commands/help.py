@@ -189,12 +189,21 @@ def show_config(mode: str, overrides: Sequence[str], *, docs: bool) -> int:
     from expunge.cli.compose import check, single_tree
     from expunge.pipelines.study.single_config import escaped
 
+    overrides = _named(mode, overrides)
     composed = check(mode, overrides)
     tree = composed.tree if mode == "run" else single_tree(mode, overrides)[0]
     for note in composed.notes:
         complain(f"note: {note}")
     sys.stdout.write("\n".join(_yaml(escaped(tree), mode, "", docs)) + "\n")
     return 0
+
+
+def _named(mode: str, overrides: Sequence[str]) -> list[str]:
+    """Return the words with `task_name=???` if nothing names the job: its settings are shown without a name."""
+    from expunge.cli.compose import compose
+
+    unnamed = mode != "run" and compose(mode, overrides, unnamed=True).tree["task_name"] == "???"
+    return [*overrides, "task_name=???"] if unnamed else list(overrides)
 
 
 def show_difference(mode: str, overrides: Sequence[str], profile: str) -> int:
@@ -206,7 +215,7 @@ def show_difference(mode: str, overrides: Sequence[str], profile: str) -> int:
     def tree(words: Sequence[str]) -> Mapping[str, Any]:
         return check(mode, words).tree if mode == "run" else single_tree(mode, words)[0]
 
-    own = [word for word in overrides if not word.startswith("profile=")]
+    own = [word for word in _named(mode, overrides) if not word.startswith("profile=")]
     now, then = dict(leaves(tree(own))), dict(leaves(tree([*own, f"profile={name}"])))
     for key in then:
         if now.get(key) != then[key]:

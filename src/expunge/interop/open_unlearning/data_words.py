@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, nearest
@@ -10,6 +11,24 @@ from expunge.interop.open_unlearning.datasets import DATASETS, Dataset
 from expunge.interop.open_unlearning.translation import Translation
 
 DATA = re.compile(r"data\.(forget|retain|train)(?:\.(\w+)\.(.+))?|data/datasets@data\.(forget|retain|train)")
+
+
+def check_experiment(mode: str, words: Sequence[str]) -> None:
+    """Raise ConfigError for a word of a data set or a suite in a command without an experiment and a benchmark.
+
+    Such a command has the default benchmark here, and the word would have no effect.
+    """
+    keys = {word.partition("=")[0].lstrip("+~"): word for word in words}
+    if "experiment" in keys or "benchmark" in keys:
+        return
+    own = next(
+        (word for key, word in keys.items() if DATA.fullmatch(key) or key.startswith(("eval.tofu.", "eval.muse."))),
+        None,
+    )
+    if own is not None:
+        folder = {"train": "finetune"}.get(mode, mode)
+        name = next((name for name in ("muse", "wmdp") if name in own.lower()), "tofu")
+        raise ConfigError(f"{own}: belongs to an experiment; add experiment={folder}/{name}/default")
 
 
 def alternates_of(job: Translation) -> str | None:
@@ -55,16 +74,14 @@ def data_word(job: Translation, match: re.Match[str], name: str, value: str) -> 
                 raise ConfigError(f"{name}={value}: all data sets are read from one place, and the command names "
                                   f"{', '.join(sorted(roots))}; put their files in one folder, or write "
                                   "benchmark=custom forget=FILE retain=FILE")  # fmt: skip
-            job.add("data.root", value)
-            job.notes.append(f"{name} is now data.root, from which all data sets are read")
+            job.rename(name, "data.root", value, ", from which all data sets are read")
     elif known.benchmark == "wmdp" and key in ("args.hf_args.data_files", "args.hf_args.name"):
         _corpus(job, side, name, value)
     elif key == "args.idk_path" and known.word == "trainer=DPO":
         job.add("data.refusals", value, name)
     elif key == "args.max_length":
         target = "model.template_args.max_length" if known.benchmark == "tofu" else "data.args.max_length"
-        job.add(target, value)
-        job.notes.append(f"{name} is now {target}, which counts for all data sets")
+        job.rename(name, target, value, ", which counts for all data sets")
     elif known.benchmark == "muse" and key == "args.hf_args.name" and value in ("scal", "sust") and side == "forget":
         job.add("data.args.series", value, f"{name}={value}")
     else:
@@ -145,9 +162,7 @@ def _chosen_dataset(job: Translation, side: str, name: str, value: str) -> None:
 
 def _split(job: Translation, side: str, name: str, value: str) -> None:
     if side != "train":
-        job.add(f"{side}_split", value)
-        read = ", which the evaluation reads, too" if side == "forget" else ""
-        job.notes.append(f"{name} is now {side}_split{read}")
+        job.rename(name, f"{side}_split", value, ", which the evaluation reads, too" if side == "forget" else "")
         return
     job.add("train_split", value, name)
     from expunge.data.loaders.tofu import SPLIT_SHARES

@@ -105,6 +105,19 @@ def difference_of(fact: str, values: tuple[Any, Any], experiment: str, method: s
     return next((d for d in DIFFERENCES if d.covers(fact, values, experiment, method)), None)
 
 
+def notes_on_bounds(mode: str, tree: Mapping[str, Any]) -> list[str]:
+    """Return the line on PDU's bound on the retain loss if the user did not set it; OpenUnlearning requires it."""
+    trainer = tree["trainer"]
+    if mode != "unlearn" or trainer["handler"] != "PDU" or "retain_loss_eps" in (trainer.get("method_args") or {}):
+        return []
+    from expunge.methods.pdu import PDU
+
+    return [
+        f"trainer.method_args.retain_loss_eps={PDU.retain_loss_eps:g} is the bound of PDU's own TOFU script; set it "
+        "somewhat above the retain loss of your model (OpenUnlearning has no default)"
+    ]
+
+
 def notes_on_differences(
     mode: str, experiment: str, tree: Mapping[str, Any], start_is_set: bool, replaced: str | None
 ) -> list[str]:

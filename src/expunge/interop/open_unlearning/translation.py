@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from expunge.core.errors import ConfigError
 from expunge.interop.open_unlearning.datasets import BENCHMARKS
 
 
@@ -13,7 +13,7 @@ class Translation:
     """The words of one command while they are translated."""
 
     mode: str
-    values: Mapping[str, str]
+    values: dict[str, str]
     out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -37,3 +37,16 @@ class Translation:
             self.notes.append(f"{old} is now {word if '=' in old or old.startswith('~') else key}")
         if word not in self.out:
             self.out.append(word)
+
+    def rename(self, old: str, key: str, value: str, reach: str = "") -> None:
+        """Add a word under its name here. reach: a further reader of the setting, for the note.
+
+        Raises ConfigError if another word gives the same setting another value.
+        """
+        other = self.values.setdefault(key, value)
+        if other.lower() != value.lower() and "${" not in other + value:
+            raise ConfigError(
+                f"{old}={value}: {key}={other} is another value of the same setting here; give one of the two words"
+            )
+        self.add(key, value)
+        self.notes.append(f"{old} is now {key}{reach}")

@@ -13,6 +13,7 @@ from expunge.core.errors import ConfigError
 from expunge.interop.open_unlearning import training_arguments
 from expunge.interop.open_unlearning.data_words import DATA, alternates_of, data_word
 from expunge.interop.open_unlearning.datasets import BENCHMARKS
+from expunge.interop.open_unlearning.generation_words import GENERATION, generation_word
 from expunge.interop.open_unlearning.translation import Translation
 from expunge.models.options import KINDS, Kind
 
@@ -35,6 +36,8 @@ RENAMED: Mapping[str, str] = {
     "model.model_args.torch_dtype": "model.model_args.dtype",
     "data.anchor": "trainer.args.anchor",
 }
+# Words of an evaluation whose settings here the training reads, too.
+TRAINED = dict.fromkeys(("eval.tofu.forget_split", "eval.muse.data_split"), ", which the training reads, too")
 _DOWN = r'["model\.layers\.(5|6|7)\.mlp\.down_proj\.weight"]'
 # The defaults of its classes, if they differ from its files of methods. They count if `~trainer.method_args.KEY`
 # removes the setting, or `trainer.handler=NAME` selects a class without its file.
@@ -61,6 +64,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "eval.tofu.overwrite": _IDENTITY,
     "eval.tofu.output_dir": "paths.output_dir sets the place of the result",
     "eval.muse.batch_size": training_arguments.BUDGET,
+    **dict.fromkeys(("eval.tofu.handler", "eval.muse.handler"), "the benchmark decides the suite of metrics"),
     "eval.muse.overwrite": _IDENTITY,
     "eval.muse.output_dir": "paths.output_dir sets the place of the result",
     "eval.lm_eval.overwrite": _IDENTITY,
@@ -111,7 +115,7 @@ def translate(
     values = {w.partition("=")[0].lstrip("+"): w.partition("=")[2] for w in (*context, *words)}
     job = Translation(mode, values)
     for word in words:
-        key, equals, value = word.partition("=")
+        key, _, value = word.partition("=")
         name = key.lstrip("+")
         if job.theirs and (quoted := QUOTED.fullmatch(value)):
             value = quoted[2]
@@ -123,9 +127,11 @@ def translate(
             rule(job, name, value)
         elif match := DATA.fullmatch(name):
             data_word(job, match, name, value)
+        elif GENERATION.fullmatch(name):
+            generation_word(job, name, value)
         elif name in RENAMED:
-            job.notes.append(f"{name} is now {RENAMED[name]}")
-            job.out.append(f"{RENAMED[name]}{equals}{value}")
+            alone = job.mode == "unlearn" and RENAMED[name] not in job.values
+            job.rename(name, RENAMED[name], value, TRAINED.get(name, "") if alone else "")
         elif reason := WITHOUT_EFFECT.get(_outer(name)):
             job.notes.append(f"{name} has no effect: {reason}")
         elif reason := REFUSED.get(_outer(name)):
@@ -187,7 +193,13 @@ def _handler(job: Translation, name: str, value: str) -> None:
     """Select a method by its class; there, the class then has its own defaults, and here those of `trainer=`."""
     job.out.append(f"{name}={value}")
     unset = {k: v for k, v in CLASS_DEFAULTS.get(value, {}).items() if f"trainer.method_args.{k}" not in job.values}
-    if job.theirs and unset and job.values.get("trainer") != value:
+    other = job.values.get("trainer", value)
+    if job.theirs and other != value:
+        job.notes.append(
+            f"{name}={value} has the settings of trainer={value}; OpenUnlearning passes those of trainer={other} to "
+            "the class"
+        )
+    elif job.theirs and unset and "trainer" not in job.values:
         listed = " ".join(f"trainer.method_args.{k}={v}" for k, v in unset.items())
         job.notes.append(
             f"{name}={value} has the settings of trainer={value}; the class in OpenUnlearning has {listed}"
@@ -343,7 +355,8 @@ def _eval_group(job: Translation, name: str, value: str) -> None:
             raise ConfigError(f"{name}={value}: nothing would be measured; leave it out")
         job.add("trainer.args.evaluate.every", "null", name if name.startswith("~") else f"{name}={value}")
         job.add("trainer.args.evaluate.steps", "null")
-        job.notes.append("the model is still measured once, at the end of `expunge unlearn`")
+        if job.mode == "unlearn":
+            job.notes.append("the model is still measured once, at the end of `expunge unlearn`")
     elif value not in (*BENCHMARKS, "lm_eval"):
         raise ConfigError(f"{name}={value}: a benchmark has one suite; write eval.metrics=[NAME,...], and for tasks of "
                           "lm-evaluation-harness eval.lm_eval.tasks=[mmlu]")  # fmt: skip
@@ -391,7 +404,7 @@ def _optim_args(job: Translation, name: str, value: str) -> None:
 
 
 def _retain_logs(job: Translation, name: str, value: str) -> None:
-    job.add("retain_logs_path", value, name)
+    job.rename(name, "retain_logs_path", value)
 
 
 STRATEGIES = ("trainer.args.eval_strategy", "trainer.args.evaluation_strategy")
