@@ -357,3 +357,31 @@ def test_a_file_of_a_fork_names_the_import(fork: Path, word: str) -> None:
 def test_options_of_a_launcher_name_the_launch(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["unlearn", *words, TOFU, "task_name=t"]) == 2
     assert "`accelerate launch -m expunge unlearn ...`" in capsys.readouterr().err
+
+
+def test_references_whose_values_are_unknown_are_listed(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = {
+        "weight_decay": "${oc.env:WD,0.05}",
+        "gradient_accumulation_steps": "${trainer.args.per_device_train_batch_size}",
+        "output_dir": "${paths.output_dir}",
+        "learning_rate": "${rate}",
+    }
+    content = {"defaults": ["default"], "rate": 0.5, "trainer": {"args": args}}
+    (fork / "configs/experiment/unlearn/tofu/refers.yaml").write_text(yaml.safe_dump(content))
+    word, notes = imported(fork, "unlearn/tofu/refers", capsys)
+    for key in ("weight_decay", "gradient_accumulation_steps"):
+        assert notes.count(f"not carried: trainer.args.{key}={args[key]}: write its value into the file") == 1
+    assert "output_dir" not in notes
+    assert tree_of(word)["trainer"]["args"]["learning_rate"] == 0.5
+
+
+def test_a_suite_of_another_name_has_its_metrics(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = {"defaults": [{"tofu_metrics": ["forget_Truth_Ratio", "privleak", "own"]}], "handler": "TOFUEvaluator"}
+    (fork / "configs/eval/small.yaml").write_text(yaml.safe_dump({**suite, "holdout_split": "holdout05"}))
+    content = {"defaults": ["default", {"override /eval": "small"}]}
+    (fork / "configs/experiment/unlearn/tofu/small.yaml").write_text(yaml.safe_dump(content))
+    word, notes = imported(fork, "unlearn/tofu/small", capsys)
+    tree = tree_of(word)
+    assert (tree["benchmark"], tree["eval"]["metrics"]) == ("tofu", ["forget_truth_ratio", "privleak"])
+    assert tree["holdout_split"] == "holdout05"
+    assert "not carried: metrics own" in notes

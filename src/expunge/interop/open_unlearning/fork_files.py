@@ -10,6 +10,7 @@ from expunge.core.decode import merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.yaml_text import read_yaml
 
+EVALUATORS = {"TOFUEvaluator": "tofu", "MUSEEvaluator": "muse", "LMEvalEvaluator": "lm_eval"}
 MODES = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
 
 
@@ -60,6 +61,21 @@ def overrides(entries: Any) -> dict[str, str | None]:
         for key, value in entry.items() if isinstance(entry, dict) else ():
             out[str(key).removeprefix("override").strip().lstrip("/")] = None if value is None else str(value)
     return out
+
+
+def suite_of(configs: Path, name: str) -> str:
+    """Return the suite of metrics that a file of the group eval is for, by its class; its own name otherwise."""
+    path = configs / "eval" / f"{name}.yaml"
+    handler = read_yaml(path, "").get("handler") if path.is_file() else None
+    return EVALUATORS.get(str(handler), name)
+
+
+def metrics_of(configs: Path, name: str) -> list[str]:
+    """Return the metrics that a file of the group eval lists."""
+    path = configs / "eval" / f"{name}.yaml"
+    entries = (read_yaml(path, "").get("defaults") if path.is_file() else None) or []
+    lists = [names for entry in entries if isinstance(entry, dict) for names in entry.values()]
+    return [str(name) for each in lists if isinstance(each, list) for name in each]
 
 
 def with_defaults(configs: Path, group: str, name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:

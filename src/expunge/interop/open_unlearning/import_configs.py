@@ -20,10 +20,12 @@ from expunge.interop.open_unlearning.fork_files import (
     configs_of,
     experiment_tree,
     experiments,
+    metrics_of,
     overrides,
+    suite_of,
     with_defaults,
 )
-from expunge.interop.open_unlearning.words import METRICS, translate
+from expunge.interop.open_unlearning.words import METRICS, translate, without_effect
 from expunge.models.options import with_options
 
 WHOLE_REFERENCE = re.compile(r"\$\{[^{}]*\}")
@@ -145,25 +147,25 @@ class _Carried:
     @cached_property
     def benchmark(self) -> str:
         """The benchmark whose data sets and metrics the experiment has; `custom` for data of the fork's own."""
-        suite = self.groups.get("eval", "tofu")
+        name = self.groups.get("eval", "tofu")
+        suite = suite_of(self.configs, name)
         sets = {key: name for key, name in self.groups.items() if key.startswith("data/datasets@")}
         own = [name for name in sets.values() if name not in DATASETS]
         unnamed = self.mode in SIDES and SIDES[self.mode] not in sets
         if own or unnamed or suite not in SUITES:
             files = "forget=FILE and retain=FILE" if self.mode == "unlearn" else "forget=FILE"
-            names = [*own, *([f"eval={suite}"] if suite not in SUITES else [])] or ["the data"]
-            self.notes.append(f"not carried: {', '.join(names)}: of the fork's own; name your rows by {files}")
+            names = [*own, *([f"eval={name}"] if suite not in SUITES else [])] or ["the data"]
+            self.notes.append(
+                f"not carried: {', '.join(dict.fromkeys(names))}: of the fork's own; name your rows by {files}"
+            )
             return "custom"
-        self.notes += self._unknown_metrics(suite)
+        self.notes += self._unknown_metrics(name)
         corpus = sets.get("data/datasets@data.forget", "").startswith("WMDP")
         return "wmdp" if suite == "lm_eval" and (corpus or "wmdp" in self.name) else suite
 
     def _unknown_metrics(self, suite: str) -> list[str]:
         """Return a note on the metrics of the fork's suite that do not exist here."""
-        path = self.configs / "eval" / f"{suite}.yaml"
-        entries = (read_yaml(path, "").get("defaults") if path.is_file() else None) or []
-        lists = [names for entry in entries if isinstance(entry, dict) for names in entry.values()]
-        names = [name for each in lists if isinstance(each, list) for name in each]
+        names = metrics_of(self.configs, suite)
         own = [str(name) for name in names if METRICS.get(name, name) not in self.known.metrics]
         return [f"not carried: metrics {', '.join(own)}: no metrics here; write them in a plugin"] if own else []
 
@@ -290,13 +292,18 @@ class _Carried:
         return self._resolved(text, depth - 1)
 
     def _suite(self) -> dict[str, Any]:
-        """Return the holdout split of the fork's suite, if the experiment names none."""
+        """Return the settings of the fork's suite: its holdout split, if the experiment names none, and its metrics."""
         name = self.groups.get("eval", "")
+        suite = suite_of(self.configs, name)
         path = self.configs / "eval" / f"{name}.yaml"
         split = read_yaml(path, "").get("holdout_split") if path.is_file() else None
-        if not isinstance(split, str) or _refers(split) or "holdout_split" in self.body:
-            return {}
-        return {"eval": {name: {"holdout_split": split}}}
+        out: dict[str, Any] = {}
+        if isinstance(split, str) and not _refers(split) and "holdout_split" not in self.body:
+            out["eval"] = {suite: {"holdout_split": split}}
+        metrics = [n for n in metrics_of(self.configs, name) if METRICS.get(n, n) in self.known.metrics]
+        if metrics and name != suite and suite in BENCHMARKS:
+            out[f"eval/{suite}_metrics"] = f"[{','.join(metrics)}]"
+        return out
 
     def _is_setting(self, method: str, key: str) -> bool:
         """Return whether a method has a setting, with a note if not. True for every other key."""
@@ -325,7 +332,9 @@ class _Carried:
             values.pop("eval.lm_eval.tasks", None)  # the benchmark has the same questions
         if self.benchmark == "custom":  # one note names the data and the metrics of the fork
             keep = ("data.anchor",)
-            values = {k: v for k, v in values.items() if k in keep or not k.startswith(("data.", "eval."))}
+            values = {k: v for k, v in values.items() if k in keep or not k.startswith(("data.", "eval.", "eval/"))}
+        if not quiet:
+            self.notes += self._lost(tree)
         above = [f"experiment={self.name.split('/')[0]}/{self.benchmark}/default", *context]
         above += [f"{key}={_text(value)}" for key, value in below.items()]
         words = [*sets, *(f"{key}={_text(value)}" for key, value in values.items())]
@@ -342,6 +351,16 @@ class _Carried:
                 if not quiet:
                     self.notes.append(f"not carried: {error}")
         return out
+
+    def _lost(self, tree: Mapping[str, Any]) -> list[str]:
+        """Return a note for each reference whose value no other setting has: a function, or a setting of training."""
+        values = {key: self._resolved(value) for key, value in _leaves(tree)}
+        return [
+            f"not carried: {key}={value}: write its value into the file"
+            for key, value in values.items()
+            if _refers(value) and value != "???" and key not in DROPPED and without_effect(key) is None
+            if ":" in value or key.startswith(("trainer.args.", METHOD_ARGS))
+        ]
 
     def _check(self, key: str, value: Any) -> None:
         """Raise ConfigError for a key that the command does not have."""

@@ -132,7 +132,7 @@ def translate(
         elif name in RENAMED:
             alone = job.mode == "unlearn" and RENAMED[name] not in job.values
             job.rename(name, RENAMED[name], value, TRAINED.get(name, "") if alone else "")
-        elif reason := WITHOUT_EFFECT.get(_outer(name)):
+        elif reason := without_effect(name):
             job.notes.append(f"{name} has no effect: {reason}")
         elif reason := REFUSED.get(_outer(name)):
             if value.lower() not in (*FALSE, "0.0"):
@@ -142,6 +142,11 @@ def translate(
         elif not _of_forks(job, name, value):
             job.out.append(word.lstrip("+") if key.startswith("+trainer.args") else word)
     return job.out, job.notes
+
+
+def without_effect(name: str) -> str | None:
+    """Return why a setting changes no result here; None for any other one."""
+    return WITHOUT_EFFECT.get(_outer(name))
 
 
 def _outer(name: str) -> str:
