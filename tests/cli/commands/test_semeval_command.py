@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -351,13 +350,14 @@ def test_validation_needs_both_sides(expunge: Run, places: tuple[Path, Path, Pat
 def test_a_run_with_a_limit_ends_without_the_clean_up_of_libraries(
     places: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    """A library that cleans up for a minute does not delay the end, and the exit code stays."""
-    slow = "import atexit, time; atexit.register(time.sleep, 60)"
+    """A library that cleans up for an hour does not delay the end, and the exit code stays."""
+    slow = "import atexit, time; atexit.register(time.sleep, 3600)"
     model, forget, retain = map(str, places)
     command = ["semeval", "--model", model, "--forget", forget, "--retain", retain, "--out", str(tmp_path / "out")]
     command += ["--time-limit", "10m", "experiment=semeval/gd", "trainer.args.max_steps=1", *FAST]
     code = f"{slow}; from expunge.cli.main import main; raise SystemExit(main())"
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
-    assert "written: " in done.stdout and time.monotonic() - began < 55
+    assert "written: " in done.stdout
