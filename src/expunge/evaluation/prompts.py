@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from expunge.core.records import Floats, TokenRecords
 from expunge.data.encoder import Encoder
 from expunge.data.examples import ExampleSet
 from expunge.evaluation.config import Generation
+from expunge.metrics.api import Metric
+from expunge.metrics.compute import requests
 
 # A token with a higher probability is the first choice by a logit margin of at least 0.4, more than the rounding error
 # of another batch, in half precision too.
@@ -67,6 +70,47 @@ def make_prompts(
             )
         out += [Prompt(row.row_id, sample, row.question, ids, room) for sample in range(generation.samples)]
     return out
+
+
+def check_lengths(
+    metrics: Iterable[Metric],
+    sets: Mapping[str, ExampleSet],
+    encoder: Encoder,
+    generation: Generation,
+    context: int | None,
+) -> None:
+    """Raise DataError for a row to measure that leaves no room for its answer, before a model is trained.
+
+    Only rows whose number of bytes does not rule that out are tokenised.
+
+    Args:
+        metrics: The metrics that will read the rows.
+        sets: The examples.
+        encoder: The template and the tokenizer.
+        generation: The settings of generated texts.
+        context: The maximum number of the model's positions; None if it is unknown.
+    """
+    from expunge.evaluation.loglikelihood import check_context, encode_items
+
+    wanted = requests(metrics)
+    for name, variants in wanted.tokens.items():
+        if long := _long_rows(sets[name], encoder, context):
+            check_context(context, sets[name], encode_items(sets[name], variants, encoder, long))
+    for name in wanted["texts"]:
+        if context is not None and (long := _long_rows(sets[name], encoder, context)):
+            make_prompts(sets[name], encoder, generation, context, long)
+
+
+def _long_rows(rows: ExampleSet, encoder: Encoder, context: int | None) -> set[int]:
+    """Return the rows with as many bytes as the limit has tokens; a token has at least one byte."""
+    if rows.long != "right" or rows.n_tokens is not None or not rows.rows:
+        return set()  # such prompts are cut on the left
+    limit = min(rows.max_length or encoder.max_length, context or math.inf)
+    limit -= len(encoder.row_prompt(rows, rows[0]))
+    texts = (
+        (r.row_id, (r.question, r.trace or "", *itertools.chain(*r.turns), *r.answers.values())) for r in rows.rows
+    )
+    return {row_id for row_id, every in texts if len("".join(every).encode()) >= limit}
 
 
 def draws(seed: int, prompt: Prompt) -> Floats:

@@ -338,6 +338,21 @@ def test_the_names_of_the_participants_script(expunge: Run, places: tuple[Path, 
     assert {"forget_validation_Prob", "retain_validation_Prob"} <= points[-1].keys()
 
 
+def test_a_row_that_is_too_long_to_validate_ends_before_training(
+    places: tuple[Path, Path, Path], expunge: Run, here: Path
+) -> None:
+    model, forget, retain = map(str, places)
+    row = rows_of("forget")[0]
+    (here / "long").mkdir()
+    (here / "long" / "forget.jsonl").write_text(json.dumps(row | {"input": "z " * 600, "output": "gold"}) + "\n")
+    paths = ("--model", model, "--forget", forget, "--retain", retain, "--out", "out", "--forget-validation", "long")
+    words = ("--retain-validation", retain, "trainer.args.evaluate.steps=9")
+    code, out, err = expunge("semeval", *paths, *words, *FAST)
+    assert code == 2 and err.count("expunge: error:") == 1 and "step" not in out
+    assert "forget_validation row 0: " in err and "no answer token is left" in err
+    assert not (here / "out" / "model.safetensors").exists()
+
+
 def test_validation_needs_both_sides(expunge: Run, places: tuple[Path, Path, Path], tmp_path: Path) -> None:
     model, forget, retain = places
     code, _, err = expunge(

@@ -182,7 +182,7 @@ class StudyHandle:
             return tell
         from expunge.pipelines.study.template_example import with_example
 
-        return with_example(self.graph.setting, self.store, tell, example)
+        return with_example(self.graph.setting, self.store, tell, example, self.graph.study.eval.generation)
 
     def _after_trials(
         self, console: Console | None, command: str, example: Callable[[str], None] | None

@@ -11,8 +11,11 @@ from expunge.data.encoder import Encoded, Encoder
 from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet
 from expunge.engine.run import JobEvent
 from expunge.engine.store import Store
+from expunge.evaluation.config import Generation
+from expunge.evaluation.prompts import check_lengths
 from expunge.models.config import looks_local
 from expunge.models.folder_settings import unapplied_generation
+from expunge.models.load import context_of
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.pipelines.study_jobs.model_jobs import BaseJob
 
@@ -107,15 +110,27 @@ def _is_cut(encoder: Encoder, rows: ExampleSet, row: Example) -> bool:
         return True
 
 
-def example_of(setting: TaskContext, source: str | None = None) -> tuple[list[str], list[str]]:
+def check_measured(setting: TaskContext, generation: Generation, encoder: Encoder, source: str) -> None:
+    """Raise DataError for a row to measure that leaves no room for its answer. source: the folder of a model."""
+    context = context_of(source, setting.model.model_args)
+    check_lengths(setting.benchmark.panel, setting.benchmark.sets, encoder, generation, context)
+
+
+def example_of(
+    setting: TaskContext, source: str | None = None, generation: Generation | None = None
+) -> tuple[list[str], list[str]]:
     """Return the lines of one example of a task and its notes; empty without an available tokenizer.
 
-    source: the folder of the tokenizer, if a job created it.
+    source: the folder of the tokenizer, if a job created it. generation: the settings of generated texts, if the run
+    measures the task's metrics; a row that leaves no room for its answer is then a DataError.
     """
     encoder = setting.planned_encoder() if source is None else setting.encoder(source)
     benchmark = setting.benchmark
     if encoder is None:
         return [], []
+    folder = source or setting.model.source
+    if generation is not None and folder is not None:
+        check_measured(setting, generation, encoder, folder)
     sets = [s for s in benchmark.sets.values() if isinstance(s, ExampleSet)]
     named = next((s for s in sets if s.name == benchmark.forget_set), None) or next(iter(sets), None)
     lines = template_lines(encoder, named) if named is not None and named.rows else []
@@ -135,22 +150,32 @@ def _generation_notes(source: str | None) -> list[str]:
     ]
 
 
-def print_example(setting: TaskContext, write: Callable[[str], None], source: str | None = None) -> None:
-    """Write one example and the notes at the start of a run, one line at a time. source: as in `example_of`."""
-    lines, notes = example_of(setting, source)
+def print_example(
+    setting: TaskContext,
+    write: Callable[[str], None],
+    source: str | None = None,
+    generation: Generation | None = None,
+) -> None:
+    """Write one example and the notes at the start of a run, one line at a time. Arguments as of `example_of`."""
+    lines, notes = example_of(setting, source, generation)
     for line in (*lines, *(f"note: {note}" for note in notes)):
         write(line)
 
 
 def with_example(
-    setting: TaskContext, store: Store, tell: Callable[[JobEvent], None], write: Callable[[str], None]
+    setting: TaskContext,
+    store: Store,
+    tell: Callable[[JobEvent], None],
+    write: Callable[[str], None],
+    generation: Generation | None = None,
 ) -> Callable[[JobEvent], None]:
     """Write an example at the start of a run; if a job creates the tokenizer, once that job is done.
 
-    tell: the receiver of the events of the jobs. Returns the receiver to use in its place.
+    tell: the receiver of the events of the jobs. generation: as in `example_of`. Returns the receiver to
+    use in its place.
     """
     if setting.model.scratch is None:
-        print_example(setting, write)
+        print_example(setting, write, generation=generation)
         return tell
     waiting = True
 
@@ -159,7 +184,7 @@ def with_example(
         tell(event)
         if waiting and event.job.kind == BaseJob.kind and event.what in ("hit", "done"):
             waiting = False
-            print_example(setting, write, str(store.path(event.job)))
+            print_example(setting, write, str(store.path(event.job)), generation)
 
     return tell_once
 

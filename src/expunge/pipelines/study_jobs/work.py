@@ -24,12 +24,13 @@ from expunge.evaluation.evaluator import Evaluator
 from expunge.evaluation.kinds import parts
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.passport import load_checked
+from expunge.evaluation.prompts import check_lengths
 from expunge.methods.objective import Objective
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import requests
 from expunge.models.config import PRESETS, TokenizerArgs, looks_local
 from expunge.models.dtypes import arithmetic_notes, dtype_to_save, stored_dtype
-from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
+from expunge.models.load import Bits, context_of, load_model, load_tokenizer, pick_device, save_model
 from expunge.models.passport import Passport, check_trainable
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.pipelines.study_jobs import GENERATIONS, READING, TRAJECTORY
@@ -117,16 +118,18 @@ def fit(
 
         questions = {side: [setting.benchmark.sets[n] for n in sides[side]] for side in objective.needs.rollout_sides}
         rollouts = rollout_source(questions["forget"], encoder, questions.get("retain", ()))
+    watch = evaluator = None
+    if args.evaluate.on:
+        context = context_of(source, setting.model.model_args)
+        evaluator = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain, context)
     bits = args.lora.quantize if args.lora else None
     dtype = weights_dtype(args.optim)
     model, passport = open_trained(source, setting, encoder, folder, quantize=bits, dtype=dtype)
     check_rows(model, rows)
     stored = {key: load_reference(path, spec, model) for key, (path, spec) in (references or {}).items()}
-    watch = evaluator = None
     first = distributed.here().first
     with _reporters(args if first else None, label) as run_reporters:
-        if args.evaluate.on:
-            evaluator = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
+        if evaluator is not None:
             watch = watching(folder, args, evaluator, seen, encoder, generation or Generation(), run_reporters)
         result = train_and_save(
             folder, model, encoder, objective, rows, args, dtype=dtype_to_save(args.save_dtype, source),
@@ -207,10 +210,12 @@ def evaluated(
     encoder: Encoder,
     generation: Generation,
     retain: Path | Mapping[str, MetricResult] | None,
+    context: int | None,
 ) -> Evaluator:
-    """Return the evaluator of a run's evaluations.
+    """Return the evaluator of a run's evaluations. Raises DataError for a row that leaves no room for its answer.
 
-    retain: the folder of the retain model's records, for the same rows, or its results on all rows.
+    retain: the folder of the retain model's records, for the same rows, or its results on all rows. context: the
+    maximum number of the model's positions, if it is known.
     """
     watched = setting.watched or setting.benchmark
     metrics = model_selection.watched_metrics(watched, args)
@@ -218,6 +223,8 @@ def evaluated(
         metrics=metrics, sets=watched.sets, encoder=encoder, generation=generation, limits=watched.generation,
         n_rows=args.n_rows,
     )  # fmt: skip
+    read = {name: evaluator.examples(name) for name in requests(metrics).rows}
+    check_lengths(metrics, read, encoder, generation, context)
     if not isinstance(retain, Path):
         return dataclasses.replace(evaluator, retain=retain)
     tables = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
