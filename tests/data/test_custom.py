@@ -416,6 +416,15 @@ def test_answers_that_are_codes_need_a_setting(tmp_path: Path) -> None:
             load_rows(file, "forget", Columns())
         rows = load_rows(file, "forget", Columns(question="question", answer="answer"))
         assert [row.answer for row in rows] == [str(code) for code in codes]
+    for names in (("A", "B", "C"), ("opa", "opb", "opc"), ("option_1", "option_2", "option_3")):
+        named = dict(zip(names, choices, strict=True))
+        file = write(*({"question": f"Which {i}?", **named, "answer": "B"} for i in range(2)))
+        with pytest.raises(DataError, match=rf"letter such as 'B', probably of {named and repr(names[0])}, "):
+            load_rows(file, "forget", Columns())
+    file = write(*({"prompt": f"Which {i}?", "completion": "Red.", "label": i == 0} for i in range(3)))
+    with pytest.raises(DataError, match=r"'label' is false in 2 rows \(row 1\): unwanted completions of KTO; remove"):
+        load_rows(file, "forget", Columns())
+    assert len(load_rows(file, "forget", Columns(question="prompt", answer="completion"))) == 3
     file = write(*({"text": f"What a film {i}", "labels": i % 2} for i in range(4)))
     with pytest.raises(
         DataError, match=r"probably a class; set data\.args\.text_column=text to read the texts alone, or"
@@ -514,6 +523,10 @@ def test_columns_with_values_by_number_in_another_order(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("instruction,input,output\nAdd.,1 and 2,3\n", "reads instruction and input -> question, output -> answer; 1"),
+        (
+            "instruction,context,response\nAdd.,1,3\n",
+            "reads instruction and context -> question, response -> answer; 1",
+        ),
         (
             "question,answer,perturbed_answer_1\nWho?,Ann,Bo\n",
             "reads question -> question, answer -> answer, pert",

@@ -23,6 +23,8 @@ FILES = {
     "chat_as_python.csv": f'id,messages\n1,"{TURNS}"\n',
     "by_name.json": json.dumps({"0": ROW}),
     "squad.jsonl": json.dumps({"question": "Who?", "answers": {"text": ["Ann", "Ann"], "answer_start": [1, 9]}}) + "\n",
+    "one_row.json": json.dumps({**ROW, "evidence": [{"text": "Ann wrote it."}]}),
+    "squad_file.jsonl": json.dumps({"question": "Who?", "answers": [{"text": "Ann", "answer_start": 1}] * 2}) + "\n",
     "commas.jsonl": json.dumps(ROW) + ",\n" + json.dumps({"question": "Where?", "answer": "Rome"}) + "\n",
 }
 
@@ -60,3 +62,29 @@ def test_the_command_for_rows_below_a_key_writes_them(text: str, tmp_path: Path)
     done = subprocess.run(shlex.split(command), capture_output=True, check=True, text=True)
     (tmp_path / "rows.json").write_text(done.stdout, encoding="utf-8")
     assert load_rows(str(tmp_path / "rows.json"), "forget", Columns())[0].answer == "Ann"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("rows.txt", f"{json.dumps(ROW)}\n{json.dumps(ROW)}\n", "rows of a table, not texts; name the file rows.jsonl"),
+        ("rows.txt", '"question","answer"\n"Who?","Ann"\n', "rows of a table, not texts; name the file rows.csv"),
+        ("rows.json", '[["question", "answer"], ["Who?", "Ann"]]', "row 0: .* are names of columns; remove this row"),
+        ("a.jsonl", json.dumps({"conversation": TURNS}), "'conversation' list turns of conversations; name the"),
+        ("a.jsonl", json.dumps({"chosen": TURNS, "rejected": TURNS}), "'chosen', 'rejected' list turns of"),
+        (
+            "a.jsonl", json.dumps({"prompt": "Who?", "chosen": "Ann", "rejected": "Bob"}),
+            "Write: data.args.question_column=prompt data.args.answer_column=chosen",
+        ),
+    ],
+)  # fmt: skip
+def test_shapes_that_are_not_read_are_named(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        load_rows(str(tmp_path / name), "forget", Columns())
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}\nA text.', "Question, she said, and answer.\nA text.", "1\n2"])
+def test_texts_that_only_begin_like_a_table_are_read(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert load_rows(str(tmp_path / "a.txt"), "forget", Columns())[0].answer == text.split("\n")[0]

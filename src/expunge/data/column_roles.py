@@ -11,7 +11,7 @@ import re
 import shlex
 import tokenize
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -42,6 +42,8 @@ VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UN
 # Further columns that are read. They do not make the choice of columns ambiguous.
 KNOWN = ("id", "input", *VARIANTS, "trace", "turns")
 TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant's turn, as chat templates name it
+OPTION = re.compile(r"(?:opt(?:ion)?|op|choice|ans(?:wer)?)?[ _-]?[a-j0-9]", re.IGNORECASE)  # a column of one option
+CONTEXTS = ("input", "context")  # columns that belong to an instruction: Alpaca's and Dolly's
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
@@ -112,6 +114,8 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
         )
     if pairs:
         question, answer, form = pairs[0]
+        if question == PAIR[0] and named_pairs({_plain(str(raw[0][name])): name for name in PAIR}):
+            raise DataError(f"{where} row 0: {list(raw[0].values())} are names of columns; remove this row")
         if problem := codes_problem(raw, question, answer):
             setting = _setting(question, answer)
             texts = f"{_word('text', question)} to read the texts alone, or " if _plain(question) == TEXT else ""
@@ -144,22 +148,31 @@ def named_pairs(by_name: Mapping[str, str]) -> list[tuple[str, str, Form]]:
 
 
 def codes_problem(raw: Sequence[Mapping[str, Any]], question: str, answer: str) -> str | None:
-    """Return the problem if all answers are positions in a list of choices, or numbers of classes; else None.
+    """Return the problem if all answers are positions of choices or classes, or some are unwanted; else None.
 
     The names of the columns are then misleading, and training on "2" teaches nothing.
     """
-    choices = next((k for k, v in raw[0].items() if isinstance(v, list | dict) and len(v) > 1 and k != answer), None)
+    unwanted = [i for i, record in enumerate(raw) if str(record.get("label")).lower() == "false"]
+    if unwanted and _plain(answer) == "completion":
+        return f"'label' is false in {len(unwanted)} rows (row {unwanted[0]}): unwanted completions of KTO; remove them"
     answers = [record.get(answer) for record in raw]
     if not all(_is_code(value) for value in answers):
         return None
-    if choices is not None:
+    if choices := _choices(raw[0], answer):
         return (
-            f"every {answer!r} is a position or a letter such as {answers[0]!r}, probably of {choices!r}; write the "
+            f"every {answer!r} is a position or a letter such as {answers[0]!r}, probably of {choices}; write the "
             "text of the right choice"
         )
     if _plain(answer) == "labels" and len(answers) > 1:
         return f"every {answer!r} is a number or a letter such as {answers[0]!r}, probably a class"
     return None
+
+
+def _choices(record: Mapping[str, Any], answer: str) -> str:
+    """Return the column of a list of choices, or the columns of one option each; empty without any."""
+    lists = [k for k, v in record.items() if isinstance(v, list | dict) and len(v) > 1 and k != answer]
+    options = [k for k in record if isinstance(k, str) and k != answer and OPTION.fullmatch(k.strip())]
+    return ", ".join(map(repr, lists[:1] or (options if len(options) > 1 else ())))
 
 
 def _setting(question: str, answer: str) -> str:
@@ -196,7 +209,10 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     listed = ", ".join(_short(c) for c in names[:6])
     problem = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
     hint = ""
-    if len(names) == 2 and all(plain):
+    if "chosen" in plain and isinstance(first.get("chosen"), str) and {"prompt", "question"} & set(plain):
+        question = names[plain.index("prompt" if "prompt" in plain else "question")]
+        hint = f" Write: {_setting(question, names[plain.index('chosen')])}."
+    elif len(names) == 2 and all(plain):
         hint = f" Write: {_setting(names[0], names[1])}."
     elif len(names) == 1 and all(plain):
         hint = f" For plain texts write: {_word('text', names[0])}."
@@ -258,11 +274,11 @@ def check_text(value: Any, place: str) -> Any:
 
 
 def with_context(record: Mapping[str, Any], question: Any, place: str) -> Any:
-    """Return an instruction followed by Alpaca's third column `input`, if that has a value.
+    """Return an instruction followed by its `context_column`, if that has a value.
 
-    Raises DataError for an `input` that is neither text nor a number.
+    Raises DataError for a context that is neither text nor a number.
     """
-    key = next((k for k in record if isinstance(k, str) and k.strip().lower() == "input"), None)
+    key = context_column(record)
     context = None if key is None else record[key]
     if context is None or (isinstance(context, float) and math.isnan(context)):
         return question
@@ -271,6 +287,12 @@ def with_context(record: Mapping[str, Any], question: Any, place: str) -> Any:
     if not isinstance(context, str):
         raise DataError(f"{place}: {key!r} must be text, got {_short(context)}")
     return "\n\n".join(part for part in (question, context) if part.strip())
+
+
+def context_column(names: Iterable[Any]) -> str | None:
+    """Return the column that belongs to an instruction: Alpaca's `input`, or else Dolly's `context`; None if absent."""
+    by_name = {_plain(name): name for name in names if isinstance(name, str)}
+    return next((by_name[name] for name in CONTEXTS if name in by_name), None)
 
 
 def pair_record(

@@ -20,15 +20,17 @@ from expunge.data.column_roles import (
     Columns,
     Roles,
     cell_text,
+    context_column,
     find_roles,
+    named_pairs,
     pair_record,
     read_chat,
 )
 from expunge.data.doubtful_texts import doubts
 from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows
-from expunge.data.record_shapes import unwrapped
+from expunge.data.record_shapes import table_in_text, unwrapped
 from expunge.data.source import file_bytes, is_hub_id, load_raw, read_file
-from expunge.data.table_files import Records, decode_text
+from expunge.data.table_files import DELIMITERS, Records, decode_text
 
 WORLD = "world"
 __all__ = [
@@ -72,7 +74,10 @@ def load_examples(path: str, name: str, columns: Columns, *, further: bool = Fal
     """
     file = Path(path).expanduser()
     if file.suffix.lower() == ".txt" and not file.is_dir():
-        raw: Records = [{TEXT: text} for text in _paragraphs(file)]
+        texts = _paragraphs(file)
+        if ending := table_in_text(texts, DELIMITERS, lambda names: bool(named_pairs(dict.fromkeys(names, "")))):
+            raise DataError(f"{path}: its lines are rows of a table, not texts; name the file {file.stem}{ending}")
+        raw: Records = [{TEXT: text} for text in texts]
         columns = Columns(text=TEXT)
     else:
         raw = read_file(file) if file.exists() else load_raw(path)[0]  # a hub id, or an error with the nearest name
@@ -115,8 +120,9 @@ def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Seq
     used = {roles.question, roles.answer, *(n for n in names if n in KNOWN or NUMBERED.fullmatch(n))}
     if roles.question is None or roles.question.strip().lower() != "instruction":
         used.discard("input")
-    elif context := next((name for name in names if name.strip().lower() == "input" and name != roles.answer), None):
+    elif context := context_column(name for name in names if name != roles.answer):
         read = read.replace(" -> question", f" and {context} -> question", 1)
+        used.add(context)
     if roles.form != "qa":
         used -= {TRACE, "turns"}
     used |= {roles.question, roles.answer}

@@ -22,6 +22,7 @@ from expunge.data.column_roles import (
     chat_record,
     check_text,
     codes_problem,
+    context_column,
     named_pairs,
     pair_record,
     refuse_calls,
@@ -150,7 +151,7 @@ def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], na
     names = {str(key) for record in records for key in record}
     used = {prompt, answer, *VARIANTS, *parts, *filter(NUMBERED.fullmatch, names)}
     if prompt.strip().lower() == "instruction":
-        used |= {column for column in names if column.strip().lower() == "input"}
+        used |= {context_column(names) or prompt}
     return ExampleSet(name, _with_meta(rows.rows, records, used), form)
 
 

@@ -6,7 +6,7 @@ import ast
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 NUMBER_IN_LIST = re.compile(r"\s*\[\s*(-?\d+(?:\.\d+)?)\s*\]\s*")
@@ -24,7 +24,16 @@ def unwrapped(raw: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def squad_texts(value: Any) -> Any:
-    """Return the texts of SQuAD's `{"text": [...], "answer_start": [...]}`, each once; any other value unchanged."""
+    """Return the texts of SQuAD's `{"text": [...], "answer_start": [...]}`, each once; any other value unchanged.
+
+    Its own files have a list of objects with one text and one number each.
+    """
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(v, Mapping) and {"text", "answer_start"} <= v.keys() for v in value)
+    ):
+        value = {key: [v[key] for v in value] for key in ("text", "answer_start")}
     if not isinstance(value, Mapping) or value.keys() != {"text", "answer_start"}:
         return value
     texts = value["text"]
@@ -61,6 +70,11 @@ def rows_by_name(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 def rows_below(first: Mapping[str, Any], where: str) -> str | None:
     """Return the error for a record whose rows are in a list or an object below it; None for other records."""
     nested = [k for k, v in first.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if turns := [k for k in nested if is_turn(first[k][0])]:
+        return (
+            f"{where}: {', '.join(repr(k) for k in turns)} list turns of conversations; name the column to read "
+            "messages, or a prompt and its answer prompt and completion"
+        )
     step = " | .[]"
     if not nested:
         nested, step = [k for k, v in first.items() if isinstance(v, dict) and v], ""
@@ -71,3 +85,23 @@ def rows_below(first: Mapping[str, Any], where: str) -> str | None:
         f"{where}: its rows are below {', '.join(repr(n) for n in nested[:4])}; write them to a separate file: "
         f"jq -s {shlex.quote(program)} {shlex.quote(where)} > rows.json"
     )
+
+
+def is_turn(value: Mapping[str, Any]) -> bool:
+    """Return whether an object is one turn of a conversation."""
+    return not value.keys().isdisjoint({"role", "from"}) and not value.keys().isdisjoint({"content", "value"})
+
+
+def table_in_text(
+    texts: Sequence[str], delimiters: Iterable[str], is_header: Callable[[list[str]], bool]
+) -> str | None:
+    """Return the usual ending of a table's name if plain texts are the lines of one; None for other texts.
+
+    is_header: whether some names are columns of questions and answers.
+    """
+    if any(is_header([name.strip().strip('"').lower() for name in texts[0].split(d)]) for d in delimiters):
+        return ".csv"
+    try:
+        return ".jsonl" if all(isinstance(json.loads(text), dict | list) for text in texts) else None
+    except (ValueError, RecursionError):
+        return None

@@ -21,6 +21,7 @@ Records = list[dict[str, Any]]
 
 PAIR = ("item 0", "item 1")  # columns of a row that is an array of two texts
 CHATS = ("messages", "conversations", "prompt", "completion")  # one row, whose lists are turns
+QUESTIONS = ("question", "instruction", "query", "input")  # one row, if the value is a text
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 HEADER = re.compile(r'(?:[^"\n]+|"[^"]*")*')  # the first line; a quoted name may contain line breaks
 BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n|\n|\r))*")
@@ -226,16 +227,18 @@ def read_json_object(text: str, path: Path) -> Records | None:
         return None
     if not isinstance(value, dict):
         return None
-    if any(key in value for key in CHATS):
+    from expunge.data.record_shapes import is_turn, rows_by_name
+
+    if any(key in value for key in CHATS) or any(isinstance(value.get(key), str) for key in QUESTIONS):
         return [value]
     lists = {k: v for k, v in value.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)}
+    if any(is_turn(rows[0]) for rows in lists.values()):
+        return [value]
     if len(lists) == 1:
         (name, rows) = next(iter(lists.items()))
         return [as_record(item, f"{path} {name} item {i}") for i, item in enumerate(rows)]
     if len(lists) > 1:
         raise DataError(f"{path}: holds several lists of rows ({', '.join(lists)}); write the one to read to a file")
-    from expunge.data.record_shapes import rows_by_name
-
     columns = rows_by_name(value) or _columns_of(value)
     return columns if columns is not None else [value]
 
