@@ -6,7 +6,7 @@ from typing import Literal
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, Limits, benchmark, settings, unused
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.loaders.muse import HUB_IDS, RETAIN, forget_source, load_muse, note_on_name
+from expunge.data.loaders.muse import HUB_IDS, RETAIN, forget_source, load_muse, note_on_part
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 
@@ -84,7 +84,7 @@ def muse(config: BenchmarkConfig) -> Benchmark:
             "retain_knowmem_ROUGE",
         ),
         utility="retain_knowmem_ROUGE",
-        notes=(*note_on_name(config.root or "", data_split), *notes),
+        notes=(*note_on_part(config.root or "", data_split, sets["forget_knowmem"]), *notes),
     )
 
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.loaders.muse import forget_source, load_muse, note_on_name
+from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.loaders.muse import forget_source, load_muse, note_on_part
 
 RELEASED = Path(__file__).parents[4] / "shared" / "data" / "muse_news"
 
@@ -48,10 +49,26 @@ def test_roles_and_forms(muse_folder: Path) -> None:
     ],
 )
 def test_a_name_of_the_other_part_is_noted(root: str, part: str, other: str | None) -> None:
-    notes = note_on_name(root, part)
+    notes = note_on_part(root, part, ExampleSet("forget_knowmem", ()))
     assert [note.partition(": ")[2] for note in notes] == (
         [f"named after MUSE-{other}, and data_split is {part}; did you mean {other}?"] if other else []
     )
+
+
+@pytest.mark.parametrize("name", ["muse", "MUSE-News", "MUSE-Books"])
+def test_the_content_tells_the_part_whatever_the_folder_is_called(name: str) -> None:
+    """The authors' folders are called bbc and hp."""
+    texts = {"Books": "What did Hagrid call the dragon?", "News": "Who won at the Crucible?"}
+    for part, text in texts.items():
+        rows = tuple(Example(i, text if i % 4 == 0 else "Where?", {ANSWER: f"{i}"}) for i in range(20))
+        questions = ExampleSet("forget_knowmem", rows)
+        (other,) = (p for p in texts if p != part)
+        (note,) = note_on_part(name, other, questions)
+        count = 5 if part == "Books" else 0
+        assert note == (
+            f"data_split={other}: {count} of 20 forget questions name people of Harry Potter; did you mean {part}?"
+        )
+        assert not note_on_part(f"{name}-{part}", part, questions)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from expunge.data.table_files import Records
 
 HUB_IDS = {"News": "muse-bench/MUSE-News", "Books": "muse-bench/MUSE-Books"}
 SERIES = ("scal", "sust")  # growing and consecutive forget sets: News only
+BOOKS = re.compile(r"\b(?:Harry|Hermione|Hagrid|Hogwarts|Dumbledore|Weasley|Snape)\b")
+FEW_QUESTIONS = 20  # a part has 100
 RETAIN = ("retain1", "retain2")
 
 
@@ -32,10 +34,18 @@ def forget_source(forget_split: str, data_split: str, series: str | None) -> tup
     return sources[forget_split]
 
 
-def note_on_name(root: str, data_split: str) -> tuple[str, ...]:
-    """Return a note if the name of a hub id or a folder has the word of the other part (News, Books), else nothing."""
+def note_on_part(root: str, data_split: str, questions: ExampleSet) -> tuple[str, ...]:
+    """Return a note if the data are probably the other part's (News, Books), else nothing.
+
+    The forget questions of Books name people of Harry Potter. With few questions only the name of the hub id or the
+    folder counts.
+    """
     words = set(re.findall("[a-z]+", root.rstrip("/").rpartition("/")[2].lower()))
     (other,) = (part for part in HUB_IDS if part != data_split)
+    n = sum(1 for row in questions if BOOKS.search(f"{row.question} {row.answer}"))
+    if len(questions) >= FEW_QUESTIONS and (n >= len(questions) / 10) == (other == "Books"):
+        count = f"{n} of {len(questions)} forget questions name people of Harry Potter"
+        return (f"data_split={data_split}: {count}; did you mean {other}?",)
     if other.lower() not in words or data_split.lower() in words:
         return ()
     return (f"data.root={root}: named after MUSE-{other}, and data_split is {data_split}; did you mean {other}?",)
