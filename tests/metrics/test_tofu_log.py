@@ -62,3 +62,10 @@ def test_damaged_logs(change: Any, words: str) -> None:
     change(damaged)
     with pytest.raises(DataError, match=words):
         read_tofu_log({"eval_log_forget.json": damaged}, "log")
+
+
+def test_one_set_of_a_log_is_answered_with_the_whole_log(tmp_path: Path) -> None:
+    path = tmp_path / "eval_log_forget.json"
+    path.write_text(json.dumps(group(4)))
+    with pytest.raises(DataError, match=r"one set of TOFU's published log; give the eval_log_aggregated.json next to"):
+        read_results(path)

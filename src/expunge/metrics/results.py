@@ -53,6 +53,8 @@ def read_results(path: Path) -> tuple[dict[str, MetricResult], dict[str, Any]]:
         from expunge.metrics.tofu_log import read_tofu_log  # imports numpy, which reading our own files does not need
 
         return read_tofu_log(data, str(path)), {}
+    if "avg_gt_loss" in data:
+        raise DataError(f"{path}: one set of TOFU's published log; give the eval_log_aggregated.json next to it")
     meta = data.pop(META, {})
     if not isinstance(meta, dict):
         raise DataError(f"{path}: entry {META!r}: expected a group of keys, got {_short(meta)}")
