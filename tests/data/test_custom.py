@@ -574,3 +574,17 @@ def test_doubtful_texts_are_in_the_note(tmp_path: Path) -> None:
     assert load_examples(str(file), "forget", Columns()).note.endswith(
         "1 rows, 1 with HTML entities such as &amp; (row 0), read unchanged"
     )
+
+
+def test_rows_that_differ_in_earlier_turns_are_not_the_same(tmp_path: Path) -> None:
+    def row(first: str) -> str:
+        texts = (first, "Yes.", "Who?", "Ann")
+        roles = ("user", "assistant", "user", "assistant")
+        return json.dumps({"messages": [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]})
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"{row('Is she old?')}\n{row('Is she young?')}\n")
+    assert len(load_rows(str(file), "forget", Columns())) == 2
+    file.write_text(f"{row('Is she old?')}\n{row('Is she  old?')}\n")
+    with pytest.raises(DataError, match="row 1 is the same as row 0"):
+        load_rows(str(file), "forget", Columns())

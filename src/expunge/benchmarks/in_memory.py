@@ -85,7 +85,7 @@ def default_metrics(
 
 def check_disjoint(sets: Mapping[str, ExampleSet]) -> None:
     """Raise DataError if a row stands in two sets."""
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, ...], str] = {}
     for name, rows in sets.items():
         own = {}
         for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 import unicodedata
@@ -299,14 +300,17 @@ def _paragraphs(file: Path) -> Sequence[str]:
     return [part.strip() for part in parts]
 
 
-def row_key(row: Example) -> tuple[str, str]:
-    """Return the question and answer for comparisons: the same characters, however they and the blanks are coded."""
-    question, answer = (" ".join(unicodedata.normalize("NFC", text).split()) for text in (row.question, row.answer))
-    return question, answer
+def row_key(row: Example) -> tuple[str, ...]:
+    """Return a row's texts for comparisons: the same characters, however they and the blanks are coded.
+
+    They are the question, the answer, and the earlier turns, without which a short question means another thing.
+    """
+    texts = (row.question, row.answer, *itertools.chain(*row.turns))
+    return tuple(" ".join(unicodedata.normalize("NFC", text).split()) for text in texts)
 
 
 def _refuse_twice(rows: ExampleSet, where: str) -> None:
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, ...], int] = {}
     for row in rows:
         first = seen.setdefault(row_key(row), row.row_id)
         if first != row.row_id:
