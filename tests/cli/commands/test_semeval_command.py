@@ -353,6 +353,21 @@ def test_a_row_that_is_too_long_to_validate_ends_before_training(
     assert not (here / "out" / "model.safetensors").exists()
 
 
+def test_a_document_that_is_too_long_to_score_ends_before_training(
+    places: tuple[Path, Path, Path], expunge: Run, here: Path
+) -> None:
+    model, forget, retain = map(str, places)
+    (here / "mia").mkdir()
+    for name in ("member", "nonmember"):
+        row = {"id": "1", "document": f"{name} " + "z " * 2000}  # the model has 1024 positions
+        (here / "mia" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    paths = ("--model", model, "--forget", forget, "--retain", retain, "--out", "out", "--score", "--mia", "mia")
+    code, out, err = expunge("semeval", *paths, "model.template_args.max_length=9000", *FAST)
+    assert code == 2 and err.count("expunge: error:") == 1 and "step" not in out
+    assert "member row 0: 'answer' with its question has" in err and "the model's context is 1024" in err
+    assert not (here / "out").exists()
+
+
 def test_validation_needs_both_sides(expunge: Run, places: tuple[Path, Path, Path], tmp_path: Path) -> None:
     model, forget, retain = places
     code, _, err = expunge(

@@ -25,9 +25,11 @@ from expunge.pipelines.semeval import (
     prepare_run,
     submit,
 )
+from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single import prepare
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_config import decode_task
+from expunge.pipelines.study.template_example import check_measured
 from expunge.pipelines.submission_folder import check_folder
 from expunge.report.display import duration
 
@@ -169,7 +171,7 @@ def run_semeval(parsed: argparse.Namespace) -> int:
     if parsed.output is None:
         check_folder(out)
     if parsed.score:
-        _scoring(parsed, str(parsed.model), out)  # raises an error for wrong input before training
+        _check_scoring(_scoring(parsed, str(parsed.model), out))
     quiet()
     try:
         done = submit(
@@ -257,6 +259,14 @@ def _scoring(parsed: argparse.Namespace, model: str, out: Path) -> SingleJob:
     single = decode_task(SingleJob, tree)
     paths = dataclasses.replace(single.paths, output_dir=str(out / EVALS))
     return dataclasses.replace(single, paths=paths)
+
+
+def _check_scoring(single: SingleJob) -> None:
+    """Raise an error, before training, for rows that the measurement could not read."""
+    setting = resolve_task(single)
+    encoder = setting.planned_encoder()
+    if encoder is not None:
+        check_measured(setting, single.eval.generation, encoder, str(single.model.source))
 
 
 def _score(parsed: argparse.Namespace, out: Path, console: Console) -> None:
