@@ -263,6 +263,12 @@ def test_arcsf_rounds_a_share_of_authors_up() -> None:
     assert (len(tofu_forgotten(clean)), len(tofu_forgotten(theirs))) == (40, 60)
 
 
+def test_arcsf_cuts_a_product_that_is_just_below_a_whole_number() -> None:
+    """4000 * 0.25025 is 1000.9999999999999."""
+    choices = (TofuChoice("question", False, True, 0.1, 0.25025, 42, compat) for compat in ("clean", "arcsf"))
+    assert [len(tofu_forgotten(choice)) for choice in choices] == [1001, 1000]
+
+
 def test_graph_files_that_are_wrong(tmp_path: Path) -> None:
     folder = graph_folder(tmp_path, None)
     with pytest.raises(DataError, match="no question rows"):

@@ -22,8 +22,10 @@ N_WRONG = 3
 Sampling = Literal["clean", "arcsf"]
 
 
-def n_forgotten(n: int, fraction: float) -> int:
+def n_forgotten(n: int, fraction: float, compat: Sampling = "clean") -> int:
     """Return how many of `n` a share is, rounded down: 0.05 of 10349 questions are 517."""
+    if compat == "arcsf":
+        return int(n * fraction)
     return math.floor(n * fraction + 1e-9)  # 0.29 * 100 is 28.999999999999996
 
 
@@ -68,7 +70,7 @@ def split_by(
     else:
         raise ConfigError(f"{where}granularity={granularity}: no such level{nearest(granularity, GRANULARITIES)}")
     theirs = compat == "arcsf"
-    n = math.floor(len(units) * fraction) if theirs else n_forgotten(len(units), fraction)
+    n = n_forgotten(len(units), fraction, compat)
     if not n:
         raise ConfigError(f"{where}forget_fraction={fraction}: gives 0 of {len(units)} {granularity}s to forget")
     # arcsf seeds the global generator with the number itself and samples once: positions depend on counts alone.
@@ -148,7 +150,7 @@ def tofu_forgotten(choice: TofuChoice) -> list[int]:
             raise ConfigError(
                 "data.args.forget_random=false: the first questions of each author need data.args.stratified=true"
             )
-        n = n_forgotten(AUTHORS * QUESTIONS, choice.fact_fraction)
+        n = n_forgotten(AUTHORS * QUESTIONS, choice.fact_fraction, choice.compat)
         return _sample(AUTHORS * QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction)
     n = n_forgotten(AUTHORS, choice.author_fraction)
     if choice.compat == "arcsf":  # its split of authors is scikit-learn's, which rounds a share up
@@ -157,7 +159,7 @@ def tofu_forgotten(choice: TofuChoice) -> list[int]:
     if choice.granularity == "author":
         places: Sequence[int] = range(QUESTIONS)
     elif choice.forget_random:
-        n = n_forgotten(QUESTIONS, choice.fact_fraction)
+        n = n_forgotten(QUESTIONS, choice.fact_fraction, choice.compat)
         places = _sample(QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction, everything=True)
     else:
         places = range(BIOGRAPHICAL)
