@@ -25,6 +25,8 @@ FILES = {
     "squad.jsonl": json.dumps({"question": "Who?", "answers": {"text": ["Ann", "Ann"], "answer_start": [1, 9]}}) + "\n",
     "one_row.json": json.dumps({**ROW, "evidence": [{"text": "Ann wrote it."}]}),
     "squad_file.jsonl": json.dumps({"question": "Who?", "answers": [{"text": "Ann", "answer_start": 1}] * 2}) + "\n",
+    "pandas_split.json": json.dumps({"columns": list(ROW), "index": [0], "data": [list(ROW.values())]}),
+    "table.md": "| question | answer |\n|---|---|\n| Who? | Ann |\n",
     "commas.jsonl": json.dumps(ROW) + ",\n" + json.dumps({"question": "Where?", "answer": "Rome"}) + "\n",
 }
 
@@ -88,3 +90,18 @@ def test_shapes_that_are_not_read_are_named(name: str, text: str, message: str, 
 def test_texts_that_only_begin_like_a_table_are_read(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     assert load_rows(str(tmp_path / "a.txt"), "forget", Columns())[0].answer == text.split("\n")[0]
+
+
+def test_lines_of_json_texts_are_plain_texts(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('"Ann wrote it."\n"Bob read it."\n')
+    rows = load_rows(str(file), "forget", Columns())
+    assert rows.form == "text" and [row.answer for row in rows] == ["Ann wrote it.", "Bob read it."]
+
+
+def test_the_hint_for_a_missing_header_names_no_text_as_a_column(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("Who?,Ann\nWhen?,Now\n")
+    with pytest.raises(DataError, match="put a line of names above it") as raised:
+        load_rows(str(file), "forget", Columns())
+    assert "question_column=" not in str(raised.value)

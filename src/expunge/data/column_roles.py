@@ -212,6 +212,8 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     if "chosen" in plain and isinstance(first.get("chosen"), str) and {"prompt", "question"} & set(plain):
         question = names[plain.index("prompt" if "prompt" in plain else "question")]
         hint = f" Write: {_setting(question, names[plain.index('chosen')])}."
+    elif any(name.endswith("?") or len(name.split()) > 4 for name in plain):
+        pass  # the first line is a row, whose texts are no names of columns
     elif len(names) == 2 and all(plain):
         hint = f" Write: {_setting(names[0], names[1])}."
     elif len(names) == 1 and all(plain):

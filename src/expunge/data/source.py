@@ -126,7 +126,7 @@ def read_file(path: Path) -> Records:
             whole = read_json_object(text, path)
             whole = read_json_objects(text, path) if whole is None else whole
             records = _lines(text, path) if whole is None else whole
-        elif path.suffix.lower() in (".csv", ".tsv"):
+        elif path.suffix.lower() in (".csv", ".tsv") or (path.suffix.lower() == ".md" and start == "|"):
             records = read_csv(text, path)
         else:
             records = _lines(text, path)
@@ -191,7 +191,8 @@ def _lines(text: str, path: Path) -> Records:
             place = f"{path} line {number}"
             if number == 1 and path.suffix.lower() not in EXTENSIONS and line.lstrip()[0] != "{":
                 raise DataError(f"{place}: no JSON; name a table of fields with commas between them NAME.csv")
-            out.append(as_record(parse_json(_without_comma(line), place), place))
+            value = parse_json(_without_comma(line), place)
+            out.append({"text": value} if isinstance(value, str) else as_record(value, place))
     return out
 
 

@@ -280,6 +280,8 @@ def _columns_of(columns: Mapping[str, Any]) -> Records | None:
         if any(v.keys() != set(keys) for v in columns.values()):
             return None
         values: list[Any] = [[v[key] for key in keys] for v in columns.values()]
+    elif _is_split(columns):
+        return [dict(zip(columns["columns"], row, strict=True)) for row in columns["data"]]
     else:
         values = list(columns.values())
     if len(values) < 2 or not all(isinstance(v, list) and v and not isinstance(v[0], dict) for v in values):
@@ -287,6 +289,14 @@ def _columns_of(columns: Mapping[str, Any]) -> Records | None:
     if len({len(v) for v in values}) != 1 or "messages" in columns or "conversations" in columns:
         return None
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _is_split(value: Mapping[str, Any]) -> bool:
+    """Return whether an object is pandas' {"columns": ["question", ...], "index": [...], "data": [[...], ...]}."""
+    names, rows = value.get("columns"), value.get("data")
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        return False
+    return isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(names) for row in rows)
 
 
 def as_record(value: Any, place: str) -> dict[str, Any]:
