@@ -141,3 +141,13 @@ def test_numbered_wrong_answers_of_records() -> None:
     (row,) = examples_from([record])
     assert dict(row.answers) == {"answer": "b", "perturbed_0": "c", "perturbed_1": "d"}
     assert row.meta == {}
+
+
+def test_a_slice_of_a_set_keeps_its_form() -> None:
+    texts = examples_from(["one", "two", "three"], "texts")
+    part = texts[1:]
+    assert (part.form, [row.row_id for row in part], [row.answer for row in part]) == ("text", [0, 1], ["two", "three"])
+    assert examples_from(part, "forget").fingerprint() == examples_from(["two", "three"], "forget").fingerprint()
+    assert texts[2].row_id == 2 and len(texts[:0]) == 0
+    with pytest.raises(DataError, match="forget row 0: expected a dict or a text, got an Example; pass an ExampleSet"):
+        examples_from(list(texts), "forget")

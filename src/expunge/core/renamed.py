@@ -23,7 +23,6 @@ KEYS: Mapping[str, str] = {
     "eval.rows.share": "eval.split_share",
     "eval.rows.seed": "eval.split_seed",
     "keep.weights": "store.keep_weights",
-    "keep.delta": "store.delta",
 }
 # Keys of an entry of `methods`.
 METHOD: Mapping[str, str] = {"of": "from"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from expunge.core.errors import DataError, nearest
 from expunge.core.fingerprints import canonical, fingerprint_rows
@@ -147,7 +148,17 @@ class ExampleSet:
     def __iter__(self) -> Iterator[Example]:
         return iter(self.rows)
 
-    def __getitem__(self, i: int) -> Example:
+    @overload
+    def __getitem__(self, i: int) -> Example: ...
+    @overload
+    def __getitem__(self, i: slice) -> ExampleSet: ...
+    def __getitem__(self, i: int | slice) -> Example | ExampleSet:
+        """Return an example. A slice is a set of the same form, with new row_ids."""
+        if isinstance(i, slice):
+            if self.n_tokens is not None:
+                raise DataError(f"{self.name}: it is stored as tokens, which have no examples to slice")
+            rows = tuple(dataclasses.replace(row, row_id=k) for k, row in enumerate(self.rows[i]))
+            return dataclasses.replace(self, rows=rows)
         return self.rows[i]
 
     @property

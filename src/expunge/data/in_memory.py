@@ -118,7 +118,12 @@ def _records(data: Any, name: str) -> list[dict[str, Any]]:
         elif isinstance(record, Mapping):
             out.append(dict(record))
         else:
-            raise DataError(f"{name} row {i}: expected a dict or a text, got {kind_of(record)}")
+            hint = (
+                "; pass an ExampleSet, which has their form; a slice of one is one"
+                if isinstance(record, Example)
+                else ""
+            )
+            raise DataError(f"{name} row {i}: expected a dict or a text, got {kind_of(record)}{hint}")
     return out
 
 

@@ -39,6 +39,8 @@ def test_it_is_the_documents_of_the_split(sets: Path) -> None:
     same = TokenDocuments(sets / "tok600" / "all", "pretrain", max_seq_len=64, rows="bos_chunks")
     assert list(rows.documents) == list(same) and len(rows) == len(same)
     assert rows.n_tokens == 64 * len(same) and rows.rows == ()
+    with pytest.raises(DataError, match="full: it is stored as tokens"):
+        rows[:2]
 
 
 def test_the_fingerprint_is_that_of_what_is_read(sets: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from expunge.cli.schema import GROUPS, hint_of
 from expunge.cli.setting_keys import KeyInfo, all_keys, value_text
 from expunge.core.decode import leaves
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.renamed import rename_key
 from expunge.core.terminal import complain, say
 
 # Groups of keys whose fields depend on a choice: folders of their classes, and the list of the choices.
@@ -58,7 +59,10 @@ def show_key(name: str | None) -> int:
         say("\nOne key, or all keys of a group:              expunge help train.learning_rate")
         say("A command, a method, a metric or another name: expunge help erase")
         return 0
-    key_name = name.partition("=")[0].lstrip("+~")
+    notes: list[str] = []
+    key_name = rename_key("run", name.partition("=")[0].lstrip("+~"), notes)
+    for note in notes:
+        complain(f"note: {note}")
     matches = (
         pages_of(key_name)
         or [
