@@ -17,6 +17,7 @@ from expunge.core.renamed import rename_flags, rename_key, rename_tree
         ("grid.unlearn.step", "grid.unlearn.grad_transform"),
         ("sweep.space.args.step_args.rho", "sweep.space.args.grad_transform_args.rho"),
         ("keep.weights", "store.keep_weights"),
+        ("keep.delta", "keep.delta"),
         ("eval.rows.part", "eval.split"),
         ("data.args.step", "data.args.step"),
         ("trainer.method_args.step", "trainer.method_args.step"),
@@ -36,7 +37,7 @@ def test_a_whole_study() -> None:
         "unlearn": {"loss_limit": 5},
         "methods": [{"trainer": "UNDO", "of": ["NPO"], "args": {"loss_limit": 3}, "grid": {"args.head_chunk": [1]}}],
         "grid": {"unlearn.loss_limit": [1, 2], "part": {"a": {"eval.rows.part": "report"}}},
-        "keep": {"weights": "best", "delta": True},
+        "keep": {"weights": "best"},
         "eval": {"rows": {"share": 0.3}},
         "data": {"args": {"step": 1}},
     }
@@ -48,7 +49,7 @@ def test_a_whole_study() -> None:
             {"trainer": "UNDO", "from": ["NPO"], "args": {"max_loss": 3}, "grid": {"args.logits_chunk_size": [1]}}
         ],
         "grid": {"unlearn.max_loss": [1, 2], "part": {"a": {"eval.split": "report"}}},
-        "store": {"keep_weights": "best", "delta": True},
+        "store": {"keep_weights": "best"},
         "eval": {"split_share": 0.3},
         "data": {"args": {"step": 1}},
     }

@@ -208,7 +208,7 @@ def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str
     from expunge.core.hub import cache_if_unreachable
 
     where = hub_id + (f":{subset}" if subset else "") + f"[{split}]"
-    advice = f"; there is no local folder '{hub_id}' either; to read a local folder, set data.root="
+    advice = f"; there is no local folder '{hub_id}' either; to read a local folder, set data.root= (root= in Python)"
     try:
         with cache_if_unreachable():
             data = datasets.load_dataset(hub_id, subset, split=split)
