@@ -99,7 +99,7 @@ def upload(
         option: The option or method that uploads, for errors.
         message: The message of the commit.
         private: Whether a new repository is private. None: the organisation's default.
-        complete: The part of an error that says where the result is, and what to do.
+        complete: The end of an error: the place of the result, and how to upload it.
 
     Returns:
         The address of the repository.

@@ -50,8 +50,8 @@ def save_to_share(model: Any, tokenizer: Any, folder: Path) -> None:
     """
     configs = list(getattr(model, "peft_config", {}).values())
     local = any(looks_local(config.base_model_name_or_path or ".") for config in configs)
-    kept = any(config.is_prompt_learning for config in configs) or _is_quantized(model)
-    save_model(without_adapters(model) if local and not kept else model, tokenizer, folder)
+    fixed = any(config.is_prompt_learning for config in configs) or _is_quantized(model)
+    save_model(without_adapters(model) if local and not fixed else model, tokenizer, folder)
     file = folder / ADAPTER
     if local and file.is_file():
         config = json.loads(file.read_text(encoding="utf-8"))
