@@ -229,6 +229,7 @@ def test_a_folder_without_the_template_of_the_experiments_model_is_named() -> No
         (["data.forget.TOFU_QA_forget.args.hf_args.name=forget05"], "which the evaluation reads, too"),
         (["data.forget.TOFU_QA_forget.args.max_length=64"], "which counts for all data sets"),
         (["eval.tofu.forget_split=forget05"], "which the training reads, too"),
+        (["model=gemma-7b-it"], "the start is open-unlearning/tofu_gemma-7b-it_full; OpenUnlearning keeps its Llama"),
         (["data.refusals=${task_name}.txt"], "the value ${task_name}.txt is read unchanged"),
     ],
 )
@@ -236,7 +237,7 @@ def test_a_word_with_another_reach_is_named(words: list[str], note: str) -> None
     with mock.patch("expunge.cli.compose._check_files"):
         assert any(note in line for line in check("unlearn", [TOFU, "task_name=t", *words]).notes)
         named = check("unlearn", [TOFU, "task_name=t", "forget_split=forget05", "retain_split=retain95"]).notes
-    assert not any("the retain rows are" in line for line in named)
+    assert not any("the retain rows are" in line or "the start is" in line for line in named)
 
 
 def test_the_name_of_a_job_has_references() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 # Methods whose loss differs from OpenUnlearning's, because ours follows the paper.
 LOSSES = ("PDU", "RMU", "UNDIAL")
 FAMILIES = ("tofu", "muse", "wmdp")
+START = "Llama-3.2-1B-Instruct"  # the start model of its experiments on TOFU, with every `model=`
 PROFILE = "profile=openunlearning"
 
 
@@ -133,6 +134,17 @@ def notes_on_differences(
     if not start_is_set and mode != "train" and tofu and "tofu" not in str(source):
         notes.append(
             f"{source} is not fine-tuned on TOFU, so it has nothing to forget; name a model that is by "
+            "model.model_args.pretrained_model_name_or_path="
+        )
+    elif (
+        not start_is_set
+        and mode != "train"
+        and tofu
+        and str(source).startswith("open-unlearning/")
+        and START not in str(source)
+    ):
+        notes.append(
+            f"the start is {source}; OpenUnlearning keeps its {START} until the command has "
             "model.model_args.pretrained_model_name_or_path="
         )
     if mode == "unlearn" and tofu and tree.get("retain_split") is None:

@@ -334,7 +334,7 @@ class _Carried:
             keep = ("data.anchor",)
             values = {k: v for k, v in values.items() if k in keep or not k.startswith(("data.", "eval.", "eval/"))}
         if not quiet:
-            self.notes += self._lost(tree)
+            self.notes += self._unresolved_notes(tree)
         above = [f"experiment={self.name.split('/')[0]}/{self.benchmark}/default", *context]
         above += [f"{key}={_text(value)}" for key, value in below.items()]
         words = [*sets, *(f"{key}={_text(value)}" for key, value in values.items())]
@@ -352,7 +352,7 @@ class _Carried:
                     self.notes.append(f"not carried: {error}")
         return out
 
-    def _lost(self, tree: Mapping[str, Any]) -> list[str]:
+    def _unresolved_notes(self, tree: Mapping[str, Any]) -> list[str]:
         """Return a note for each reference whose value no other setting has: a function, or a setting of training."""
         values = {key: self._resolved(value) for key, value in _leaves(tree)}
         return [
