@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "expunge"
 
 # Rooms whose strings are data: words, names, sentences and prompts.
-DATA = ("data/probe_rows", "data/refusals", "data/stories/", "data/variants", "data/world/")
+DATA = ("audits/probe_rows", "data/refusals", "data/stories/", "data/variants", "data/world/")
 
 # A word or phrase, and the replacement to suggest. Searched in docstrings, comments and strings.
 BANNED = {

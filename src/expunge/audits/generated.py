@@ -12,8 +12,8 @@ from expunge.audits.api import (
     ControlledAudit,
     audit,
 )
+from expunge.audits.probe_rows import KINDS, ProbeRow, check_kinds, file_probes, probe_set, template_probes
 from expunge.core.decode import strict
-from expunge.data.probe_rows import KINDS, ProbeRow, check_kinds, file_probes, probe_set, template_probes
 from expunge.metrics.api import Metric
 from expunge.metrics.equivalence import AuditFinding, compare_to_controls
 

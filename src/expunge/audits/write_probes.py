@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from expunge.audits.probe_rows import ALIAS, PARAPHRASE, REVERSE, ProbeRow, subjects
 from expunge.core.errors import ConfigError, as_list, nearest
 from expunge.core.files import write_text
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.in_memory import examples_from
-from expunge.data.probe_rows import ALIAS, PARAPHRASE, REVERSE, ProbeRow, subjects
 from expunge.data.question_text import first_sentence, listed_questions
 from expunge.data.template import Template
 

@@ -92,11 +92,11 @@ def check_lengths(
     """
     from expunge.evaluation.loglikelihood import check_context, encode_items
 
-    wanted = requests(metrics)
-    for name, variants in wanted.tokens.items():
+    requested = requests(metrics)
+    for name, variants in requested.tokens.items():
         if long := _long_rows(sets[name], encoder, context):
             check_context(context, sets[name], encode_items(sets[name], variants, encoder, long))
-    for name in wanted["texts"]:
+    for name in requested["texts"]:
         if context is not None and (long := _long_rows(sets[name], encoder, context)):
             make_prompts(sets[name], encoder, generation, context, long)
 

@@ -48,10 +48,10 @@ def add_probes(kinds: Any) -> None:
 
 def probes(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Write the probes to a new file, and print their number by kind. Returns the exit code."""
+    from expunge.audits.probe_rows import KINDS, template_probes
     from expunge.audits.write_probes import ASKED, WRITTEN, write_probes
     from expunge.core.files import write_text
     from expunge.data.custom import Columns, load_rows
-    from expunge.data.probe_rows import KINDS, template_probes
 
     if parsed.out.exists():
         raise ConfigError(f"--out: {parsed.out} exists; name a new file")

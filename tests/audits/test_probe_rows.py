@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from expunge.audits.probe_rows import KINDS, TURNS, file_probes, probe_set, shorter_name, subjects, template_probes
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.probe_rows import KINDS, TURNS, file_probes, probe_set, shorter_name, subjects, template_probes
 
 PAIRS = (
     ("Where was Ada Mae Lee born?", "Ada Mae Lee was born in Rome."),
