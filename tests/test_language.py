@@ -60,6 +60,12 @@ NOT_IMPERATIVE = frozenset(
     )
 )
 
+LIMIT = 25  # words of a sentence on a page
+NOT_PROSE = re.compile(r"```.*?```|^(?:\||    |#|<)[^\n]*$", re.DOTALL | re.MULTILINE)
+ONE_WORD = re.compile(r"`[^`]*`|\[[^\[\]]*\]\([^)]*\)")  # code and links
+PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=\s*[-*] |\d+\. )")
+SENTENCE_END = re.compile(r"(?:(?<=[.!?:])|(?<=[.!?]\*\*))\s+(?=[A-Z*`(\"0-9])|; ")
+
 
 @cache
 def modules() -> dict[str, tuple[str, ast.Module]]:
@@ -150,6 +156,44 @@ def offences(source: str, tree: ast.Module, *, data: bool = False) -> list[str]:
     return (
         word_offences(source, tree, data=data) + name_offences(tree) + docstring_offences(tree) + field_offences(tree)
     )
+
+
+def pages() -> Iterator[Path]:
+    """Yield each page; the log and the changelog keep their old entries."""
+    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"):
+        yield ROOT / name
+    yield from (p for p in sorted((ROOT / "docs").rglob("*.md")) if p.name not in {"log.md", "CHANGELOG.md"})
+
+
+def long_sentences(page: str) -> list[str]:
+    """Return the sentences over the limit; code or a link is one word, an item of a list after ";" is a sentence."""
+    prose = ONE_WORD.sub("`X`", NOT_PROSE.sub("", page))
+    sentences = (s for part in PARAGRAPH_END.split(prose) for s in SENTENCE_END.split(" ".join(part.split())))
+    return [s for s in sentences if sum(bool(re.search(r"\w", word)) for word in s.split()) > LIMIT]
+
+
+def test_the_sentences_of_pages_are_short() -> None:
+    lines = [f"{p.relative_to(ROOT)}: {s}" for p in pages() for s in long_sentences(p.read_text(encoding="utf-8"))]
+    assert not lines, "\n".join([f"sentences of more than {LIMIT} words:", *lines])
+
+
+@pytest.mark.parametrize("page", ["word " * 26, "- **A title.** " + "word " * 26, "Short.\n\n1. " + "word\n" * 26])
+def test_a_long_sentence_is_listed(page: str) -> None:
+    assert len(long_sentences(page)) == 1
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "word " * 25,
+        "`one code span` " + "word " * 23 + "[a link](page.md).",
+        "A list: " + "word " * 20 + "; " + "word " * 20,
+        "**" + "word " * 20 + "end.** Then " + "word " * 20,
+        "```\n" + "word " * 26 + "\n```\n\n| " + "word " * 26 + "|",
+    ],
+)
+def test_a_short_sentence_is_not_listed(page: str) -> None:
+    assert long_sentences(page) == []
 
 
 def test_the_package_is_plain_english() -> None:
