@@ -15,7 +15,7 @@ import pytest
 
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
 
-LIMITS = ProcessLimits(cpu_s=1, wall_s=30.0, memory=8 << 30)  # a fork has the memory of this process, too
+LIMITS = ProcessLimits(cpu_s=1, wall_s=30.0, memory=1 << 30)
 
 
 def program(folder: Path, body: str) -> Path:
@@ -55,8 +55,15 @@ def test_a_limit(limited: Callable[..., Any], tmp_path: Path, body: str, message
 
 
 def test_the_limit_of_memory(limited: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(LimitError, match=r"^needs more than 8192 MB of memory$"):
-        limited(program(tmp_path, "return len('x' * 10**12)"), None, LIMITS)
+    with pytest.raises(LimitError, match=r"^needs more than 1024 MB of memory$"):
+        limited(program(tmp_path, "return len('x' * (2 << 30))"), None, LIMITS)
+
+
+def test_the_memory_of_this_process_is_not_that_of_the_program(limited: Callable[..., Any], tmp_path: Path) -> None:
+    block = bytearray(300 << 20)
+    limits = ProcessLimits(cpu_s=5, wall_s=30.0, memory=200 << 20)
+    assert limited(program(tmp_path, "return len(bytearray(50 << 20))"), None, limits) == 50 << 20
+    assert len(block) == 300 << 20
 
 
 def test_a_program_that_sleeps(limited: Callable[..., Any], tmp_path: Path) -> None:
