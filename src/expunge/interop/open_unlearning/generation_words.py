@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from expunge.core.errors import ConfigError, nearest
 from expunge.interop.open_unlearning.translation import Translation
 
-GENERATION = re.compile(r"(eval\.(?:tofu|muse)\.(?:[\w.]+\.)?generation_args)\.(\w+)")
 OURS = "eval.generation"
 _ALL = ", which counts for all generations"
 # Settings that only a sampled text has, with the values that change nothing.
@@ -33,9 +32,9 @@ STOPS = ("stopwords", "stop_strings", "stop")
 _NONE = ("null", "none", "")
 
 
-def generation_word(job: Translation, name: str, value: str) -> None:
+def generation_word(job: Translation, match: re.Match[str], name: str, value: str) -> None:
     """Translate a word of `generation_args`. Raises ConfigError for a setting that texts do not have here."""
-    place, key = GENERATION.fullmatch(name).groups()  # type: ignore[union-attr]
+    place, key = match.groups()
     sampled = job.values.get(f"{place}.do_sample", "false").lower() in ("true", "1")
     if value.lower() in _NONE or value.lower() in (*SAMPLING.get(key, ()), *ABSENT.get(key, ())):
         return

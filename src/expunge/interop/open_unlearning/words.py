@@ -13,7 +13,6 @@ from expunge.core.errors import ConfigError
 from expunge.interop.open_unlearning import training_arguments
 from expunge.interop.open_unlearning.data_words import DATA, alternates_of, data_word
 from expunge.interop.open_unlearning.datasets import BENCHMARKS
-from expunge.interop.open_unlearning.generation_words import GENERATION, generation_word
 from expunge.interop.open_unlearning.translation import Translation
 from expunge.models.options import KINDS, Kind
 
@@ -36,6 +35,7 @@ RENAMED: Mapping[str, str] = {
     "model.model_args.torch_dtype": "model.model_args.dtype",
     "data.anchor": "trainer.args.anchor",
 }
+GENERATION = re.compile(r"(eval\.(?:tofu|muse)\.(?:[\w.]+\.)?generation_args)\.(\w+)")
 # Words of an evaluation whose settings here the training reads, too.
 TRAINED = dict.fromkeys(("eval.tofu.forget_split", "eval.muse.data_split"), ", which the training reads, too")
 _DOWN = r'["model\.layers\.(5|6|7)\.mlp\.down_proj\.weight"]'
@@ -127,8 +127,10 @@ def translate(
             rule(job, name, value)
         elif match := DATA.fullmatch(name):
             data_word(job, match, name, value)
-        elif GENERATION.fullmatch(name):
-            generation_word(job, name, value)
+        elif match := GENERATION.fullmatch(name):
+            from expunge.interop.open_unlearning.generation_words import generation_word
+
+            generation_word(job, match, name, value)
         elif name in RENAMED:
             alone = job.mode == "unlearn" and RENAMED[name] not in job.values
             job.rename(name, RENAMED[name], value, TRAINED.get(name, "") if alone else "")
