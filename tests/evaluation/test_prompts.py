@@ -11,7 +11,7 @@ from expunge.data.encoder import Encoder
 from expunge.data.examples import ANSWER, Example, ExampleSet
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
-from expunge.evaluation.prompts import check_lengths
+from expunge.evaluation.prompts import check_lengths, long_rows
 from expunge.metrics.api import Metric
 from expunge.models.build import train_tokenizer
 
@@ -51,3 +51,9 @@ def test_rows_that_are_cut_or_fit_pass(encoder: Encoder) -> None:
     check(encoder, of("who?", "z" * 70), "tokens", None)  # the end of the answer is cut, and counted
     check(encoder, of("z" * 70, "Ann"), "texts", None)  # a prompt is not cut
     check(encoder, of("who?", "Ann"), "tokens", 60)
+
+
+def test_only_the_longest_answer_of_a_row_counts(encoder: Encoder) -> None:
+    short = {ANSWER: "Ann", **{f"perturbed_{i}": "z" * 20 for i in range(5)}}
+    rows = (Example(0, "who?", short), Example(1, "who?", {**short, "perturbed_5": "z" * 70}))
+    assert [row.row_id for row in long_rows(ExampleSet("forget", rows), encoder, 60)] == [1]

@@ -28,10 +28,11 @@ def with_hydra_options(parsed: argparse.Namespace) -> list[str]:
         raise ConfigError(f"--config-name={parsed.config_name}: this is `expunge {parsed.mode}`; {instead}")
     keys = {word.partition("=")[0].lstrip("+") for word in parsed.overrides}
     if parsed.config_name and not keys & {"experiment", "benchmark"}:
-        group = "finetune" if parsed.mode == "train" else parsed.mode
+        from expunge.interop.open_unlearning.data_words import experiment_word
+
         raise ConfigError(
-            f"--config-name={parsed.config_name}: selects no experiment; add experiment={group}/tofu/default, or "
-            "benchmark=NAME"
+            f"--config-name={parsed.config_name}: selects no experiment; add {experiment_word(parsed.mode, 'tofu')}, "
+            "or benchmark=NAME"
         )
     if parsed.cfg not in (None, "job"):
         raise ConfigError(f"--cfg {parsed.cfg}: only `--cfg job` is known; write expunge config {parsed.mode} ...")

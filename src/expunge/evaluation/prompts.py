@@ -18,7 +18,7 @@ import numpy.typing as npt
 from expunge.core.errors import DataError
 from expunge.core.records import Floats, TokenRecords
 from expunge.data.encoder import Encoder
-from expunge.data.examples import ExampleSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import requests
@@ -92,25 +92,37 @@ def check_lengths(
     """
     from expunge.evaluation.loglikelihood import check_context, encode_items
 
+    def long(rows: ExampleSet) -> set[int]:
+        if rows.long != "right" or rows.n_tokens is not None:
+            return set()  # such prompts are cut on the left
+        limit = min(rows.max_length or encoder.max_length, context or math.inf)
+        return {row.row_id for row in long_rows(rows, encoder, limit)}
+
     requested = requests(metrics)
     for name, variants in requested.tokens.items():
-        if long := _long_rows(sets[name], encoder, context):
-            check_context(context, sets[name], encode_items(sets[name], variants, encoder, long))
+        if ids := long(sets[name]):
+            check_context(context, sets[name], encode_items(sets[name], variants, encoder, ids))
     for name in requested["texts"]:
-        if context is not None and (long := _long_rows(sets[name], encoder, context)):
-            make_prompts(sets[name], encoder, generation, context, long)
+        if context is not None and (ids := long(sets[name])):
+            make_prompts(sets[name], encoder, generation, context, ids)
 
 
-def _long_rows(rows: ExampleSet, encoder: Encoder, context: int | None) -> set[int]:
-    """Return the rows with as many bytes as the limit has tokens; a token has at least one byte."""
-    if rows.long != "right" or rows.n_tokens is not None or not rows.rows:
-        return set()  # such prompts are cut on the left
-    limit = min(rows.max_length or encoder.max_length, context or math.inf)
-    limit -= len(encoder.row_prompt(rows, rows[0]))
-    texts = (
-        (r.row_id, (r.question, r.trace or "", *itertools.chain(*r.turns), *r.answers.values())) for r in rows.rows
-    )
-    return {row_id for row_id, every in texts if len("".join(every).encode()) >= limit}
+def long_rows(rows: ExampleSet, encoder: Encoder, limit: float) -> list[Example]:
+    """Return the rows whose longest answer may have more than `limit` tokens with its question.
+
+    No other row needs tokens to be ruled out: a token has at least one byte.
+    """
+    if not rows.rows:
+        return []
+    frame = len(encoder.row_prompt(rows, rows[0])) + len(rows[0].question.encode())
+    return [row for row in rows.rows if frame + _most_bytes(row) >= limit]
+
+
+def _most_bytes(row: Example) -> int:
+    """Return the number of bytes of a row's texts with its longest answer."""
+    texts = (row.question, *itertools.chain(*row.turns), row.trace or "")
+    longest = max((len(text.encode()) for text in row.answers.values()), default=0)
+    return len("".join(texts).encode()) + longest
 
 
 def draws(seed: int, prompt: Prompt) -> Floats:

@@ -26,9 +26,13 @@ def check_experiment(mode: str, words: Sequence[str]) -> None:
         None,
     )
     if own is not None:
-        folder = {"train": "finetune"}.get(mode, mode)
         name = next((name for name in ("muse", "wmdp") if name in own.lower()), "tofu")
-        raise ConfigError(f"{own}: belongs to an experiment; add experiment={folder}/{name}/default")
+        raise ConfigError(f"{own}: belongs to an experiment; add {experiment_word(mode, name)}")
+
+
+def experiment_word(mode: str, benchmark: str) -> str:
+    """Return the word for the default experiment of a command on a benchmark."""
+    return f"experiment={'finetune' if mode == 'train' else mode}/{benchmark}/default"
 
 
 def alternates_of(job: Translation) -> str | None:
@@ -142,9 +146,9 @@ def _known(dataset: str, side: str, name: str, value: str) -> Dataset:
 def _chosen_dataset(job: Translation, side: str, name: str, value: str) -> None:
     known = _known(value, side, name, value)
     if job.benchmark and known.benchmark != job.benchmark:
-        command = {"unlearn": "unlearn", "train": "finetune", "eval": "eval"}[job.mode]
-        raise ConfigError(f"{name}={value}: a data set of {known.benchmark}; write "
-                          f"experiment={command}/{known.benchmark}/default")  # fmt: skip
+        raise ConfigError(
+            f"{name}={value}: a data set of {known.benchmark}; write {experiment_word(job.mode, known.benchmark)}"
+        )
     if side == "train":
         if not known.train_split:
             raise ConfigError(f"{name}={value}: no model is trained on it; write train_split=full, retain or forget")

@@ -63,18 +63,20 @@ def overrides(entries: Any) -> dict[str, str | None]:
     return out
 
 
-def suite_of(configs: Path, name: str) -> str:
+def suite_file(configs: Path, name: str) -> dict[str, Any]:
+    """Return a file of the group eval; nothing if the fork has none of this name."""
+    path = configs / "eval" / f"{name}.yaml"
+    return read_yaml(path, "") if path.is_file() else {}
+
+
+def suite_of(suite: Mapping[str, Any], name: str) -> str:
     """Return the suite of metrics that a file of the group eval is for, by its class; its own name otherwise."""
-    path = configs / "eval" / f"{name}.yaml"
-    handler = read_yaml(path, "").get("handler") if path.is_file() else None
-    return EVALUATORS.get(str(handler), name)
+    return EVALUATORS.get(str(suite.get("handler")), name)
 
 
-def metrics_of(configs: Path, name: str) -> list[str]:
+def metrics_of(suite: Mapping[str, Any]) -> list[str]:
     """Return the metrics that a file of the group eval lists."""
-    path = configs / "eval" / f"{name}.yaml"
-    entries = (read_yaml(path, "").get("defaults") if path.is_file() else None) or []
-    lists = [names for entry in entries if isinstance(entry, dict) for names in entry.values()]
+    lists = [names for entry in suite.get("defaults") or [] if isinstance(entry, dict) for names in entry.values()]
     return [str(name) for each in lists if isinstance(each, list) for name in each]
 
 

@@ -22,6 +22,7 @@ from expunge.interop.open_unlearning.fork_files import (
     experiments,
     metrics_of,
     overrides,
+    suite_file,
     suite_of,
     with_defaults,
 )
@@ -148,7 +149,7 @@ class _Carried:
     def benchmark(self) -> str:
         """The benchmark whose data sets and metrics the experiment has; `custom` for data of the fork's own."""
         name = self.groups.get("eval", "tofu")
-        suite = suite_of(self.configs, name)
+        suite = suite_of(self.suite_file, name)
         sets = {key: name for key, name in self.groups.items() if key.startswith("data/datasets@")}
         own = [name for name in sets.values() if name not in DATASETS]
         unnamed = self.mode in SIDES and SIDES[self.mode] not in sets
@@ -159,14 +160,18 @@ class _Carried:
                 f"not carried: {', '.join(dict.fromkeys(names))}: of the fork's own; name your rows by {files}"
             )
             return "custom"
-        self.notes += self._unknown_metrics(name)
+        self.notes += self._unknown_metrics()
         corpus = sets.get("data/datasets@data.forget", "").startswith("WMDP")
         return "wmdp" if suite == "lm_eval" and (corpus or "wmdp" in self.name) else suite
 
-    def _unknown_metrics(self, suite: str) -> list[str]:
+    @cached_property
+    def suite_file(self) -> dict[str, Any]:
+        """The file of the experiment's suite of metrics."""
+        return suite_file(self.configs, self.groups.get("eval", "tofu"))
+
+    def _unknown_metrics(self) -> list[str]:
         """Return a note on the metrics of the fork's suite that do not exist here."""
-        names = metrics_of(self.configs, suite)
-        own = [str(name) for name in names if METRICS.get(name, name) not in self.known.metrics]
+        own = [name for name in metrics_of(self.suite_file) if METRICS.get(name, name) not in self.known.metrics]
         return [f"not carried: metrics {', '.join(own)}: no metrics here; write them in a plugin"] if own else []
 
     def _file_of(self, trainer: str) -> dict[str, Any]:
@@ -293,14 +298,15 @@ class _Carried:
 
     def _suite(self) -> dict[str, Any]:
         """Return the settings of the fork's suite: its holdout split, if the experiment names none, and its metrics."""
-        name = self.groups.get("eval", "")
-        suite = suite_of(self.configs, name)
-        path = self.configs / "eval" / f"{name}.yaml"
-        split = read_yaml(path, "").get("holdout_split") if path.is_file() else None
+        if "eval" not in self.groups:
+            return {}
+        name = self.groups["eval"]
+        suite = suite_of(self.suite_file, name)
+        split = self.suite_file.get("holdout_split")
         out: dict[str, Any] = {}
         if isinstance(split, str) and not _refers(split) and "holdout_split" not in self.body:
             out["eval"] = {suite: {"holdout_split": split}}
-        metrics = [n for n in metrics_of(self.configs, name) if METRICS.get(n, n) in self.known.metrics]
+        metrics = [n for n in metrics_of(self.suite_file) if METRICS.get(n, n) in self.known.metrics]
         if metrics and name != suite and suite in BENCHMARKS:
             out[f"eval/{suite}_metrics"] = f"[{','.join(metrics)}]"
         return out

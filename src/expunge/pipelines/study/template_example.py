@@ -12,7 +12,7 @@ from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleS
 from expunge.engine.run import JobEvent
 from expunge.engine.store import Store
 from expunge.evaluation.config import Generation
-from expunge.evaluation.prompts import check_lengths
+from expunge.evaluation.prompts import check_lengths, long_rows
 from expunge.models.config import looks_local
 from expunge.models.folder_settings import unapplied_generation
 from expunge.models.load import context_of
@@ -84,22 +84,14 @@ def cut_note(encoder: Encoder, rows: ExampleSet) -> list[str]:
     """Return a line with the number of rows whose answer is cut off, if there are any."""
     if rows.long == "pieces" or not rows.rows:  # tokens on disk are cut when they are written
         return []
-    # a token has at least one byte, so a shorter row needs no tokens to be counted
-    frame = len(encoder.row_prompt(rows, rows[0])) + len(rows[0].question.encode()) if len(rows) else 0
     most = rows.max_length or encoder.max_length
-    long = [r for r in rows if ANSWER in r.answers and frame + len(_whole(r).encode()) > most]
-    n = sum(_is_cut(encoder, rows, row) for row in long)
+    n = sum(_is_cut(encoder, rows, row) for row in long_rows(rows, encoder, most) if ANSWER in row.answers)
     if not n:
         return []
     return [
         f"{rows.name}: {n} of {len(rows)} rows are longer than {most} tokens, and the end of their answers is cut off: "
         "it is neither trained on nor measured (model.template_args.max_length sets another limit)"
     ]
-
-
-def _whole(row: Example) -> str:
-    """Return the texts of a row, joined."""
-    return "".join((row.question, *(text for turn in row.turns for text in turn), row.trace or "", row.answer))
 
 
 def _is_cut(encoder: Encoder, rows: ExampleSet, row: Example) -> bool:
