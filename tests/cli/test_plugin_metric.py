@@ -36,6 +36,7 @@ def summary() -> dict[str, float | None]:
     return json.loads(Path("saves/eval/mine/TOFU_SUMMARY.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_plugin_metric_joins_a_benchmark(here: Path, expunge: Run, forgotten: None) -> None:
     texts = ["Who wrote the book? Ana did, in Paris, by the sea.", "Nobody knows what the publisher said in 1991."] * 9
     tokenizer = train_tokenizer(texts, 300, max_length=256)

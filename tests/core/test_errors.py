@@ -1,8 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from expunge.core.errors import ConfigError, DataError, ExpungeError, JobError, UserError, keys_named, kind_of, nearest
+from expunge.core.errors import (
+    ConfigError,
+    DataError,
+    ExpungeError,
+    JobError,
+    UserError,
+    as_path,
+    keys_named,
+    kind_of,
+    nearest,
+)
 
 
 def test_a_key_is_renamed_at_the_start_of_an_error() -> None:
@@ -55,3 +67,14 @@ def test_nearest_lists_the_most_similar_of_many_names() -> None:
 def test_exit_codes(kind: type[ExpungeError], code: int) -> None:
     assert kind("x").exit_code == code
     assert isinstance(kind("x"), ExpungeError)
+
+
+def test_a_path_is_read_or_its_type_named(tmp_path: Path) -> None:
+    assert as_path("~/models", "save") == Path.home() / "models"
+    assert as_path(tmp_path / "new", "save", folder=True) == tmp_path / "new"
+    (tmp_path / "file").touch()
+    for value, line in ((3, "an int"), (None, "None"), ("", "an empty text")):
+        with pytest.raises(ConfigError, match=f"^save: expected a path, got {line}$"):
+            as_path(value, "save")
+    with pytest.raises(ConfigError, match=r"^save: .*file is a file; name a folder$"):
+        as_path(tmp_path / "file", "save", folder=True)

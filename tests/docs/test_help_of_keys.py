@@ -60,6 +60,7 @@ def answered(key: str) -> bool:
             return False
 
 
+@pytest.mark.slow
 def test_each_key_of_a_shipped_file_has_an_answer() -> None:
     assert len(FILES) > 100
     assert sorted(key for key in set().union(*map(keys_of_file, FILES)) if not answered(key)) == []

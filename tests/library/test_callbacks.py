@@ -174,7 +174,10 @@ def test_early_stopping_ends_the_run(full: Any, tokenizer: Any) -> None:
 
 
 def test_early_stopping_without_its_metric_is_an_error(full: Any, tokenizer: Any) -> None:
-    with pytest.raises(AssertionError, match="metric_for_best_model"):
-        trained(full, tokenizer, transformers.EarlyStoppingCallback())
+    stop = transformers.EarlyStoppingCallback()
+    with pytest.raises(ConfigError, match=r"NPOConfig.metric_for_best_model: missing"):
+        trained(full, tokenizer, stop)
+    with pytest.raises(ConfigError, match=r'NPOConfig.eval_strategy: .*got "no"'):
+        trained(full, tokenizer, stop, metric_for_best_model="forget_Q_A_Prob")
     with pytest.raises(ConfigError, match="did you mean 'eval_forget_Q_A_Prob'"):
         trained(full, tokenizer, Recorder(), eval_strategy="epoch", metric_for_best_model="forget_Q_A_Prb")

@@ -101,6 +101,20 @@ def test_a_wrong_study_is_named(file: Path) -> None:
         expunge.load_job("trian", [])
 
 
+def test_wrong_arguments_of_a_study_are_named(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^study: is '.*mine.yaml' already; open another one by its own call$"):
+        expunge.Study.from_yaml(file, "study=quickstart")
+    with pytest.raises(ConfigError, match=r"^overrides\[1\]: expected a text, got an int$"):
+        expunge.Study.from_yaml(file, 3)  # type: ignore[arg-type]
+    study = expunge.Study.from_yaml(file)
+    with pytest.raises(ConfigError, match=r"^show_progress: expected True, False or None, got 'yes'$"):
+        study.run(show_progress="yes")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^export_slurm: expected a path, got an int$"):
+        study.export_slurm(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^export_slurm: .*mine.yaml is a file; name a folder$"):
+        study.export_slurm(file)
+
+
 def test_texts_are_judged() -> None:
     rules = {"rules": [{"contains_reference": True}]}
     texts = [{"generation": "It is Rome.", "reference": "Rome"}, {"text": "No idea.", "reference": "Oslo"}]

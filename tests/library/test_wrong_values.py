@@ -74,7 +74,7 @@ def untrained(tokenizer: Any) -> Any:
         (lambda: expunge.examples_from("f.json"), "got a str; read a file first, for example with pandas.read_csv"),
         (lambda: expunge.examples_from(datasets.DatasetDict(a=ROWS)), "one of its splits, such as data['a']"),
         (lambda: expunge.unlearn(None, FORGET, method=expunge.NPOConfig), "NPOConfig is a class of settings; give an"),
-        (lambda: expunge.Study.from_yaml(5), "study: expected the path of a YAML file, got an int"),
+        (lambda: expunge.Study.from_yaml(5), "study: expected a path, got an int"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_line_with_its_name(create: Callable[[], Any], message: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,4 +163,31 @@ def test_a_loss_that_is_not_one_number_is_told(loss: object, actual: str, side) 
 
     goal = dataclasses.replace(objective("GradAscent"), method=Wrong())
     with pytest.raises(ConfigError, match=rf"^method GradAscent: forget_loss returned {actual}; a loss is one number"):
+        goal(LossInputs(forget=side([[-1.0, -2.0]])))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda view: view.forget.logits_NV.sum(),
+        lambda view: torch.log_softmax(view.forget.logits_NV, -1).sum(),
+        lambda view: view.forget.per_token(torch.sum).mean(),
+        lambda view: view.retain.logps_N.mean(),
+    ],
+)
+def test_a_loss_that_reads_an_input_beyond_its_requirements_is_told(loss: Any, side) -> None:
+    goal = dataclasses.replace(objective("GradAscent"), method=SimpleNamespace(forget_loss=loss))
+    with pytest.raises(
+        ConfigError,
+        match=r"^method GradAscent: its loss reads an input that is None \(.*\); its .* are forget='logps'$",
+    ):
+        goal(LossInputs(forget=side([[-1.0, -2.0]])))
+
+
+def test_an_error_of_the_loss_itself_is_kept(side) -> None:
+    def loss(view: LossInputs) -> Any:
+        raise ValueError("beta is wrong")
+
+    goal = dataclasses.replace(objective("GradAscent"), method=SimpleNamespace(forget_loss=loss))
+    with pytest.raises(ValueError, match=r"^beta is wrong$"):
         goal(LossInputs(forget=side([[-1.0, -2.0]])))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.audits.probe_rows import ALIAS, PARAPHRASE, REVERSE, ProbeRow, subjects
-from expunge.core.errors import ConfigError, as_list, nearest
+from expunge.core.errors import ConfigError, as_list, as_path, nearest
 from expunge.core.files import write_text
 from expunge.data.encoder import Encoder
 from expunge.data.examples import Example, ExampleSet
@@ -55,6 +55,7 @@ def write_probes(
         ConfigError: If a kind is unknown, or the model gives no usable probe.
         DataError: If the examples cannot be read.
     """
+    target = None if file is None else as_path(file, "write_probes: file")
     for kind in as_list(kinds, "write_probes: kinds"):
         if kind not in ASKED:
             raise ConfigError(f"write_probes: kinds: no model writes {kind!r}{nearest(kind, ASKED)}")
@@ -75,8 +76,8 @@ def write_probes(
     if not probes:
         raise ConfigError("write_probes: the model wrote no usable question; try a larger instruction model")
     records = [vars(probe) for probe in probes]
-    if file is not None:
-        write_text(Path(file), "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    if target is not None:
+        write_text(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return records
 
 

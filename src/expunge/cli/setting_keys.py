@@ -45,8 +45,7 @@ def all_keys() -> Mapping[str, list[KeyInfo]]:
 
 def _walk(cls: type[Any], prefix: str, mode: str, commands: str) -> Iterator[KeyInfo]:
     for field in dataclasses.fields(cls):
-        name = {"from_models": "from"}.get(field.name, field.name)
-        key = f"{prefix}{name}"
+        key = f"{prefix}{field.metadata.get('key', field.name)}"
         if key in HIDDEN:
             continue
         yield _info(cls, field, key, commands)

@@ -140,8 +140,8 @@ def _validated(hint: Any, adapter: TypeAdapter[Any], value: Any, where: str) -> 
 
 
 def field_names(cls: type[Any]) -> list[str]:
-    """Return the keys that a dataclass accepts."""
-    return [f.name for f in dataclasses.fields(cls)]
+    """Return the keys that a dataclass accepts. The key of a field that Python forbids as a name is in its metadata."""
+    return [f.metadata.get("key", f.name) for f in dataclasses.fields(cls)]
 
 
 def _plain(value: Any, where: str) -> Any:

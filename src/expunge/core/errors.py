@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 # Names that people type from other libraries, where the letters do not lead to ours.
@@ -88,6 +90,16 @@ def as_texts(value: Any, where: str) -> list[str]:
         if not isinstance(text, str):
             raise ConfigError(f"{where}[{i}]: expected a text, got {kind_of(text)}")
     return texts
+
+
+def as_path(value: Any, where: str, *, folder: bool = False) -> Path:
+    """Return a path with its `~` expanded. Raises ConfigError for another type, and for a file instead of a folder."""
+    if not isinstance(value, str | PathLike) or value == "":
+        raise ConfigError(f"{where}: expected a path, got {'an empty text' if value == '' else kind_of(value)}")
+    path = Path(value).expanduser()
+    if folder and path.exists() and not path.is_dir():
+        raise ConfigError(f"{where}: {path} is a file; name a folder")
+    return path
 
 
 def nearest(name: str, allowed: Iterable[str], *, similar: bool = False, most: int = 24) -> str:

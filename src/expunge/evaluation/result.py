@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expunge.core.errors import ConfigError, DataError, kind_of, nearest
+from expunge.core.errors import ConfigError, DataError, as_path, kind_of, nearest
 from expunge.metrics.aggregate import rows_behind
 from expunge.metrics.api import MetricResult
 from expunge.metrics.fluency import gibberish
@@ -186,7 +186,7 @@ class EvalResult(Mapping[str, float]):
         Returns:
             The path of the EVAL file.
         """
-        place = Path(folder).expanduser()
+        place = as_path(folder, "save", folder=True)
         (place / RECORDS).mkdir(parents=True, exist_ok=True)
         meta = {**self.meta, "examples": self.examples, **({NOTES: list(self.notes)} if self.notes else {})}
         write_results(place, self.results, meta, prefix=f"{self.prefix}_")
@@ -201,7 +201,7 @@ class EvalResult(Mapping[str, float]):
         Raises:
             DataError: If there is no EVAL file, or several, or if it cannot be read.
         """
-        place = Path(folder).expanduser()
+        place = as_path(folder, "load")
         files = [place] if place.is_file() else sorted(place.glob("*EVAL.json"))
         if len(files) != 1:
             names = ", ".join(f.name for f in files) or "none"

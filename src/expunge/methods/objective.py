@@ -153,9 +153,7 @@ class Objective:
             return parts[name]
 
         if self.forgets:
-            weighted.append(
-                of_forget * self.weights.gamma * note("forget", self._one_number(self.method.forget_loss(view)))
-            )
+            weighted.append(of_forget * self.weights.gamma * note("forget", self._one_number(self._forget_loss(view))))
         if self.needs.retain is not None:
             own = getattr(self.method, "retain_loss", None)
             term = retain_loss(self.weights, view) if own is None else own(view)
@@ -165,6 +163,20 @@ class Objective:
         if self.weights.nll_weight:
             weighted.append(self.weights.nll_weight * note("retain_nll", require(view.retain, "retain").nll))
         return LossOutput(total=torch.stack(weighted).sum(), parts=parts)
+
+    def _forget_loss(self, view: LossInputs) -> Any:
+        """Return the result of `forget_loss`. Raises ConfigError if a user's method reads an input that is None."""
+        try:
+            return self.method.forget_loss(view)
+        except (AttributeError, TypeError, ValueError) as error:
+            if "NoneType" not in str(error) and "not provided" not in str(error):
+                raise
+            needs = dataclasses.asdict(self.needs).items()
+            declared = ", ".join(f"{side}={of.value!r}" for side, of in needs if isinstance(of, Quantity))
+            raise ConfigError(
+                f"method {self.spec.name}: its loss reads an input that is None ({' '.join(str(error).split()):.120}); "
+                f"its requirements are {declared}"
+            ) from error
 
     def _one_number(self, loss: Any) -> Tensor:
         """Return the result of `forget_loss`. Raises ConfigError unless it is a scalar: users also write methods."""

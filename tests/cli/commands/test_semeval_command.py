@@ -377,6 +377,7 @@ def test_validation_needs_both_sides(expunge: Run, places: tuple[Path, Path, Pat
     assert code == 2 and "--retain-validation: missing" in err
 
 
+@pytest.mark.slow
 def test_a_run_with_a_limit_ends_without_the_clean_up_of_libraries(
     places: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:

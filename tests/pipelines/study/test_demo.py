@@ -7,6 +7,7 @@ import pytest
 import expunge
 
 
+@pytest.mark.slow
 def test_the_models_differ_in_what_they_know() -> None:
     world = expunge.demo_world()
     assert (len(world.forget), len(world.retain)) == (8, 16)

@@ -139,6 +139,7 @@ def test_the_last_fast_evaluation_is_what_the_end_measures(fitted: Callable[...,
         assert lines[-1][name] == pytest.approx(final[name], rel=1e-6), name
 
 
+@pytest.mark.slow
 def test_the_full_panel_knows_the_retain_model(fitted: Callable[..., Any]) -> None:
     (line,), final = fitted(
         "unlearn.evaluate.every=3", "unlearn.evaluate.panel=full", "unlearn.evaluate.at_start=false"

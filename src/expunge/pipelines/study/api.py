@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.core.errors import ConfigError, as_list, as_texts, kind_of, nearest
+from expunge.core.errors import ConfigError, as_list, as_path, as_texts, kind_of, nearest
 from expunge.core.plugins import load_plugins
 
 if TYPE_CHECKING:  # a study's code loads torch
@@ -41,9 +41,7 @@ class Study:
         Raises:
             ConfigError: If the file or a setting is wrong. DataError: If its data cannot be read.
         """
-        if not isinstance(path, str | Path):
-            raise ConfigError(f"study: expected the path of a YAML file, got {kind_of(path)}")
-        file = Path(path).expanduser()
+        file = as_path(path, "study")
         if not file.is_file():
             names = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
             raise ConfigError(f"study: no file {path}{nearest(file.name, names) if names else ''}")
@@ -58,11 +56,14 @@ class Study:
     def _opened(cls, words: Sequence[str], plugins: Sequence[str | Path]) -> Study:
         from expunge.pipelines.study.handle import load_study
 
+        first, *others = as_texts(words, "overrides")
+        if any(word.lstrip("+").partition("=")[0] == "study" for word in others):
+            raise ConfigError(f"study: is {first.partition('=')[2]!r} already; open another one by its own call")
         paths = as_list(plugins, "plugins")
         files = as_texts([str(path) if isinstance(path, Path) else path for path in paths], "plugins")
         if files:
             load_plugins(files)
-        return cls(load_study(list(words), files))
+        return cls(load_study([first, *others], files))
 
     @property
     def name(self) -> str:
@@ -99,6 +100,8 @@ class Study:
         """
         from expunge.core.console import Console
 
+        if not isinstance(show_progress, bool | None):
+            raise ConfigError(f"show_progress: expected True, False or None, got {show_progress!r}")
         shown = sys.stderr.isatty() if show_progress is None else show_progress
         result = self._handle.run(console=Console(stderr=True, quiet=not shown), command="")
         self.failures = dict(result.failures)
@@ -131,7 +134,7 @@ class Study:
 
     def export_slurm(self, folder: str | Path) -> list[Path]:
         """Write the study as sbatch scripts into a folder and return them; the last one queues all others."""
-        return self._handle.export_slurm(Path(folder).expanduser())
+        return self._handle.export_slurm(as_path(folder, "export_slurm", folder=True))
 
     def _states(self) -> str:
         counts = Counter(p.state for p in self._handle.plan())

@@ -38,7 +38,7 @@ class MethodEntry:
     """Training settings of this method, on top of the study's `unlearn`."""
     label: str | None = None
     """The name in reports. None: the method's name with its settings."""
-    from_models: tuple[str, ...] = ()
+    from_models: tuple[str, ...] = field(default=(), metadata={"key": "from"})
     """Labels of the earlier methods whose models a weight edit or UNDO reads; written as `from`."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Lists of values for keys of method_args or args, `{method_args.beta: [0.1, 0.5]}`. The entry stands for their

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, as_path, nearest
 from expunge.training.in_memory.unlearn_config import DEFAULT_METHOD, UnlearnConfig
 
 
@@ -44,7 +44,7 @@ class UnlearnResult:
         """Write the model and the tokenizer as a Hugging Face folder, and return the folder."""
         from expunge.models.load import save_model
 
-        target = Path(folder).expanduser()
+        target = as_path(folder, "save", folder=True)
         save_model(self.model, self.tokenizer, target)
         return target
 

@@ -89,12 +89,18 @@ def repository_of(args: UnlearnConfig, repo_id: str | None = None) -> str:
     return name
 
 
-def check_callbacks(callbacks: Any) -> None:
-    """Raise ConfigError for anything but a list of transformers' callbacks."""
-    base = transformers.TrainerCallback
+def check_callbacks(callbacks: Any, args: UnlearnConfig) -> None:
+    """Raise ConfigError for anything but transformers' callbacks, and for early stopping without its settings."""
+    base, name = transformers.TrainerCallback, type(args).__name__
     for one in as_list(callbacks, "callbacks"):
-        if not isinstance(one, base) and not (isinstance(one, type) and issubclass(one, base)):
+        kind = one if isinstance(one, type) else type(one)
+        if not issubclass(kind, base):
             raise ConfigError(f"callbacks: expected TrainerCallbacks of transformers, got {kind_of(one)}")
+        if issubclass(kind, transformers.EarlyStoppingCallback):
+            if args.metric_for_best_model is None:
+                raise ConfigError(f"{name}.metric_for_best_model: missing; EarlyStoppingCallback reads it")
+            if args.eval_strategy == "no":
+                raise ConfigError(f'{name}.eval_strategy: EarlyStoppingCallback needs "epoch" or "steps", got "no"')
 
 
 def check_reference(model: Any, ref_model: Any) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from expunge.benchmarks.in_memory import check_disjoint, in_memory_benchmark
 from expunge.core import distributed
-from expunge.core.errors import ConfigError, DataError, kind_of
+from expunge.core.errors import ConfigError, DataError, as_path, kind_of
 from expunge.core.hub import card, create, upload
 from expunge.core.on_use import transformers
 from expunge.data.encoder import Encoded
@@ -121,7 +121,7 @@ class UnlearnTrainer:
         self.forget_dataset, self.retain_dataset = self._datasets(forget_dataset, retain_dataset)
         self.eval_dataset = eval_roles(eval_dataset)
         reporting = reporting_callbacks(self.args)
-        check_callbacks(callbacks)
+        check_callbacks(callbacks, self.args)
         if self.args.push_to_hub:
             name, none = repository_of(self.args), "nothing is trained yet"
             create(name, "model", private=self.args.hub_private_repo, option="push_to_hub", complete=none)
@@ -378,6 +378,7 @@ class UnlearnTrainer:
 
     def add_callback(self, callback: transformers.TrainerCallback | type[transformers.TrainerCallback]) -> None:
         """Add a callback, as an object or a class."""
+        check_callbacks([callback], self.args)
         self._bridge.handler.add_callback(callback)
 
     def pop_callback(
@@ -406,7 +407,7 @@ class UnlearnTrainer:
         target = output_dir or self.args.output_dir
         if target is None:
             raise ConfigError("save_model: name a folder, or set output_dir in the settings")
-        folder = Path(target).expanduser()
+        folder = as_path(target, "save_model", folder=True)
         save_model(self.model, self.processing_class, folder)
         return folder
 
