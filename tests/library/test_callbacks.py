@@ -181,3 +181,15 @@ def test_early_stopping_without_its_metric_is_an_error(full: Any, tokenizer: Any
         trained(full, tokenizer, stop, metric_for_best_model="forget_Q_A_Prob")
     with pytest.raises(ConfigError, match="did you mean 'eval_forget_Q_A_Prob'"):
         trained(full, tokenizer, Recorder(), eval_strategy="epoch", metric_for_best_model="forget_Q_A_Prb")
+
+
+def test_metrics_of_evaluation(full: Any, tokenizer: Any) -> None:
+    recorder = Recorder()
+    trained(full, tokenizer, recorder, eval_strategy="epoch", num_train_epochs=1, eval_metrics=("answer_in_text",))
+    assert [sorted(line)[:2] for line in recorder.metrics] == [
+        ["eval_forget_answer_in_text", "eval_retain_answer_in_text"]
+    ]
+    with pytest.raises(ConfigError, match=r"^NPOConfig\.eval_metrics: no metric named 'answer_in_txt'; did you mean"):
+        trained(full, tokenizer, recorder, eval_metrics=("answer_in_txt",))
+    with pytest.raises(ConfigError, match=r"^metrics: .*; did you mean 'eval_metrics'\?"):
+        expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, metrics=["forget_Q_A_Prob"])

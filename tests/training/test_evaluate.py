@@ -189,6 +189,10 @@ def test_the_full_panel_and_named_metrics() -> None:
     ("keys", "words"),
     [
         ({"panel": ["forget_Q_A_Pob"]}, r"evaluate.panel\[0\]: no metric named 'forget_Q_A_Pob'; did you mean"),
+        (
+            {"panel": ["answer_in_text"]},
+            r"panel\[0\]: no metric .*; eval.metrics=\[answer_in_text\] adds .*, such as forget_answer_in_text$",
+        ),
         ({"keep": "best", "rule": {"forget": "model_utility"}}, r"'model_utility' is not .*; set .*panel=full$"),
         (
             {"keep": "best", "rule": {"formula": "forget_Q_A_Pob + 1"}},

@@ -25,6 +25,7 @@ USUAL_NAMES: Mapping[str, str] = {
     "max_tokens": "max_new_tokens",
     "system": "system_prompt",
     "tokenizer": "processing_class",
+    "metrics": "eval_metrics",
 }
 SHORTEST_PART = 3  # letters of a part of a name that is enough for a hint
 

@@ -11,7 +11,7 @@ from expunge.benchmarks.api import Benchmark
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.numbers import finite
 from expunge.evaluation.kinds import find_kind
-from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.api import Metric, MetricResult, families
 from expunge.metrics.compute import in_order, with_parents
 from expunge.training.evaluate_args import EvaluateArgs, SelectionRule
 
@@ -43,7 +43,9 @@ def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "tra
     if isinstance(args.panel, tuple):
         for i, name in enumerate(args.panel):
             if name not in by_name:
-                raise ConfigError(f"{where}.panel[{i}]: no metric named {name!r}{nearest(name, by_name)}")
+                added = f"; eval.metrics=[{name}] adds its metrics; list them here, such as forget_{name}"
+                more = added if name in families() and families()[name].reads else nearest(name, by_name)
+                raise ConfigError(f"{where}.panel[{i}]: no metric named {name!r}{more}")
             if name in excluded:
                 raise ConfigError(
                     f"{where}.panel[{i}]: {name} is computed only after training, because it reads more than answer "

@@ -76,6 +76,9 @@ class UnlearnConfig(TrainArgs):
     eval_on_start: bool = False
     """Whether `evaluate()` runs before the first step as well."""
 
+    eval_metrics: tuple[str, ...] | None = None
+    """Metrics that `evaluate()` computes, as `metrics` of `expunge.evaluate`. None: all that the data allows."""
+
     metric_for_best_model: str | None = None
     """Metric that transformers' EarlyStoppingCallback reads, such as "forget_Q_A_Prob". None: no early stopping."""
 
