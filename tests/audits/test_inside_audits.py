@@ -93,7 +93,7 @@ def test_a_probe_for_truth_asks_for_wrong_answers_and_one_for_membership_for_uns
     assert not plan.probes and "no wrong answers" in plan.missing["truth"]
     outputs = make_audit("probe").read(bare, AuditOutputs({}, {}, {}))
     assert [r.verdict for r in outputs.readings] == ["not measurable", "not measurable"]
-    assert "name a holdout split" in outputs.readings[1].note
+    assert "holdout= in Python" in outputs.readings[1].note
 
 
 def test_membership_is_an_auc_between_those_of_the_controls() -> None:

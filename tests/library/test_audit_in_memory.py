@@ -12,7 +12,10 @@ import torch
 from library_facts import FACTS, FORGET, RETAIN, SHORT
 
 import expunge
+from expunge.audits.api import AuditFindings
+from expunge.audits.run import AuditReport
 from expunge.core.errors import ConfigError
+from expunge.metrics.equivalence import AuditFinding
 from expunge.models.build import build_llama
 from expunge.models.config import ModelArgs
 from expunge.models.load import load_model, save_model
@@ -177,3 +180,11 @@ def test_an_analysis_says_what_it_lacks(full: Any, tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match="did you mean 'lens'"):
         expunge.inspect(full, tokenizer, ["lenses"], forget=FORGET)
     assert "left out: drift, cka, probe" in repr(expunge.inspect(full, tokenizer, forget=FACTS))
+
+
+def test_controls_that_no_finding_could_use_are_not_called_missing() -> None:
+    findings = AuditFindings((AuditFinding("grey_box", note="no rows"),))
+    report = AuditReport({"forensic": findings}, ("retain", "full"))
+    assert report.verdict.forgot.word == "not tested" and "no retain model" not in str(report)
+    alone = AuditReport({"forensic": findings}, ("full",))
+    assert alone.verdict.forgot.sentence == "There is no retain model to compare it with."

@@ -23,13 +23,14 @@ from expunge.metrics.equivalence import NO_TRACE, NOT_MEASURABLE, OVER, TRACE, A
 
 Labels = npt.NDArray[np.int64]
 FOLDS = 5
+NO_UNSEEN = "there are no rows that no model has seen; give some: --holdout, a holdout split, or holdout= in Python"
 UNLIKE = 0.75  # AUC of a model that saw neither set, from which the sets count as different
 
 
 def lacks_unseen(inputs: AuditInputs) -> str | None:
     """Return why forget rows cannot be compared with unseen ones across folds, or None."""
     if inputs.holdout is None:
-        return "there are no rows that no model has seen; name a holdout split"
+        return NO_UNSEEN
     if min(len(set(groups_of(rows))) for rows in (inputs.forget, inputs.holdout)) < 2:
         return "folds need two authors or more among the forget rows, and among the unseen ones"
     return None

@@ -18,7 +18,7 @@ from expunge.audits.api import (
     audit,
     rows_of,
 )
-from expunge.audits.distinguishability import stands_out
+from expunge.audits.distinguishability import NO_UNSEEN, stands_out
 from expunge.audits.position import auc, percentiles, two_sided
 from expunge.audits.prompting import check_ways, rows_in, worst_panel
 from expunge.core.decode import strict
@@ -102,7 +102,7 @@ class MembershipAudit(ControlledAudit):
 
     def _erased(self, outputs: AuditOutputs, inputs: AuditInputs) -> AuditFinding:
         if inputs.holdout is None:
-            return AuditFinding("erased_rows", note="there are no rows that no model has seen; name a holdout split")
+            return AuditFinding("erased_rows", note=NO_UNSEEN)
         if outputs.retain is None:
             return AuditFinding("erased_rows", note=outputs.lacking or "")
         # The same rows in both models, so that one bootstrap draw serves both.

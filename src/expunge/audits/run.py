@@ -31,7 +31,7 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.metrics.api import MetricResult
 from expunge.metrics.equivalence import AuditFinding
-from expunge.metrics.verdict import NOT_TESTED, Verdict, VerdictAnswer, make_verdict
+from expunge.metrics.verdict import NO_CONTROLS, NO_MEASUREMENT, NOT_TESTED, Verdict, VerdictAnswer, make_verdict
 from expunge.training.config import TrainArgs
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class AuditReport(Mapping[str, tuple[AuditFinding, ...]]):
         """The verdict on the model from all findings. Audits do not measure utility."""
         findings = [(name, finding) for name, readings in self.items() for finding in readings]
         utility = VerdictAnswer(NOT_TESTED, "Audits do not measure utility; see evaluate.", finding=NOT_TESTED)
-        return make_verdict("model", findings, utility)
+        reason = NO_MEASUREMENT if "retain" in self.controls else NO_CONTROLS
+        return make_verdict("model", findings, utility, reason=reason)
 
     def examples(self, name: str) -> Any:
         """Return an audit's table of examples as a DataFrame; it is empty for an audit without one."""

@@ -53,7 +53,7 @@ NOT_TESTED = "not tested"
 KEPT, DAMAGED, BROKEN = "kept", "damaged", "broken"
 DAMAGE = 0.05  # largest loss of utility, as a share of the target model's, that counts as kept
 NO_TARGET = "without a target model, the margin is a share of the distance from the retain model to 1"
-NO_CONTROLS = "there is no retain model and target model to compare it with"
+NO_CONTROLS = "there is no retain model to compare it with"
 NO_MEASUREMENT = "no audit of the model as it is has run: exposure, probe, lens or depth; evaluate has metrics of it"
 # The smallest rank is best. A model below the retain model is distinguishable, so it gains nothing from it: a trace has
 # the same rank, and the smaller distance comes first.
@@ -207,7 +207,7 @@ def make_verdict(
         parts[_question(audit, finding.name)].append((audit, finding))
     compared = any(math.isfinite(finding.retain) for _, finding in findings)
     forgot = _answer(parts["forgot"], {}, NO_MEASUREMENT if compared and reason == NO_CONTROLS else reason)
-    if not parts["forgot"] and not compared:
+    if not parts["forgot"] and not compared and reason != NO_MEASUREMENT:
         forgot = replace(forgot, word=NOT_MEASURABLE, finding=NOT_MEASURABLE)
     forgot, agree = _with_seeds(forgot, by_seed)
     detectable = _answer(parts["detectable"], DETECTION, "no audit has tried it: exposure or forensic")
