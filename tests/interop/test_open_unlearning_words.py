@@ -45,6 +45,16 @@ CORPUS = "data.forget.WMDP_forget.args.hf_args."
         ([f"{A}do_train=True"], []),
         ([f"{A}push_to_hub=false"], []),
         ([f"{A}deepspeed=null"], []),
+        ([f"{A}fsdp=[]", f"{A}lr_scheduler_kwargs={{}}", f"{A}hub_strategy=every_save"], []),
+        ([f"{A}max_grad_norm=null", f"+{A}bf16=null"], [f"{A}max_grad_norm=0", f"{A}bf16=false"]),
+        ([f"{A}optim_args=null", f"{A}gradient_checkpointing=null"],
+         [f"{A}optim_args={{}}", f"{A}activation_checkpointing=false"]),
+        ([f"{A}greater_is_better=null", f"{A}evaluation_strategy=null"], []),
+        ([f"{A}eval_strategy=steps", f"{A}eval_steps=null"], [f"{EVERY}=null", f"{STEPS}=5"]),
+        ([f"{A}warmup_steps=0", f"{A}warmup_ratio=0.1"], [f"{A}warmup_steps=0.1"]),
+        ([f"{A}warmup_ratio=0.0", f"{A}warmup_steps=5"], [f"{A}warmup_steps=5"]),
+        ([f"{A}optim=rmsprop"], [f"{A}optim=torch.optim.RMSprop"]),
+        (["eval.tofu.metrics.forget_Q_A_ROUGE.batch_size=1"], []),
         ([f"{A}save_strategy=no"], []),
         ([f"{A}save_strategy=epoch"], [f"{A}save_strategy=epoch"]),
         ([f"{A}save_strategy=steps"], [f"{A}save_strategy=steps", f"{A}save_steps=500"]),
@@ -124,7 +134,7 @@ REFUSED = [
     ("unlearn", [TOFU, "eval=muse"], "experiment=unlearn/muse/default"),
     ("unlearn", [TOFU, "data=finetune"], "write expunge train"),
     ("unlearn", [TOFU, f"{ALT}handler=PretrainingDataset"], "benchmark=custom"),
-    ("unlearn", ["eval.tofu.metrics.forget_Q_A_ROUGE.batch_size=1"], "eval.metrics=[NAME,...]"),
+    ("unlearn", ["eval.tofu.metrics.forget_Q_A_ROUGE.rouge_type=rougeL_f1"], "eval.metrics=[NAME,...]"),
     ("eval", ["eval.tofu.metrics.mia_reference.reference_model_path=x"], "retain_logs_path="),
     ("unlearn", [TOFU, f"{ALT}args.hf_args.data_files=my.json"], "benchmark=custom forget=my.json"),
     ("unlearn", [TOFU, f"{ALT}args.hf_args.path=json"], "benchmark=custom forget=FILE"),
@@ -138,7 +148,8 @@ REFUSED = [
     ("unlearn", ["generation=default"], "eval.generation.max_new_tokens=N"),
     ("eval", ["eval=null"], "leave it out"),
     ("unlearn", [TOFU, "eval=[tofu,lm_eval]"], "a benchmark has one suite; write eval.metrics=[NAME,...]"),
-    ("eval", ["seed=1"], "eval.sampling.seed=1"),
+    ("unlearn", [f"{A}lr_scheduler_type=reduce_lr_on_plateau"], "write constant or linear"),
+    ("unlearn", [f"{A}lr_scheduler_type=cosine_with_min_lr"], "write cosine"),
     ("train", [FINETUNE, "data/datasets@data.train=TOFU_QA_ra"], "no data set named 'TOFU_QA_ra'"),
 ]
 
@@ -219,6 +230,32 @@ def test_a_folder_without_the_template_of_the_experiments_model_is_named() -> No
         named = check("eval", [*words, "model=Llama-3.2-1B-Instruct"]).notes
     assert any("add model=Llama-3.2-1B-Instruct" in note for note in notes)
     assert not any("own chat template" in note for note in named)
+
+
+@pytest.mark.parametrize("word", ["logging_steps=0.1", "max_grad_norm=null", "optim=adagrad", "bf16=null"])
+def test_odd_values_of_transformers_act(word: str) -> None:
+    assert check("unlearn", [TOFU, "task_name=t", f"{A}{word}"]).tree
+
+
+def test_a_wrong_value_of_a_note_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"gradient_accumulation_steps: should be a valid integer, got None"):
+        check("unlearn", [TOFU, "task_name=t", f"{A}gradient_accumulation_steps=null"])
+
+
+def test_a_seed_of_an_evaluation() -> None:
+    words, notes = translate(["seed=42"], "eval")
+    assert words == []
+    assert "eval.sampling.seed=42" in notes[0]
+    words, _ = translate(["seed=42", f"{FORGET_ROUGE}do_sample=true"], "eval")
+    assert words == [f"{G}seed=42", f"{G}temperature=1"]
+
+
+@pytest.mark.parametrize("more", [[], ["eval.muse.data_split=Books"]])
+def test_the_data_of_evaluations_of_a_fine_tuning(more: list[str]) -> None:
+    notes = translate(["experiment=finetune/muse/default", "data_split=Books", *more], "train")[1]
+    assert any("OpenUnlearning's read News" in note for note in notes) is (more == [])
+    alone = translate(["experiment=finetune/muse/default", "eval.muse.data_split=Books"], "train")[1]
+    assert any("which the training reads, too" in note for note in alone)
 
 
 @pytest.mark.parametrize(

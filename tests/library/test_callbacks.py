@@ -112,6 +112,21 @@ def test_evaluations_come_when_asked_for(full: Any, tokenizer: Any) -> None:
     assert measured["eval_forget_Q_A_Prob"] == result["forget_Q_A_Prob"]
 
 
+def test_evaluations_follow_a_share_of_the_steps(full: Any, tokenizer: Any) -> None:
+    recorder = Recorder()
+    trainer = trained(
+        full,
+        tokenizer,
+        recorder,
+        eval_strategy="steps",
+        logging_steps=0.5,
+        max_steps=4,
+        generation={"max_new_tokens": 4},
+    )
+    assert trainer.state.logging_steps == 2
+    assert [step for event, step, _ in recorder.events if event == "on_evaluate"] == [2, 4]
+
+
 def test_evaluation_does_not_change_the_training(full: Any, tokenizer: Any) -> None:
     import copy
 

@@ -60,6 +60,12 @@ def test_the_early_steps_are_logged_and_evaluated_closely(
     assert watch.points[-1].values["loss/retain"] < watch.points[0].values["loss/retain"]
 
 
+def test_a_share_of_the_steps_is_logged(make_model: Callable[..., Any], rows: dict[str, list[Encoded]]) -> None:
+    args = TrainArgs(**{**vars(ARGS), "max_steps": 10, "logging_steps": 0.4})
+    done = train(make_model(), objective("finetune"), rows, args, pad_id=0)
+    assert [line["step"] for line in done.history] == [4, 8, 10]
+
+
 def test_a_tenth_of_the_period_up_to_the_step() -> None:
     due = [
         k for k in range(1, 41)

@@ -234,8 +234,8 @@ class _Import:
         out: dict[str, Any] = dict(TRAINING)
         for key, value in (config.get("trainer_kwargs") or {}).items():
             name = RENAMED.get(key, key)
-            if key in NO_USE or (key == "logging_steps" and float(value) < 1):
-                self.note(f"trainer_kwargs.{key} has no counterpart: {NO_USE.get(key, MEASURED)}.")
+            if key in NO_USE:
+                self.note(f"trainer_kwargs.{key} has no counterpart: {NO_USE[key]}.")
             elif name not in allowed:
                 raise ConfigError(f"{path}: trainer_kwargs.{key}: unknown key{nearest(key, [*allowed, *RENAMED])}")
             else:

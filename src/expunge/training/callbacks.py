@@ -76,9 +76,9 @@ class CallbackBridge:
         self.args = args
         logged = self.state.log_history  # an evaluation before the run stays in the log
         self.state = transformers.TrainerState(
-            max_steps=max_steps, num_train_epochs=num_train_epochs, epoch=0.0, logging_steps=args.logging_steps,
-            train_batch_size=args.train_batch_size,
+            max_steps=max_steps, num_train_epochs=num_train_epochs, epoch=0.0, train_batch_size=args.train_batch_size
         )  # fmt: skip
+        self.state.compute_steps(args, max_steps)
         self.state.log_history = logged
         self.control = transformers.TrainerControl()
         self._begun, self._epoch, self._phase, self._epochs_before = True, 0, 0, 0.0

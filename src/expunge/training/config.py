@@ -110,8 +110,8 @@ class TrainArgs:
     """The number of answer tokens whose logits are computed at a time, if the loss allows it. Saves memory with a large
     vocabulary. 0: all at once, which is faster.
     """
-    logging_steps: int = 5
-    """Log every n-th step."""
+    logging_steps: int | float = 5
+    """Log every n-th step. Below 1: a share of a phase's steps."""
     dense_logging_steps: int = 0
     """The number of first steps that are all logged and evaluated ten times as often as `evaluate.steps`."""
     compile: bool = False
@@ -183,7 +183,7 @@ class TrainArgs:
         for key in ("learning_rate", "num_train_epochs", "max_loss", "adam_epsilon"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise ValueError(f"{key} must be a number > 0")
-        for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "reference_topk"):
+        for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "reference_topk"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1")
         for key in ("weight_decay", "warmup_steps", "max_grad_norm", "warmup_epochs"):
@@ -196,8 +196,9 @@ class TrainArgs:
             raise ValueError("seed must be a whole number from 0 to 2**32 - 1")
         if self.dense_logging_steps < 0:
             raise ValueError("dense_logging_steps must be at least 0")
-        if (n := self.save_steps) is not None and not (0 < n < 1 or (n >= 1 and n == int(n))):
-            raise ValueError("save_steps must be a whole number of at least 1, or a share below 1")
+        for key in ("logging_steps", "save_steps"):
+            if (n := getattr(self, key)) is not None and not (0 < n < 1 or (1 <= n < math.inf and n == int(n))):
+                raise ValueError(f"{key} must be a whole number of at least 1, or a share below 1")
         if (self.save_steps is not None) != (self.save_strategy == "steps"):
             raise ValueError("save_steps goes together with save_strategy=steps; set both or none")
         if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
@@ -207,7 +208,7 @@ class TrainArgs:
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError("max_steps must be at least 1 (or -1: num_train_epochs decides)")
         if self.bf16 and self.fp16:
-            raise ValueError("bf16 cannot be on together with fp16")
+            raise ValueError("bf16 cannot be on together with fp16; set one of them to false")
         if problem := optimizer_problem(self.optim):
             raise ValueError(f"optim {problem}")
         if self.max_steps != -1 and self.schedule.kind != "interleaved":

@@ -172,7 +172,7 @@ def _forms(mode: str, tree: Mapping[str, Any]) -> list[str]:
         method, args, own = trainer["handler"], trainer["args"], trainer.get("method_args") or {}
         if mode == "unlearn" and (method in LOSSES or own.get("retain_loss_type") in ("KL", "EMBED_DIFF")):
             differs.append(f"the loss of {method} (as in its paper)")
-        if args.get("gradient_accumulation_steps", 1) > 1:
+        if args.get("gradient_accumulation_steps", 1) != 1:
             differs.append("the mean over a step (all its tokens or rows)")
     if (tree.get("model", {}).get("template_args") or {}).get("compat", "clean") == "clean":
         differs.append("the scored tokens (every token of the answer)")

@@ -5,7 +5,9 @@ An argument has another name here, or changes no result, or is refused with the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from expunge.core.errors import ConfigError
 
 RENAMED: Mapping[str, str] = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -102,6 +104,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "trackio_space_id": _UNUSED,
     "trackio_bucket_id": _UNUSED,
     "trackio_static_space_id": _UNUSED,
+    "hub_strategy": "jobs upload nothing",
 }
 
 # The defaults of transformers, which count there for an argument that `~trainer.args.KEY` removes.
@@ -146,7 +149,6 @@ REFUSED: Mapping[str, str] = {
     "parallelism_config": LAUNCH,
     "hub_model_id": PUSH,
     "hub_private_repo": PUSH,
-    "hub_strategy": PUSH,
     "hub_token": PUSH,
     "hub_always_push": PUSH,
     "hub_revision": PUSH,
@@ -166,6 +168,62 @@ REFUSED: Mapping[str, str] = {
     "tf32": f"leave it out; {_DTYPE}",
     "train_sampling_strategy": "write trainer.args.group_by_length=true or false",
 }
+
+# The values that null stands for in transformers. None: the argument is not set.
+NULL: Mapping[str, str | None] = {
+    **dict.fromkeys(("bf16", "fp16", "group_by_length", "gradient_checkpointing", "torch_compile"), "false"),
+    "eval_on_start": "false",
+    "max_grad_norm": "0",
+    "optim_args": "{}",
+    **dict.fromkeys(("greater_is_better", "evaluation_strategy", "eval_steps"), None),
+}
+OPTIMIZERS: Mapping[str, str] = {"rmsprop": "torch.optim.RMSprop", "adagrad": "torch.optim.Adagrad"}
+# Schedules that need an evaluation or settings of their own, with the nearest schedule here.
+SCHEDULES: Mapping[str, str] = {
+    "reduce_lr_on_plateau": "write constant or linear; a learning rate follows the steps, not an evaluation",
+    "cosine_with_min_lr": "write cosine, which ends at 0",
+    "cosine_warmup_with_min_lr": "write cosine, which ends at 0",
+    "warmup_stable_decay": "write constant_with_warmup, which does not end with a decay",
+}
+WARMUP = ("warmup_steps", "warmup_ratio")
+
+
+def as_read_there(words: Sequence[str], notes: list[str]) -> list[str]:
+    """Return the words with the values that transformers reads: null, shares, and a warm-up of zero next to another.
+
+    Raises ConfigError for a schedule that cannot act here.
+    """
+    values = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words}
+    warmup = [values.get(f"trainer.args.{name}") for name in WARMUP]
+    idle = [_is_zero(value) for value in warmup if value is not None]
+    out = []
+    for word in words:
+        key, _, value = word.partition("=")
+        group, _, name = key.lstrip("+").rpartition(".")
+        if group != "trainer.args":
+            out.append(word)
+            continue
+        if name == "lr_scheduler_type" and value in SCHEDULES:
+            raise ConfigError(f"{word}: {SCHEDULES[value]}")
+        if value.lower() == "null" and name in NULL:
+            new = NULL[name]
+        elif name in WARMUP and idle in ([True, False], [False, True]) and _is_zero(value):
+            new = None
+            notes.append(f"{word} has no effect: the other setting of the warm-up counts")
+        else:
+            new = OPTIMIZERS.get(value, value) if name == "optim" else value
+        if new is not None:
+            out.append(f"{key}={new}")
+        if new not in (value, None):
+            notes.append(f"{word} is now trainer.args.{name}={new}")
+    return out
+
+
+def _is_zero(value: str) -> bool:
+    try:
+        return float(value) == 0
+    except ValueError:
+        return value.lower() == "null"
 
 
 def prefixed(table: Mapping[str, str], *, values: bool = False) -> dict[str, str]:

@@ -35,6 +35,7 @@ RENAMED: Mapping[str, str] = {
     "model.model_args.torch_dtype": "model.model_args.dtype",
     "data.anchor": "trainer.args.anchor",
 }
+BATCH_OF_METRIC = re.compile(r"eval\.(tofu|muse)\.metrics\.[\w.]+\.(batch_size|collators\.[\w.]+)")
 GENERATION = re.compile(r"(eval\.(?:tofu|muse)\.(?:[\w.]+\.)?generation_args)\.(\w+)")
 # Words of an evaluation whose settings here the training reads, too.
 TRAINED = dict.fromkeys(("eval.tofu.forget_split", "eval.muse.data_split"), ", which the training reads, too")
@@ -112,8 +113,10 @@ def translate(
     context: further words of the same command, which are not translated. Raises ConfigError for a word that cannot act
     here, with the word to type instead.
     """
+    notes: list[str] = []
+    words = training_arguments.as_read_there(words, notes)
     values = {w.partition("=")[0].lstrip("+"): w.partition("=")[2] for w in (*context, *words)}
-    job = Translation(mode, values)
+    job = Translation(mode, values, notes=notes)
     for word in words:
         key, _, value = word.partition("=")
         name = key.lstrip("+")
@@ -132,12 +135,13 @@ def translate(
 
             generation_word(job, match, name, value)
         elif name in RENAMED:
-            alone = job.mode == "unlearn" and RENAMED[name] not in job.values
+            trains = job.mode == "unlearn" or (job.mode == "train" and name == "eval.muse.data_split")
+            alone = trains and RENAMED[name] not in job.values
             job.rename(name, RENAMED[name], value, TRAINED.get(name, "") if alone else "")
         elif reason := without_effect(name):
             job.notes.append(f"{name} has no effect: {reason}")
         elif reason := REFUSED.get(_outer(name)):
-            if value.lower() not in (*FALSE, "0.0"):
+            if value.lower() not in (*FALSE, "0.0", "{}", "[]"):
                 raise ConfigError(f"{word}: {reason}")
         elif group := next((g for g in REFUSED_GROUPS if name == g or name.startswith(f"{g}.")), None):
             raise ConfigError(f"{word}: {REFUSED_GROUPS[group]}")
@@ -148,7 +152,8 @@ def translate(
 
 def without_effect(name: str) -> str | None:
     """Return why a setting changes no result here; None for any other one."""
-    return WITHOUT_EFFECT.get(_outer(name))
+    batch = BATCH_OF_METRIC.fullmatch(name)
+    return WITHOUT_EFFECT.get(_outer(name)) or (training_arguments.BUDGET if batch else None)
 
 
 def _outer(name: str) -> str:
@@ -274,10 +279,23 @@ def _report_to(job: Translation, name: str, value: str) -> None:
 
 
 def _seed(job: Translation, name: str, value: str) -> None:
-    if job.mode == "eval":
-        raise ConfigError(f"seed={value}: an evaluation draws nothing at random; for eval.extras=[leak], write "
-                          f"eval.sampling.seed={value}")  # fmt: skip
-    job.add("trainer.args.seed", value, f"seed={value}")
+    if job.mode == "eval" and any(key.endswith("do_sample") for key in job.values):
+        job.rename(name, "eval.generation.seed", value)
+    elif job.mode == "eval":
+        job.notes.append("seed has no effect: an evaluation draws nothing at random; for eval.extras=[leak], write "
+                         f"eval.sampling.seed={value}")  # fmt: skip
+    else:
+        job.add("trainer.args.seed", value, f"seed={value}")
+
+
+def _data_split(job: Translation, name: str, value: str) -> None:
+    """Select the data; the evaluations of its fine-tuning on MUSE read News until another word names other data."""
+    job.out.append(f"{name}={value}")
+    if job.mode == "train" and job.theirs and value != "News" and "eval.muse.data_split" not in job.values:
+        job.notes.append(
+            f"{name}={value}: evaluations during training read {value}, too; OpenUnlearning's read News until the "
+            f"command has eval.muse.data_split={value}"
+        )
 
 
 def _data_seed(job: Translation, name: str, value: str) -> None:
@@ -438,6 +456,7 @@ RULES: Mapping[str, Callable[[Translation, str, str], None]] = {
     "eval": _eval_group,
     "data": _data_group,
     "seed": _seed,
+    "data_split": _data_split,
     "mode": _mode,
     **{
         f"{suite}.{metric}.reference_logs.retain_model_logs.path": _retain_logs

@@ -327,7 +327,7 @@ class UnlearnTrainer:
         state, control = self._bridge.state, self._bridge.control
         due = control.should_evaluate
         if self.args.eval_strategy == "steps":
-            due = due or state.global_step % (self.args.eval_steps or self.train_args.logging_steps) == 0
+            due = due or state.global_step % (self.args.eval_steps or state.logging_steps) == 0
         if self.args.eval_strategy == "epoch":
             due = due or self._bridge.epoch_ended
         control.should_evaluate = False
