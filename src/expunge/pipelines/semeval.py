@@ -169,7 +169,8 @@ def submit(
         shutil.rmtree(run.output.aside, ignore_errors=True)
     if run.saved_steps == 0:
         run.write_end()
-        raise JobError(nothing_learned(out) if limit_s is not None else f"nothing was unlearned: {run.note}")
+        line = f"nothing was unlearned: {run.note}"
+        raise JobError(line if limit_s is None else nothing_learned(out, in_training=run.in_training))
     return run.result()
 
 
@@ -188,6 +189,7 @@ class _SubmissionRun:
     note: str = ""
     saved_steps: int = 0  # of the model in the output folder
     planned: int = 0
+    in_training: bool = False  # the first step has begun
 
     def all_parts(self) -> None:
         """Do all training runs, and merge their models."""
@@ -249,7 +251,7 @@ class _SubmissionRun:
         if self.saved_steps:
             complain(f"note: {self.note}: {self.output.folder}")
         else:
-            complain(f"expunge: error: {nothing_learned(self.output.folder)}")
+            complain(f"expunge: error: {nothing_learned(self.output.folder, in_training=self.in_training)}")
         shutil.rmtree(self.output.aside, ignore_errors=True)
         return 0 if self.saved_steps else 1
 
@@ -257,7 +259,8 @@ class _SubmissionRun:
         """Note that the time limit ended `what`, the run or the process."""
         self.stopped = "time"
         result = "the last saved model is the result" if self.saved_steps else "no model of a step was saved"
-        self.note = f"the time limit ended the {what} during a step; {result}"
+        when = "during a step" if self.in_training else "before the first step"
+        self.note = f"the time limit ended the {what} {when}; {result}"
 
     def write_end(self) -> None:
         """Write the final status next to the model, if there is one."""
@@ -324,6 +327,7 @@ class _SubmissionPart:
             if self._shown and not run.started:
                 self._save(state, 0)
             budget.begin()
+            run.in_training = True
             return False
         budget.stepped()
         self._report(time.monotonic() - self._began)

@@ -29,12 +29,15 @@ def write_status(out: Path, status: dict[str, object]) -> None:
         write_json(out / STATUS, status)
 
 
-def nothing_learned(out: Path) -> str:
+def nothing_learned(out: Path, *, in_training: bool = False) -> str:
     """Return the error of a run whose time limit came before the model of a step was saved."""
     model = "the initial model" if (out / STATUS).is_file() else "no model"
-    return (
-        f"nothing was unlearned within the time limit; {out} contains {model}. Give a longer --time-limit, or shorter "
-        "steps: trainer.args.per_device_train_batch_size=1 trainer.args.gradient_accumulation_steps=1"
+    line = f"nothing was unlearned within the time limit; {out} contains {model}. "
+    if not in_training:
+        return line + "The limit ended while programs, model and rows were loaded. Give a longer --time-limit"
+    return line + (
+        "Give a longer --time-limit, or shorter steps: trainer.args.per_device_train_batch_size=1 "
+        "trainer.args.gradient_accumulation_steps=1"
     )
 
 
