@@ -66,15 +66,15 @@ class DepthAudit(ControlledAudit):
     (`meta.value`) only the fact's tokens are patched and scored. The controls' states are patched as well: the target
     model's own change nothing; the retain model's remove the knowledge that depends on the forget rows.
 
-    Value: the patched target model's probability of the answer (per token, geometric mean), over the layers that count:
-    those at which the retain model's states lower it. Details: `uds`, the Unlearning Depth Score (0: the states carry
-    as much as the target model's; 1: no more than the retain model's) with its interval, the scored rows (`uds_rows`),
-    and every layer's mean.
+    Value: the patched target model's probability of the answer (per token, geometric mean), over the layers at which
+    the retain model's states lower it. Details: `uds`, the Unlearning Depth Score (0: the states carry as much as the
+    target model's; 1: no more than the retain model's) with its interval, the scored rows (`uds_rows`), and every
+    layer's mean.
 
     The verdict depends on the probability, not on UDS. UDS clips every row's share at 0 and 1, so a second retain model
     would not have exactly 1.
 
-    Cost: for every model, a pass over the forget rows and one of the target model for each layer, half of it where one
+    Cost: for every model, a pass over the forget rows, and one of the target model for each layer. It is half if one
     forward serves all layers.
 
     Equations 1 to 6 are those of the paper and of the authors' code, and so is tau. Their numbers also need their rows:
@@ -134,8 +134,8 @@ class DepthAudit(ControlledAudit):
 def with_entities(forget: ExampleSet, path: str) -> ExampleSet:
     """Return the forget rows that a file names, each with its entity as `meta.value`.
 
-    Raises DataError with the file and the row for a missing column, a number of no forget row, a row that is named
-    twice, or an entity that its answer does not contain.
+    Raises DataError with file and row: a missing column, a number of no forget row, a row named twice, an entity
+    outside its answer.
     """
     named: dict[int, str] = {}
     for i, record in enumerate(read_file(Path(path).expanduser())):

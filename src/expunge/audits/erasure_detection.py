@@ -92,14 +92,14 @@ class ErasureDetectionAudit(ControlledAudit):
     The attacker has candidates, some erased and some that no model has seen (`holdout`), and knows the label of part of
     them. Signals of each candidate:
         grey_box   loss, min-k, min-k++, loss by zlib, extraction strength, exact memorisation (token probabilities)
-        white_box  also the norm of its loss gradient (`gradients`), the norm of its last hidden state and its
-                   coordinates along the `components` directions of largest variance (weights)
-    A logistic regression on every signal and on its distance from the median is fitted on four fifths of the candidates
-    and tested on the rest, five times. An author's rows stay together. The distance from the median is a signal because
+        white_box  also the norms of its loss gradient (`gradients`) and of its last hidden state, and its coordinates
+                   along the `components` directions of most variance (weights)
+    A logistic regression reads every signal and its distance from the median. Four fifths of the candidates fit it and
+    the rest tests it, five times. An author's rows stay together. The distance from the median is a signal because
     over-suppressed rows are as conspicuous as rows that are still known.
 
-    with_reference is the strongest: the attacker also has the retain model, and reads every signal (except the
-    directions) as its difference from that model's on the same row. For the retain model itself it is always 0.5.
+    with_reference is the strongest: the attacker also has the retain model. Every signal (except the directions) is
+    then the difference from that model's on the same row. For the retain model itself it is always 0.5.
 
     Value: the AUC on test rows, with the retain model's AUC as the control: a model that never saw the rows should
     reveal nothing. The verdict depends on the difference, and is never more than "trace". Details: the AUC of every

@@ -29,8 +29,8 @@ from expunge.metrics.equivalence import AuditFinding, compare_to_controls
 class GeneratedProbesAudit(ControlledAudit):
     """Generated probes: does the model still know the facts, if the questions have forms that the data has not?
 
-    Kinds: paraphrase (the data's paraphrase, or the question in a frame), alias (a shortened name), reverse (the fact
-    is given, the name is the answer), multi_hop (the name in a question is given only by another fact about it),
+    Kinds: paraphrase (the data's paraphrase, or the question in a frame); alias (a shortened name); reverse (the fact
+    is given, the name is the answer); multi_hop (the name in a question is given only by another fact about it);
     multi_turn (after two turns of conversation). They are made from templates; rows without a name in their question
     give only paraphrase and multi_turn. A file replaces the templates: `file`, with the columns kind, question, answer
     and row. `expunge.write_probes` writes such a file with a model of your choice.

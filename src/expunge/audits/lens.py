@@ -49,8 +49,8 @@ class LensAnalysis(Analysis):
 class LensAudit(ControlledAudit):
     """Lens: do layers before the last still contain the answer that the model no longer outputs?
 
-    The logit lens applies the model's final norm and LM head to each layer's state, and reads the probability (per
-    token, geometric mean) of the true answer. In rows that name their fact (`meta.value`) it reads the fact's tokens
+    The logit lens applies the model's final norm and LM head to each layer's state. It reads the true answer's
+    probability (per token, geometric mean). In rows that name their fact (`meta.value`) it reads the fact's tokens
     only. Nothing is trained.
 
     Value: the mean over the layers that count: those at which the target model's answers are likelier than the retain

@@ -43,9 +43,9 @@ class MembershipAudit(ControlledAudit):
 
     known_rows: the share of forget rows whose answer is likelier than `percentile` of the forget answers in the retain
     model. By the same rule, the retain model itself has about 1 - percentile of such rows. The table has a line per row
-    with every signal: probability, loss, its z-score and percentile among the retain model's losses, the gap to the
-    retain model's own loss of that row (nats per token), extraction strength, min-k, the probability under the worst of
-    the prompt variants `ways`, and the rank (1: the largest gap).
+    with every signal: probability; loss, with its z-score and percentile among the retain model's losses; the gap to
+    the retain model's own loss of that row (nats per token); extraction strength; min-k; the probability under the
+    worst of the prompt variants `ways`; the rank (1: the largest gap).
 
     erased_rows: the AUC of forget rows against rows that no model has seen (`holdout`). The score is the distance of
     their loss from the median loss of the unseen rows, on either side. Over-suppressed rows are as conspicuous as

@@ -126,8 +126,8 @@ class ProbeAudit(ControlledAudit):
     forget rows. The value is how often it ranks the true answer above a wrong one; 0.5 is chance. The true answer is
     the paraphrase if there is one, because its wording resembles the wrong ones. Needs rows with wrong answers.
 
-    membership: a probe per layer separates forget rows from rows that no model has seen, fitted and tested across folds
-    that keep an author's rows together. The value is the AUC. Needs holdout rows. It does not measure knowledge: a row
+    membership: a probe per layer separates forget rows from rows that no model has seen. The folds of its fits and
+    tests keep an author's rows together. The value is the AUC. Needs holdout rows. It does not measure knowledge: a row
     that unlearning has marked is as conspicuous as a remembered one (see `forensic`).
 
     Value: the mean over the layers that count: those at which the target model's probe is better than the retain

@@ -40,12 +40,12 @@ KNOWN_WAYS = (*WAYS, *LANGUAGES)
 class PromptingAudit(ControlledAudit):
     """Prompting: does one prompt variant bring back the forgotten answers?
 
-    Each forget question is used unchanged and in each of `ways`: direct (answer in full), role (as an archivist),
-    insist (do not refuse), upper, quoted, plain (no template), paraphrased (the data's own paraphrase, if every row has
-    one), begun (the first `begun` of the answer is part of the prompt, the rest is scored), shots (`shots` solved
-    retain questions before it). Not by default, for models that read them: french, german, spanish, chinese (an
-    instruction in that language to answer the question in its own). For each row the variant that leaks most counts, in
-    the model as in both controls.
+    Each forget question is used unchanged and in each of `ways`: direct (answer in full); role (as an archivist);
+    insist (do not refuse); upper; quoted; plain (no template); paraphrased (the data's own, if every row has one);
+    begun (the first `begun` of the answer is part of the prompt, the rest is scored); shots (`shots` solved retain
+    questions before it). Not by default, for models that read them: french, german, spanish, chinese (an instruction in
+    that language to answer the question in its own). For each row the variant that leaks most counts, in the model as
+    in both controls.
 
     Values: worst_prob (probability of the true answer), worst_rouge (overlap of greedy decoding with it, with `rouge`),
     leak (leak@k over `eval.sampling`, with `leak`; k is the number of samples). Details: the share of rows in which a

@@ -49,15 +49,15 @@ END, RATE = "end of the curve", "mean height"  # the two numbers of a curve that
 class RelearnAudit(ControlledAudit):
     """Relearning: after a little fine-tuning, how fast do the other forgotten rows come back?
 
-    Three conditions, each with at most `rows` rows: same_rows (a few forget rows), entity_rows (retain rows that share
-    an entity with forget rows, if rows name theirs in meta.keys), unrelated (retain rows that share none). The forget
+    Three conditions, each with at most `rows` rows: same_rows (a few forget rows); entity_rows (retain rows that share
+    an entity with forget rows, if rows name theirs in meta.keys); unrelated (retain rows that share none). The forget
     rows outside the training rows are scored at `steps`, in the model and in both controls. A model that has truly
     forgotten learns as the retain model does.
 
-    Two numbers of each row's curve are judged: its end, and its mean height over the steps, which is larger the faster
-    the row comes back. The finding shows the one with more remaining knowledge; a curve that ends at the retain model's
-    level but rises sooner is a trace. Details: both, steps to regain `recover` of the loss against the target model
-    before relearning, the retain model's steps to the same level, and the curves.
+    Two numbers of each row's curve are judged: its end, and its mean height over the steps. A row that comes back
+    faster has a larger height. The finding shows the one with more remaining knowledge; a curve that ends at the retain
+    model's level but rises sooner is a trace. Details: both; steps to regain `recover` of the loss against the target
+    model before relearning; the retain model's steps to the same level; the curves.
 
     Value: the mean score of the rows outside the training rows: at the end of the curve, or its mean height. Without
     controls: at the end.

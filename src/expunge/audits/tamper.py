@@ -82,17 +82,17 @@ class TamperAnalysis(Analysis):
 class TamperAudit(ControlledAudit):
     """Tampering: the worst that an attacker with a budget can do to the weights, embeddings and states of the model.
 
-    The attacker knows `rows` forget rows; all other forget rows are hidden and scored. Attacks: full
-    (fine-tuning of all weights on the known rows), lora (the same with adapters of rank 8), benign (fine-tuning on
-    retain rows that share no entity), other_language (fine-tuning on the known rows behind an instruction in
-    `language`), soft_prompt (8 trained embeddings before each row, weights frozen), refusal_ablation (one direction,
-    the mean state of known forget prompts minus that of retain prompts, is removed from every layer).
+    The attacker knows `rows` forget rows; all other forget rows are hidden and scored. Attacks: full (fine-tuning of
+    all weights on the known rows); lora (the same with adapters of rank 8); benign (fine-tuning on retain rows that
+    share no entity); other_language (fine-tuning on the known rows behind an instruction in `language`); soft_prompt (8
+    trained embeddings before each row, weights frozen); refusal_ablation (one direction, the mean state of known forget
+    prompts minus that of retain prompts, is removed from every layer).
 
-    Each attack may spend `budget` training steps on a model: budget / max(steps) learning rates between the two of
-    `rates` (10 times as large for lora, 100 times for soft_prompt), each stopped at one of `steps` or at 0. The
-    ablation tries as many layers. The best try on one half of the hidden rows is measured on the other half, and vice
-    versa, so the choice itself does not raise the number. Both controls are attacked in the same way, with a search of
-    their own.
+    Each attack may spend `budget` training steps on a model. It tries budget / max(steps) learning rates between the
+    two of `rates` (10 times as large for lora, 100 times for soft_prompt). Each try stops at one of `steps` or at 0.
+    The ablation tries as many layers. The best try on one half of the hidden rows is measured on the other half, and
+    vice versa. So the choice itself does not raise the number. Both controls are attacked in the same way, with a
+    search of their own.
 
     Value: the mean probability of the hidden answers after the best try. The finding with the most remaining knowledge
     comes first, and its note has the number of attacks and its p-value after Holm's correction. Details: rate, steps

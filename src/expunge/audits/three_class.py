@@ -49,9 +49,9 @@ class ThreeClassAudit:
     resample rows within each class. Details: F1 of each class (f1_retain, ...), the share of each class predicted as
     each (retain_as_forget, ...), and entity_accuracy, where the log-probabilities of an author's rows are summed.
 
-    The verdict depends on the difference from the retain model, as a share of 1/3: the accuracy that an attacker gains
-    by separating forget rows from unseen rows. For the retain model itself both are unseen, so about 2/3 is expected of
-    a good unlearning, not 1/3. The verdict is "trace" at most, because conspicuous rows are not always known rows.
+    The verdict depends on the difference from the retain model, as a share of 1/3. That is the accuracy that an
+    attacker gains by separating forget rows from unseen rows. For the retain model itself both are unseen, so about 2/3
+    is expected of a good unlearning, not 1/3. The verdict is "trace" at most: conspicuous rows are not always known.
 
     Cost: for every model, a pass over at most 3 x `rows` rows.
 
