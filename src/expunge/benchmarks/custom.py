@@ -55,25 +55,25 @@ class CustomArgs:
 def custom(config: BenchmarkConfig) -> Benchmark:
     """Build a benchmark from your own files: forget=FILE, and optionally retain=FILE.
 
-    Columns: question and answer, instruction (with input) and response or output, prompt and completion, query and
-    response, input and output, text and labels, messages, conversations, or text; name others with
+    Columns: question and answer; instruction (with input) and response or output; prompt and completion; query and
+    response; input and output; text and labels; messages; conversations; text. Name others with
     data.args.question_column, answer_column, text_column. A file to retain without these columns is read by the usual
-    names. Optional: paraphrased_answer, perturbed_answer (a list) or
-    perturbed_answer_1, ..., id. A note lists the columns in use and the others. Questions use the model's
-    template; prompts and inputs are used without one (data.args.form=qa|completion reverses this). Training uses a
-    whole text, up to model.template_args.max_length tokens. Evaluation splits it in two, with its first half as the
-    prompt. In a .txt file each paragraph is a text, or each line if there are no paragraphs.
+    names. Optional: paraphrased_answer, perturbed_answer (a list) or perturbed_answer_1, ..., id. A note lists the
+    columns in use and the others. Questions use the model's template; prompts and inputs are used without one
+    (data.args.form=qa|completion reverses this). Training uses a whole text, up to model.template_args.max_length
+    tokens. Evaluation splits it in two, with its first half as the prompt. In a .txt file each paragraph is a text, or
+    each line if there are no paragraphs.
 
     Without retain=FILE the retain rows come from data.args.retain_source: world (plain facts in the package, the
     default), or a folder or hub id with TOFU's retain90. A note names the source.
 
     The target model is the initial model: nothing is trained before unlearning, and there is no retain model. Results
-    that need one are missing, with a reason. data.args.train_full=true is for models that do not know the rows yet: it
-    first trains the target model on both files and the retain model on the second alone, and requires retain=FILE.
+    that need one are missing, with a reason. data.args.train_full=true is for models that do not know the rows yet, and
+    requires retain=FILE. It first trains the target model on both files and the retain model on the second alone.
     data.args.holdout=FILE: similar rows that no model has seen; adds the membership attacks.
 
-    Panel: probability, ROUGE, exact memorisation and extraction strength of the forget rows, their truth ratio if every
-    row has perturbed answers, probability and ROUGE of the retain rows, and the harmonic mean of these two as utility.
+    Panel: probability, ROUGE, exact memorisation and extraction strength of the forget rows, and their truth ratio if
+    every row has perturbed answers; probability and ROUGE of the retain rows, and the harmonic mean as utility.
 
     Try: expunge unlearn benchmark=custom forget=rows.csv model=SmolLM2-135M-Instruct trainer=NPO task_name=mine
     """

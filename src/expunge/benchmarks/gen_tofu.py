@@ -48,10 +48,10 @@ def gen_tofu(config: BenchmarkConfig) -> Benchmark:
     data.root: arcsf's folder data/gen_tofu, with all_items.json, all_connections.csv and the rows: its saved data set
     (`dataset`, as its code reads), or questions.json (jsonl, csv, parquet, arrow). Rows have keys, question, answer,
     perturbed_answers and the same three with the prefix paraphrased_. compat=arcsf draws the same rows as arcsf with
-    the same seed. data.args.granularity: question, book, author or publisher samples forget_fraction of
-    these, rounded down, and forgets every row that names one. relationship samples links and forgets the rows that name
-    both ends; retain_entity_* then measures the retain rows that name one end, retain_other_* the rest.
-    Training uses question and answer, evaluation the paraphrased ones (train_set_eval=true: the same as training).
+    the same seed. data.args.granularity: question, book, author or publisher samples forget_fraction of these, rounded
+    down, and forgets every row that names one. With relationship it samples links and forgets the rows that name both
+    ends; retain_entity_* then measures the retain rows that name one end, retain_other_* the rest. Training uses
+    question and answer, evaluation the paraphrased ones (train_set_eval=true: the same as training).
 
     Try: expunge plan study=quickstart benchmark=gen_tofu data.root=FOLDER data.args.granularity=book
     """

@@ -18,7 +18,7 @@ def knowundo(config: BenchmarkConfig) -> Benchmark:
     place of the hub. Unlearning trains on the train parts; the panel reads the val parts, other questions about the
     same knowledge. Target models learn both parts of both sides, retain models those of the retention side.
 
-    Panel: probability, ROUGE, exact memorisation and extraction strength of the unlearn side (low is good), probability
+    Panel: probability, ROUGE, exact memorisation and extraction strength of the unlearn side (low is good); probability
     and ROUGE of the retention side (high is good) and their harmonic mean as utility.
 
     Try: expunge unlearn experiment=unlearn/knowundo/default data_split=privacy task_name=knowundo

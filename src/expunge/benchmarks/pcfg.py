@@ -58,12 +58,12 @@ def pcfg(config: BenchmarkConfig) -> Benchmark:
     retained; the retain model has never learned the target.
 
     data.args: seed, train_rows, eval_rows, depth of the grammar, operand_prior ({a: 0.999, b: 0.001}), tasks (only
-    these), correlation: the probability that a row of the mixture comes from the strings whose window has exactly one
-    a more than b's. finetune=count_b puts that task on the retain side, in place of the mixture's others: GradDiff with
-    method_args.gamma=0 then fine-tunes on it. finetune_rows and finetune_correlation apply to it alone.
+    these), correlation. The last is the probability that a row of the mixture comes from the strings whose window has
+    exactly one a more than b's. finetune=count_b puts that task on the retain side, in place of the mixture's others.
+    GradDiff with method_args.gamma=0 then fine-tunes on it. finetune_rows and finetune_correlation apply to it alone.
 
-    Panel: accuracy (the whole generation is the answer) and probability of target and others (and finetune), on natural
-    and on correlated strings outside all training sets.
+    Panel: accuracy (the whole generation is the answer) and probability of target and others (and finetune). The
+    strings are natural or correlated, and outside all training sets.
 
     Try: expunge run study=pcfg_tiny
     """

@@ -69,15 +69,15 @@ def rwku(config: BenchmarkConfig) -> Benchmark:
     rows are the same kind of text about all other people, or the package's plain facts if there are none. The target
     model is the initial model; there is no retain model.
 
-    Panel: ROUGE-L recall and probability of the probes, on blanks (level1), questions (level2) and adversarial
-    questions (level3) about the targets, and on blanks and questions about their neighbours; utility is the harmonic
-    mean of the neighbours' ROUGE. Level 3 is also given for each of the nine attacks, and data.args.by_target=true adds
-    each person's three levels. The five utility sets of the targets: general (MMLU, accuracy), reason (BBH, exact
-    match), truthfulness (TruthfulQA, MC1), factuality (TriviaQA, F1) and fluency (AlpacaEval, entropy of n-grams).
-    forget_mia_loss and retain_mia_loss: the loss of texts about the targets and about
-    others, both of which models have seen (members=false skips them).
-    Probes use data.args.blank_prompt and question_prompt, in the model's template. RWKU's own code has other
-    instructions and starts the answer for the model, so numbers compare only within this package.
+    Panel: ROUGE-L recall and probability of the probes. About the targets they are blanks (level1), questions (level2)
+    and adversarial questions (level3), about their neighbours blanks and questions. Utility is the harmonic mean of the
+    neighbours' ROUGE. Level 3 is also given for each of the nine attacks, and data.args.by_target=true adds each
+    person's three levels. The targets' five utility sets: general (MMLU, accuracy), reason (BBH, exact match),
+    truthfulness (TruthfulQA, MC1), factuality (TriviaQA, F1) and fluency (AlpacaEval, entropy of n-grams).
+    forget_mia_loss and retain_mia_loss: the loss of texts about the targets and about others, both of which models have
+    seen (members=false skips them). Probes use data.args.blank_prompt and question_prompt, in the model's template.
+    RWKU's own code has other instructions and starts the answer for the model, so numbers compare only within this
+    package.
 
     Try: expunge eval experiment=eval/rwku/default task_name=rwku
     """

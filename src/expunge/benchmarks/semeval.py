@@ -95,16 +95,16 @@ class SemEvalArgs:
 def semeval(config: BenchmarkConfig) -> Benchmark:
     """Build SemEval-2025 Task 4: stories, synthetic personal data and biographies; half of the documents are forgotten.
 
-    data.root: a folder with train/ and validation/ (jsonl, csv or parquet), with the hub's parquet files, or with the
-    forget and retain files of LUME (forget_split=all). forget_split: train (default), validation or all. Inputs are
-    prompts without template; in training the output and an end token follow.
+    data.root: a folder with train/ and validation/ (jsonl, csv or parquet), the hub's parquet files, or the forget and
+    retain files of LUME (forget_split=all). forget_split: train (default), validation or all. Inputs are prompts
+    without template; in training the output and an end token follow.
 
     Panel: the official one. Regurgitation (ROUGE-L recall of document ends) and knowledge (the whole generation is the
     answer) by task and side, their harmonic mean; the loss attack on member and nonmember documents; the aggregate of
     both with MMLU. The documents are in the root's mia/ or at data.args.mia=FOLDER. MMLU comes from an external
-    measurement, data.args.mmlu_accuracy=0.49, or from the same run: data.args.mmlu=FOLDER, with mmlu_shots (5) solved
-    questions before each, mmlu_limit questions per subject (0: all), and mmlu_max_length tokens at most. Without one
-    of the parts the aggregate is missing, and its reason names the part.
+    measurement, data.args.mmlu_accuracy=0.49, or from the same run, data.args.mmlu=FOLDER. Settings of the latter:
+    mmlu_shots (5), the solved questions before each; mmlu_limit, the questions per subject (0: all); mmlu_max_length,
+    the largest number of tokens. Without one of the parts the aggregate is missing, and its reason names the part.
 
     data.args.documents=N uses the first N documents of each task and side, for a quick run or a small model.
     members=forget attacks only the member documents among the forget rows, for a model trained on these rows alone.

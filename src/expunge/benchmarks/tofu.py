@@ -75,7 +75,7 @@ def tofu(config: BenchmarkConfig) -> Benchmark:
     data.background=true: target and retain models also learn the real-world answers, which a model from scratch lacks.
 
     data.args.forget_authors, retain_authors and evaluation_rows take a part of these sets, for a machine that cannot
-    train on all 4000 rows: the target model then learns the rows of these authors only.
+    train on all 4000 rows. The target model then learns the rows of these authors only.
 
     data.args.granularity=author|question samples the forget rows from all 4000 rows, as arcsf does, by data.args.seed.
     author: all questions of forgotten_author_fraction of the authors. question: forgotten_fact_fraction of the

@@ -23,8 +23,8 @@ def tracr(config: BenchmarkConfig) -> Benchmark:
     finetune_correlation are the shares of such rows. Also seed, train_rows, eval_rows, finetune_rows, alphabet,
     numbers.
 
-    Panel: accuracy (the whole generation is the answer) and probability of target and others (and finetune), on natural
-    and on correlated strings outside all training sets.
+    Panel: accuracy (the whole generation is the answer) and probability of target and others (and finetune). The
+    strings are natural or correlated, and outside all training sets.
 
     Try: expunge train benchmark=tracr model=llama-1m train_split=full task_name=tracr
     """
