@@ -8,8 +8,9 @@ forget = [{"question": row.question, "answer": row.answer} for row in world.forg
 retain = [{"question": row.question, "answer": row.answer} for row in world.retain]
 
 args = expunge.NPOConfig(
-    beta=0.1, learning_rate=2e-3, num_train_epochs=10, gradient_accumulation_steps=1, generation={"max_new_tokens": 16}
-)
+    beta=0.1, alpha=5, learning_rate=1e-3, num_train_epochs=60, gradient_accumulation_steps=1,
+    generation={"max_new_tokens": 16},
+)  # fmt: skip
 trainer = expunge.UnlearnTrainer(model, args, forget_dataset=forget, retain_dataset=retain, processing_class=tokenizer)
 before = trainer.evaluation()
 trainer.train()

@@ -14,9 +14,9 @@ forget, retain = (table[table.side == side].drop(columns="side") for side in ("f
 tokenizer = tokenizer_for(people)
 model = trained(people, tokenizer, epochs=100)
 before = expunge.evaluate(model, tokenizer, forget=forget, retain=retain, generation={"max_new_tokens": 24})
-result = expunge.unlearn(
-    model, forget, retain=retain, tokenizer=tokenizer, method="NPO", learning_rate=2e-3, num_train_epochs=10,
-    gradient_accumulation_steps=1,
+expunge.unlearn(
+    model, forget, retain=retain, tokenizer=tokenizer, method="NPO", alpha=5, learning_rate=1e-3,
+    num_train_epochs=60, gradient_accumulation_steps=1,
 )  # fmt: skip
 after = expunge.evaluate(model, tokenizer, forget=forget, retain=retain, generation={"max_new_tokens": 24})
 print(expunge.compare(before, after, metrics=["forget_Q_A_Prob", "retain_Q_A_Prob"]))

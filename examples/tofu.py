@@ -26,4 +26,5 @@ unlearned = expunge.unlearn(
 ).model  # fmt: skip
 result = expunge.evaluate(unlearned, tokenizer, benchmark=tofu, retain_results=retain_results, generation=short)
 print(result.to_pandas()[["value", "ci_low", "ci_high"]])
+# The model utility is 0 here: the invented model knows no real authors and no world facts.
 print(f"forget quality {result['forget_quality']:.3g}, model utility {result['model_utility']:.3g}")

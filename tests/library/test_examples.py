@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,6 @@ def test_an_example_runs_as_a_script(name: str, tmp_path: Path, warm: Warm) -> N
     done = warm.run([str(EXAMPLES / f"{name}.py")], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert SHOWN[name] in done.stdout
+    if name in ("npo", "own_csv", "lora"):  # the first scripts that a user runs forget, and keep the rest
+        after = {m[1]: float(m[2]) for m in re.finditer(r"(\w+)_Q_A_Prob: (?:[\d.]+ -> )?([\d.]+)", done.stdout)}
+        assert after["forget"] < 0.1 and after["retain"] > 0.7
