@@ -1,6 +1,6 @@
 """A record kind and a metric of your own: the norm of the last hidden state at the tokens of the answer.
 
-Try: expunge eval --plugin hidden_norm.py model=llama-64k benchmark=world eval.metrics=hidden_norm
+Try: expunge eval --plugin hidden_norm.py model=llama-64k benchmark=world task_name=norms eval.metrics=hidden_norm
 """
 
 import pyarrow as pa

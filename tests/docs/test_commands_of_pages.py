@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from page_commands import PAGES, ROOT, START, commands, yaml_texts
+from page_commands import PAGES, ROOT, START, commands, tries, yaml_texts
 
 from expunge.cli.commands.help import _choice_pages
 from expunge.cli.config_files import options
@@ -38,7 +38,7 @@ def faults(words: list[str], *, whole: bool) -> list[str]:
     except UserError as error:
         notes += [] if not whole and INCOMPLETE.search(str(error)) else [str(error)]
     mode = "run" if words[0] in STUDIES else "train"
-    for key, _, value in (word.partition("=") for word in words if "=" in word and not word.startswith("-")):
+    for key, _, value in (word.lstrip("+").partition("=") for word in words if "=" in word and word[0] != "-"):
         if words[0] not in (*STUDIES, *JOBS) or " " in key:
             continue
         rename_key(mode, key, notes)
@@ -68,6 +68,14 @@ def test_no_bracket_is_left_to_the_shell(page: Path) -> None:
 def test_the_command_line_knows_every_word(page: Path) -> None:
     texts = [(words, whole) for words, whole in commands(page.read_text(encoding="utf-8")) if words[0] != "inside"]
     assert [(words, notes) for words, whole in texts if (notes := faults(words, whole=whole))] == []
+
+
+@pytest.mark.parametrize("folder", ["src/expunge", "examples/plugins"])
+def test_the_commands_of_docstrings_are_whole(folder: str) -> None:
+    texts = list(tries(ROOT / folder))
+    jobs = [words for _, words in texts if words[0] in JOBS[:3]]
+    assert jobs and not [words for words in jobs if not any(word.startswith("task_name=") for word in words)]
+    assert [(file, notes) for file, words in texts if (notes := faults(words, whole=True))] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
