@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from expunge.cli import arguments
 from expunge.cli.commands.audit import _next
 
 Run = Callable[..., tuple[int, str, str]]
@@ -35,6 +39,19 @@ def test_a_method_from_a_file(mine: Path, expunge: Run) -> None:
     code, out, errors = expunge("plan", "--plugin", "mine.py", *words)
     assert code == 0, errors
     assert any(job["label"] == "HalfAscent(share=0.1)" for job in json.loads(out))
+
+
+def test_a_command_of_one_file_need_not_name_plugins(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_hello(commands: Any) -> None:
+        sub = commands.add_parser("hello")
+        sub.add_argument("name")
+        sub.set_defaults(command=lambda parsed, words: print(f"hello {parsed.name}") or 0)
+
+    module = types.ModuleType("expunge.cli.commands.hello")
+    module.add_hello = add_hello  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(arguments, "ELSEWHERE", (*arguments.ELSEWHERE, "hello"))
+    assert expunge("hello", "world") == (0, "hello world\n", "")
 
 
 def test_a_proposed_command_loads_the_plugin(mine: Path, expunge: Run) -> None:

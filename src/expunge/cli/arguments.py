@@ -66,6 +66,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     """Return the parser of all commands. If `command` is none of this file's, the other files are read as well."""
     parser = Parser(prog="expunge", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action=ShowVersion, version=f"expunge {__version__}")
+    parser.set_defaults(plugin=[])
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_studies(commands)
     _add_clusters(commands)
@@ -132,7 +133,7 @@ def _add_clusters(commands: Any) -> None:
     sub = commands.add_parser("job", description="Run one task of a job file of an exported study.")
     sub.add_argument("file", type=Path, help="the job file of a stage")
     sub.add_argument("--index", required=True, type=int, help="the task's number, from 0")
-    sub.set_defaults(command=run_job, plugin=[])
+    sub.set_defaults(command=run_job)
 
 
 def _add_report(commands: Any) -> None:
@@ -157,7 +158,7 @@ def _add_import(commands: Any) -> None:
     sub.add_argument("--tokenizer", type=Path, metavar="PATH", help="llama2c: tok8192.model, or a tokenizer's folder")
     text = "the file or model folder to write; a folder for all experiments of openunlearning"
     sub.add_argument("--out", required=True, type=Path, metavar="PATH", help=text)
-    sub.set_defaults(command=import_project, plugin=[])
+    sub.set_defaults(command=import_project)
 
 
 def _add_upkeep(commands: Any) -> None:
@@ -219,7 +220,7 @@ def _add_lists(commands: Any) -> None:
     text = "print the completion script of a shell, such as: source <(expunge completion bash)"
     sub = commands.add_parser("completion", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("shell", choices=("bash", "zsh", "fish"))
-    sub.set_defaults(command=print_completion, plugin=[])
+    sub.set_defaults(command=print_completion)
 
 
 def _add_help(commands: Any) -> None:
@@ -228,7 +229,7 @@ def _add_help(commands: Any) -> None:
     sub.add_argument(
         "key", nargs="?", metavar="WORD", help="such as train.learning_rate, erase or NPO; without one, the groups"
     )
-    sub.set_defaults(command=show_help, plugin=[])
+    sub.set_defaults(command=show_help)
     text = "print the resolved settings of a command as YAML, ready to run again"
     sub = commands.add_parser("config", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("mode", choices=("run", "train", "unlearn", "eval"), help="the command")

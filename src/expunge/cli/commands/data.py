@@ -86,7 +86,7 @@ def add_data(commands: Any) -> None:
 
 def _verb(verbs: Any, name: str, does: Callable[..., int], text: str) -> Any:
     sub = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-    sub.set_defaults(command=lambda parsed, words: _or_one_line(does, parsed, words), plugin=[])
+    sub.set_defaults(command=lambda parsed, words: _or_one_line(does, parsed, words))
     return sub
 
 

@@ -84,7 +84,7 @@ def add_inspect(commands: Any) -> None:
         )
         sub.add_argument("--n", type=int, default=200, help="rows of each set at most (default: %(default)s)")
         sub.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder (not for template)")
-        sub.set_defaults(command=_inspect, plugin=[], name=name)
+        sub.set_defaults(command=_inspect, name=name)
 
 
 def _inspect(parsed: argparse.Namespace, words: Sequence[str]) -> int:

@@ -44,7 +44,7 @@ def add_judge(commands: Any) -> None:
     sub.add_argument("--label", metavar="COLUMN", default="label", help="calibrate: the column of labels (yes, no)")
     sub.add_argument("--by", metavar="COLUMN", help="a line for each value of a column, such as step")
     sub.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write the verdict on every generation")
-    sub.set_defaults(command=_judge, plugin=[])
+    sub.set_defaults(command=_judge)
 
 
 def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:

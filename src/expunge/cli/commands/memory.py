@@ -24,11 +24,11 @@ def add_memory(commands: Any) -> None:
     sub.add_argument("settings", nargs="*", metavar="key=value", help="of trainer.args: bf16=true lora.r=16")
     sub.add_argument("--processes", type=int, default=1, metavar="N", help="devices (default: 1)")
     sub.add_argument("--length", type=int, default=512, metavar="T", help="tokens of a padded row (default: 512)")
-    sub.set_defaults(command=_memory, plugin=[])
+    sub.set_defaults(command=_memory)
     text = "print the path of an accelerate configuration that comes with expunge"
     sub = commands.add_parser("launch-config", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("name", help="ddp, ddp_cpu, fsdp2, fsdp2_cpu, zero2 or zero3")
-    sub.set_defaults(command=_config, plugin=[])
+    sub.set_defaults(command=_config)
 
 
 def _config(parsed: argparse.Namespace, words: Sequence[str]) -> int:

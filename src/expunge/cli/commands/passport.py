@@ -40,7 +40,7 @@ def add_passport(commands: Any) -> None:
     sub.add_argument("--tokenizer", metavar="FOLDER", help="the tokenizer's folder (default: the model's)")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto)")
     sub.add_argument("--json", action="store_true", help="print as JSON")
-    sub.set_defaults(command=_passport, plugin=[])
+    sub.set_defaults(command=_passport)
 
 
 def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:

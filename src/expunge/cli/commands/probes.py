@@ -43,7 +43,7 @@ def add_probes(kinds: Any) -> None:
     sub.add_argument("--kinds", metavar="KIND,KIND", help="kinds of questions (default: all of the templates; with "
                      "--model paraphrase and reverse)")  # fmt: skip
     sub.add_argument("--out", required=True, type=Path, metavar="FILE.jsonl", help="a new file")
-    sub.set_defaults(command=probes, plugin=[])
+    sub.set_defaults(command=probes)
 
 
 def probes(parsed: argparse.Namespace, words: Sequence[str]) -> int:

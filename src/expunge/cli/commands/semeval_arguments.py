@@ -54,7 +54,7 @@ def add_semeval(commands: Any) -> None:
     sub.add_argument("--score", action="store_true", help="then measure it officially, outside the time limit")
     sub.add_argument("--mia", metavar="DIR", help="the membership documents, for --score")
     sub.add_argument("--mmlu", metavar="DIR", help="MMLU's questions, for --score")
-    sub.set_defaults(command=_semeval, plugin=[])
+    sub.set_defaults(command=_semeval)
 
 
 def _semeval(parsed: argparse.Namespace, words: Sequence[str]) -> int:

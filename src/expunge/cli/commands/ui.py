@@ -25,7 +25,7 @@ def add_ui(commands: Any) -> None:
         "--store", action="append", default=[], type=Path, metavar="DIR", help="a store that is in no such folder"
     )
     sub.add_argument("--port", type=int, default=PORT, help=f"0: any free port (default: {PORT})")
-    sub.set_defaults(command=_ui, plugin=[])
+    sub.set_defaults(command=_ui)
 
 
 def _ui(parsed: argparse.Namespace, words: Sequence[str]) -> int:
