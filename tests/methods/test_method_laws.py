@@ -14,12 +14,6 @@ from expunge.methods import LossInputs, Quantity, Requirements, ScoredPositions,
 LENGTHS = [3, 1, 4, 2]
 V, D = 128, 6
 
-# the weight of a row in the forget term of a batch
-MEAN_OVER_ROWS = {"NPO", "DPO", "AltPO", "SimNPO", "RMU", "R2MU", "TPO", "FLAT", "SemEvalGA"}
-MEAN_OVER_TOKENS = {
-    "GradAscent", "GradDiff", "KL", "IdkNLL", "UNDIAL", "WGA", "SatImp", "PDU", "JensUn", "IHL", "ME",
-    "WHP", "UNDO", "RR", "Unilogit",
-}  # fmt: skip
 OF_MICRO_BATCHES = {"RepNoise", "CIR"}  # a distance of two samples is no mean, nor is a ratio of two means
 CASES: list[tuple[str, dict[str, Any]]] = [
     (name, {})
@@ -95,13 +89,9 @@ def test_a_batch_is_the_mean_of_its_rows_alone(name: str, args: dict[str, Any]) 
     rows = sides(loss.needs)
     whole = forget_of(loss, rows, [0, 1, 2, 3]).item()
     alone = torch.tensor([forget_of(loss, rows, [i]).item() for i in range(4)], dtype=torch.float64)
-    if name == "CEU":
-        weights = [n - 1 for n in LENGTHS]  # the first token of each row is left out
-    elif name in MEAN_OVER_ROWS and args != {"level": "token"}:
-        weights = [1] * 4
-    else:
-        assert name in MEAN_OVER_TOKENS or args == {"level": "token"}, "say which mean a new method takes"
-        weights = LENGTHS
+    mean = loss.means["forget"]
+    assert mean.reduction != "micro_batch", f"declare reduction='token' or 'row' of {name}"
+    weights = [mean.items({mean.side: [n]}) for n in LENGTHS]  # so the declared mean is checked, too
     w = torch.tensor(weights, dtype=torch.float64)
     assert whole == pytest.approx(((w * alone).sum() / w.sum()).item(), rel=1e-12)
 
