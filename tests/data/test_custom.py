@@ -588,3 +588,43 @@ def test_rows_that_differ_in_earlier_turns_are_not_the_same(tmp_path: Path) -> N
     file.write_text(f"{row('Is she old?')}\n{row('Is she  old?')}\n")
     with pytest.raises(DataError, match="row 1 is the same as row 0"):
         load_rows(str(file), "forget", Columns())
+
+
+def _file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
+    (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(tmp_path / "f.jsonl")
+
+
+@pytest.mark.parametrize("row", [{"question": "Who?", "answer": "Ann"}, {"conversations": TURNS}])
+@pytest.mark.parametrize("name", ["system", "System_prompt"])
+def test_a_column_of_system_messages_is_answered_as_a_system_turn(
+    row: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    note = load_examples(_file(tmp_path, [{**row, name: "Be brief."}]), "forget", Columns()).note
+    assert "the system message is not read; to use it: 'model.template_args.system_prompt=Be brief.'" in note
+    other = {"question": "Where?", "answer": "Rome"} if "question" in row else {"conversations": [*TURNS, *TURNS]}
+    two = _file(tmp_path, [{**row, name: "Be brief."}, {**other, name: "Be long."}])
+    with pytest.raises(DataError, match="row 1: its system message differs from that of row 0"):
+        load_examples(two, "forget", Columns())
+
+
+def test_named_columns_are_read_alone(tmp_path: Path) -> None:
+    file = _file(tmp_path, [{"q": "Who?", "a": "Ann", "system": "x"}, {"q": "Where?", "a": "Rome", "system": "y"}])
+    assert len(load_rows(file, "forget", Columns(question="q", answer="a"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("history", "turns"),
+    [([["Hi?", "Ho."]], (("Hi?", "Ho."),)), ([], ()), ("ancient", ()), ([{"role": "user"}], ()), (None, ())],
+)
+def test_the_column_history_has_earlier_turns(history: Any, turns: Any, tmp_path: Path) -> None:
+    row = {"instruction": "Who?", "output": "Ann", "history": history}
+    loaded = load_examples(_file(tmp_path, [row]), "forget", Columns())
+    assert loaded.rows[0].turns == turns
+    assert ("ignores history" in loaded.note) is (not turns)
+
+
+def test_two_halves_of_pairs_are_named(tmp_path: Path) -> None:
+    rows = [{"topic": "x", "question": "Who?", "response": "Ann"}]
+    with pytest.raises(DataError, match=r"Write: data\.args\.question_column=question data\.args\.answer_column=resp"):
+        load_examples(_file(tmp_path, rows), "forget", Columns())

@@ -151,3 +151,9 @@ def test_a_slice_of_a_set_keeps_its_form() -> None:
     assert texts[2].row_id == 2 and len(texts[:0]) == 0
     with pytest.raises(DataError, match="forget row 0: expected a dict or a text, got an Example; pass an ExampleSet"):
         examples_from(list(texts), "forget")
+
+
+@pytest.mark.parametrize("row", [{"question": "Who?", "answer": "Ann"}, {"messages": []}])
+def test_a_column_of_system_messages_is_refused_as_a_system_turn(row: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="a column of system messages is not read; remove it"):
+        examples_from([{**row, "system": "Be brief."}], name="forget")

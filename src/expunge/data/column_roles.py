@@ -48,6 +48,7 @@ NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
 CALLS = ("tool_calls", "function_call")  # fields of an assistant's turn whose content is no text
+SYSTEMS = ("system", "system_prompt")  # columns of a system message, next to a pair or a conversation
 RENDERED = ("tools", "documents", "chat_template_kwargs")  # columns that other programs pass to the chat template
 CELL_ERRORS = frozenset({"#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!"})  # of spreadsheets
 
@@ -209,7 +210,12 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     listed = ", ".join(_short(c) for c in names[:6])
     problem = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
     hint = ""
-    if "chosen" in plain and isinstance(first.get("chosen"), str) and {"prompt", "question"} & set(plain):
+    questions, answers = ({pair[k] for pair in PAIRS} for k in (0, 1))
+    question = next((name for name, key in zip(names, plain, strict=True) if key in questions), None)
+    answer = next((name for name, key in zip(names, plain, strict=True) if key in answers), None)
+    if question is not None and answer is not None:
+        hint = f" Write: {_setting(question, answer)}."
+    elif "chosen" in plain and isinstance(first.get("chosen"), str) and {"prompt", "question"} & set(plain):
         question = names[plain.index("prompt" if "prompt" in plain else "question")]
         hint = f" Write: {_setting(question, names[plain.index('chosen')])}."
     elif any(name.endswith("?") or len(name.split()) > 4 for name in plain):
@@ -308,6 +314,8 @@ def pair_record(
     """
     out = {key: record[key] for key in (question, answer) if key in record}
     out |= {key: record[key] for key in parts if record.get(key) is not None}
+    if "turns" in parts and "turns" not in out and (earlier := earlier_turns(record)):
+        out["turns"] = earlier
     if question.strip().lower() == "instruction" and isinstance(out.get(question), str):
         out[question] = with_context(record, out[question], f"{where} row {i}")
     for key in VARIANTS:
@@ -322,6 +330,20 @@ def pair_record(
     if wrong and "perturbed_answer" in out:
         raise DataError(f"{where} row {i}: both 'perturbed_answer' and {numbered[0][1]!r}; give one of them")
     return out | ({"perturbed_answer": wrong} if wrong else {})
+
+
+def earlier_turns(record: Mapping[str, Any]) -> list[Any]:
+    """Return the earlier turns in LLaMA-Factory's column `history`, pairs of texts; empty without such a column."""
+    value = next((v for k, v in record.items() if isinstance(k, str) and _plain(k) == "history"), None)
+    pairs = value if isinstance(value, list | tuple) else ()
+    texts = all(isinstance(p, list | tuple) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in pairs)
+    return list(pairs) if texts else []
+
+
+def system_column(record: Mapping[str, Any]) -> str | None:
+    """Return the text in a record's column of a system message; None if there is none."""
+    values = [v for k, v in record.items() if isinstance(k, str) and _plain(k) in SYSTEMS]
+    return next((value for value in values if isinstance(value, str) and value.strip()), None)
 
 
 def written_list(text: str) -> list[Any] | None:

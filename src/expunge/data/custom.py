@@ -26,6 +26,7 @@ from expunge.data.column_roles import (
     named_pairs,
     pair_record,
     read_chat,
+    system_column,
 )
 from expunge.data.doubtful_texts import doubts
 from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows
@@ -87,7 +88,7 @@ def load_examples(path: str, name: str, columns: Columns, *, further: bool = Fal
     if further:
         columns = columns.for_file({str(key) for record in raw for key in record})
     roles = find_roles(raw, columns, where)
-    rows, remarks = _rows(raw, roles, name, where)
+    rows, remarks = _rows(raw, roles, name, where, columns)
     remarks += [*part, *doubts(rows.rows)]
     _refuse_twice(rows, where)
     first = rows[0]
@@ -134,6 +135,7 @@ def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Seq
         read += ", traces"
     if any(row.turns for row in rows):
         read += ", earlier turns"
+        used |= {name for name in names if name.strip().lower() == "history" and "turns" not in names}
     ignored = [name if name.strip() else "a column without a name" for name in names if name not in used]
     parts = [
         f"{where}: reads {read}" + (f", ignores {', '.join(ignored[:8])}" if ignored else ""),
@@ -198,7 +200,7 @@ def retain_rows(source: str) -> tuple[ExampleSet, str]:
     return rows_of, f"retain rows: {len(rows_of)} of {where} (data.args.retain_source)"
 
 
-def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet, list[str]]:
+def _rows(raw: Records, roles: Roles, name: str, where: str, columns: Columns) -> tuple[ExampleSet, list[str]]:
     """Return the rows, and remarks for the user: the number of records that were left out, and the reason."""
     if roles.question is None:
         return _texts(raw, roles.answer, name, where)
@@ -210,6 +212,8 @@ def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet
     else:
         parts = (TRACE, "turns") if roles.form == "qa" else ()
         plain = [pair_record(record, question, answer, i, where, parts) for i, record in enumerate(raw)]
+        if columns.question is None:  # a user who names the columns reads them alone
+            remarks = _on_system([system_column(record) for record in raw], where)
     for i, record in enumerate(plain):
         for key in (question, answer):
             if key in record:
@@ -227,22 +231,24 @@ def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet
 def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Return conversations as records of question and answer. Raises DataError for system messages that differ."""
     plain: list[dict[str, Any]] = []
-    systems: dict[str | None, int] = {}
+    systems: list[str | None] = []
     for i, record in enumerate(raw):
         dialogue, system = read_chat(record, roles, f"{where} row {i}")
         plain.append(dialogue | {key: record[key] for key in (UNWANTED,) if record.get(key) not in (None, "")})
-        systems.setdefault(system, i)
-    if len(systems) > 1:
-        rows = list(systems.values())
-        raise DataError(
-            f"{where} row {rows[1]}: its system message differs from that of row {rows[0]}; write a file for each"
-        )
-    (system,) = systems
-    if not system:
-        return plain, []
-    setting = shlex.quote(f"model.template_args.system_prompt={system}")
-    hint = setting if "\n" not in system else "set model.template_args.system_prompt in a study file"
-    return plain, [f"the system message is not read; to use it: {hint}"]
+        systems.append(system if system is not None else system_column(record))
+    return plain, _on_system(systems, where)
+
+
+def _on_system(systems: Sequence[str | None], where: str) -> list[str]:
+    """Return a remark on the system message that all rows have. Raises DataError for messages that differ."""
+    first = systems[0]
+    if other := next((i for i, system in enumerate(systems) if system != first), 0):
+        raise DataError(f"{where} row {other}: its system message differs from that of row 0; write a file for each")
+    if not first:
+        return []
+    setting = shlex.quote(f"model.template_args.system_prompt={first}")
+    hint = setting if "\n" not in first else "set model.template_args.system_prompt in a study file"
+    return [f"the system message is not read; to use it: {hint}"]
 
 
 def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from expunge.data.column_roles import (
     pair_record,
     refuse_calls,
     refuse_rendered,
+    system_column,
     turn_role,
     turn_text,
     turn_trace,
@@ -70,11 +71,16 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
     first = records[0]
     by_name = by_plain_name([str(key) for key in first], name)
     chats = [by_name[column] for column in CHATS if column in by_name]
+    columns = named_pairs(by_name)
+    if (chats or columns) and any(system_column(record) for record in records):
+        raise DataError(
+            f"{name}: a column of system messages is not read; remove it, and pass its text once, "
+            "template={'system_prompt': TEXT}"
+        )
     if chats:
         key = chats[0]
         pairs = [_conversation(record.get(key), f"{name} row {i}: {key!r}") for i, record in enumerate(records)]
         return _questions(records, pairs, name, key)
-    columns = named_pairs(by_name)
     if len(columns) > 1:
         listed = ", or ".join(f"{question!r} and {answer!r}" for question, answer, _ in columns)
         raise DataError(f"{name} row 0: several pairs of columns could be question and answer: {listed}; pass one pair")
