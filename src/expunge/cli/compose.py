@@ -33,7 +33,7 @@ DATA_KEYS = ("forget_split", "retain_split", "holdout_split", "data_split", "tra
 DATA_GROUP = ("root", "args")
 PLAIN_MODEL = "llama-1m"  # has no template settings; the folder replaces its preset
 
-__all__ = ["CONF", "Composed", "check", "compose", "options", "single_tree", "study_tree"]
+__all__ = ["CONF", "Composed", "check", "compose", "options", "settings", "single_tree", "study_tree"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,21 @@ def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], li
     Raises ConfigError.
     """
     composed = compose(mode, overrides)
-    tree = {**composed.tree, "trainer": _with_method_defaults(composed.tree["trainer"])}
-    return tree, list(composed.notes)
+    return _whole(composed.tree), list(composed.notes)
 
 
-def check(mode: str, overrides: Sequence[str]) -> Composed:
-    """Compose and check every key and value that can be checked without torch. Raises ConfigError."""
-    composed = compose(mode, overrides)
+def settings(mode: str, overrides: Sequence[str]) -> Composed:
+    """Compose and check all settings of a command, also of a job without a name. Raises ConfigError."""
+    composed = check(mode, overrides, unnamed=True)
+    return composed if mode == "run" else Composed(_whole(composed.tree), composed.notes)
+
+
+def check(mode: str, overrides: Sequence[str], *, unnamed: bool = False) -> Composed:
+    """Compose and check every key and value that can be checked without torch. Raises ConfigError.
+
+    unnamed: see `compose`.
+    """
+    composed = compose(mode, overrides, unnamed=unnamed)
     measures = next((w for w in overrides if w.lstrip("+").startswith("experiment=eval/")), None)
     if measures is not None and mode in ("train", "unlearn"):
         raise ConfigError(f"{measures}: measures a model; write expunge eval")
@@ -276,6 +284,11 @@ def _with_models(mode: str, tree: dict[str, Any]) -> dict[str, Any]:
         empty = {"preset": None, "model_args": {"pretrained_model_name_or_path": None}}
         models[name] = {"model": merge(empty, file.tree)}
     return {**tree, "grid": {**tree["grid"], "model": models}}
+
+
+def _whole(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree of a job with the method's defaults. Raises ConfigError."""
+    return {**tree, "trainer": _with_method_defaults(tree["trainer"])}
 
 
 def _with_method_defaults(trainer: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 
 from expunge.cli.compose import options, study_tree
+from expunge.cli.composition import Composition
 from expunge.cli.config_files import method_settings
 from expunge.cli.field_docs import config_classes, shipped_methods
 from expunge.cli.setting_keys import all_keys
@@ -90,6 +92,14 @@ def test_settings_are_printed_as_a_file_that_gives_them_again(here: Path, expung
     assert yaml.safe_load(out)["trainer"]["method_args"]["beta"] == 0.1
     (here / "job.yaml").write_text(out)
     assert expunge("config", "unlearn", "experiment=job.yaml")[1] == out
+
+
+@pytest.mark.parametrize("words", [("run", "study=quickstart"), ("unlearn", "trainer=NPO"), ("unlearn", "task_name=x")])
+def test_settings_are_composed_once(words: tuple[str, ...], expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = mock.Mock(side_effect=Composition.run)
+    monkeypatch.setattr(Composition, "run", lambda self: runs(self))
+    assert expunge("config", *words)[0] == 0
+    assert runs.call_count == 1
 
 
 QUICK = {

@@ -190,37 +190,23 @@ def _choice_pages(key: str) -> list[KeyInfo]:
 
 def show_config(mode: str, overrides: Sequence[str], *, docs: bool) -> int:
     """Print the settings of a command as YAML, ready to run again. docs: add the documentation of each key."""
-    from expunge.cli.compose import check, single_tree
+    from expunge.cli.compose import settings
     from expunge.pipelines.study.single_config import escaped
 
-    overrides = _named(mode, overrides)
-    composed = check(mode, overrides)
-    tree = composed.tree if mode == "run" else single_tree(mode, overrides)[0]
+    composed = settings(mode, overrides)
     for note in composed.notes:
         complain(f"note: {note}")
-    sys.stdout.write("\n".join(_yaml(escaped(tree), mode, "", docs)) + "\n")
+    sys.stdout.write("\n".join(_yaml(escaped(composed.tree), mode, "", docs)) + "\n")
     return 0
-
-
-def _named(mode: str, overrides: Sequence[str]) -> list[str]:
-    """Return the words with `task_name=???` if nothing names the job: its settings are shown without a name."""
-    from expunge.cli.compose import compose
-
-    unnamed = mode != "run" and compose(mode, overrides, unnamed=True).tree["task_name"] == "???"
-    return [*overrides, "task_name=???"] if unnamed else list(overrides)
 
 
 def show_difference(mode: str, overrides: Sequence[str], profile: str) -> int:
     """Print the settings that a profile changes, `key: now -> with the profile`. profile: its name."""
-    from expunge.cli.compose import check, options, single_tree
+    from expunge.cli.compose import options, settings
 
     name = profile.removeprefix("profile").removeprefix("=") or options("profile")[0]
-
-    def tree(words: Sequence[str]) -> Mapping[str, Any]:
-        return check(mode, words).tree if mode == "run" else single_tree(mode, words)[0]
-
-    own = [word for word in _named(mode, overrides) if not word.startswith("profile=")]
-    now, then = dict(leaves(tree(own))), dict(leaves(tree([*own, f"profile={name}"])))
+    own = [word for word in overrides if not word.startswith("profile=")]
+    now, then = (dict(leaves(settings(mode, words).tree)) for words in (own, [*own, f"profile={name}"]))
     for key in then:
         if now.get(key) != then[key]:
             say(f"{key}: {value_text(now.get(key))} -> {value_text(then[key])}")
