@@ -191,6 +191,24 @@ def test_a_filter_that_keeps_nothing_is_refused(
     assert [p.name for p in tmp_path.iterdir()] == [".set.lock"]
 
 
+@pytest.mark.parametrize(
+    "variant",
+    [
+        StoryVariant("features!=twist"),
+        StoryVariant(mix_match="features:twist=Conflict"),
+        StoryVariant(mix_match="features:Conflict=twist"),
+        StoryVariant(adversarial_training="features=twist:1.0"),
+        StoryVariant(refusal="features=twist:1.0"),
+    ],
+)
+def test_a_rule_for_a_feature_of_no_story_is_refused(
+    variant: StoryVariant, stories: Path, by_line: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"no story has the feature 'twist'; did you mean 'Twist'\?"):
+        pretokenize(stories, by_line[1], variant, tmp_path / "set")
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_folders_are_refused(stories: Path, by_line: Any, tmp_path: Path) -> None:
     for args, error, message in [
         ((tmp_path, by_line[1], StoryVariant(), tmp_path / "x"), DataError, "holds no stories"),

@@ -27,11 +27,12 @@ from expunge.core.files import write_bytes, write_json
 from expunge.core.fingerprints import fingerprint
 from expunge.data.stories import cache
 from expunge.data.stories.assemble import from_pieces, from_texts
-from expunge.data.stories.records import Stories, StoryShard, load_records, open_stories, read_shard
+from expunge.data.stories.records import FEATURES, Stories, StoryShard, load_records, open_stories, read_shard
 from expunge.data.stories.text import StoryVariant, item_of
 from expunge.data.stories.tokens import load_tokenizer
 from expunge.data.stories.work import spread
 from expunge.data.transforms.apply import holds
+from expunge.data.transforms.grammar import Rules
 
 REVISION = 1
 DATASET = "dataset.json"
@@ -84,6 +85,7 @@ def pretokenize(
     key = fingerprint(made_of)
     if out.exists():
         return _there(out, key)
+    _check_features(source, variant.rules())
     part = out.with_name(f".{out.name}.{key[:12]}.building")
     part.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
@@ -160,6 +162,23 @@ def _make_shard(root: Path, shard: StoryShard, tokenizer: Path, variant: StoryVa
     np.save(part / f"{shard.name}.index.npy", joined)
     numbers = (shard.records, joined.shape[1] - 1, at, changed, refused)
     write_bytes(part / f"{shard.name}.json", json.dumps(dict(zip(SUMS, numbers, strict=True))).encode())
+
+
+def _check_features(source: Stories, rules: Rules) -> None:
+    """Raise DataError for a feature that no story has, in a rule that would change nothing or request another word."""
+    old = [(c.value, "filtering") for c in rules.filtering if c.key == "features" and not c.equal]
+    old += [(value, "mix_match") for value in rules.relabel.get("features", {})]
+    new = [(value, "mix_match") for value in rules.relabel.get("features", {}).values()]
+    new += [(odds.value, "adversarial_training") for odds in rules.adversarial if odds.key == "features"]
+    new += [(odds.value, "refusal") for odds in rules.refusal if odds.key == "features"]
+    capitals = {feature.lower() for feature in FEATURES}
+    unknown = dict(old) | {value: setting for value, setting in new if value.lower() in capitals}
+    unknown = {value: setting for value, setting in unknown.items() if value not in FEATURES}
+    for story in load_records(source.folder) if unknown else ():
+        for value in story.features:
+            unknown.pop(value, None)
+    for value, setting in unknown.items():
+        raise DataError(f"{setting}: no story has the feature '{value}'{nearest(value, FEATURES)}")
 
 
 def _nothing_left(source: Stories, variant: StoryVariant) -> str:
