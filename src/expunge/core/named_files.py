@@ -21,9 +21,9 @@ def texts(tree: ast.AST) -> set[str]:
 def named_files(names: Collection[str], folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the files that texts name, each with a label for it that does not depend on the place of the folder.
 
-    A text names a file by its path from the folder, from a folder in it that another text names, from the current
-    folder, or from the root. A text such as /words.txt, the end of an f-string, is a path from the folder, too.
-    Folders of files and patterns are not followed.
+    A text names a file by its path from the root, the current folder, the folder, or a folder in it that another text
+    names. A text such as /words.txt, the end of an f-string, is a path from the folder, too. Folders of files and
+    patterns are not followed.
     """
     inside = [folder, *(folder / name for name in sorted(names) if name.strip("./") and os.path.isdir(folder / name))]
     for place, name in itertools.product(inside, sorted({*names, *(name.lstrip("/") for name in names)})):

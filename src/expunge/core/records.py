@@ -248,9 +248,9 @@ class GeneratedText:
 class GeneratedTexts:
     """The generations of one set of examples.
 
-    references: row -> name -> text, to compare the generations with another answer than the stored reference, or with
-    a span. None: the stored references apply to every name. traces: the rows whose generations contain a trace: the
-    name "trace" reads the text before its closing tag, a variant of the answer the text after it.
+    references: row -> name -> text, to compare the generations with another answer than the stored reference, or with a
+    span. None: the stored references apply to every name. traces: the rows whose generations contain a trace. The name
+    "trace" reads the text before its closing tag, a variant of the answer the text after it.
     """
 
     texts: Sequence[GeneratedText]
