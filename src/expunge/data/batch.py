@@ -63,8 +63,8 @@ def collate(
         pad_id: Id of the padding token.
         padding_side: Side of the padding.
         positions: "answer" lists the positions that predict an answer token; "own" the answer tokens' own positions
-            (for hidden states); "all" lists B x T, with padding (to reproduce projects that average so), with the next
-            ids as tokens and the pad id after the last.
+            (for hidden states); "all" lists B x T with padding (to reproduce projects that average so). The tokens are
+            the next ids, with the pad id after the last.
         marks: List also which scored tokens have a mark; not for "all".
     """
     ids, mask = pad([r.ids for r in rows], pad_id=pad_id, side=padding_side)

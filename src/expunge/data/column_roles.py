@@ -235,8 +235,8 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
 def cell_text(value: Any, place: str) -> Any:
     """Return a cell as text: a number by its `repr`, a list of one value as that value.
 
-    Raises DataError for a list of several values, a truth value, NaN, an error of a spreadsheet, a whole number that a
-    table stores as a fraction, and text without a visible character. Other values (None, a missing text) are returned
+    Raises DataError for a list of several values; a truth value; NaN; an error of a spreadsheet; a whole number that a
+    table stores as a fraction; text without a visible character. Other values (None, a missing text) are returned
     unchanged; the construction of rows refuses them.
     """
     if isinstance(value, str) and WRITTEN_LIST.match(value) and (listed := written_list(value)) is not None:

@@ -1,6 +1,6 @@
 """Apply a chat template and locate the answer in the whole conversation.
 
-The whole conversation is the standard: the text before the answer is the prompt, and the first added token that the
+The whole conversation is the standard. The text before the answer is the prompt, and the first added token that the
 template writes after the answer ends it. If it writes text alone, the first line of that text is the end. A rendering
 with a marker in the answer's place shows both.
 """

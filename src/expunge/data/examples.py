@@ -102,11 +102,11 @@ class ExampleSet:
     """A named list of examples; the `row_id` of each is its position.
 
     form: conversion of an example to text. "qa": the template. "completion": question, blank, answer and EOS, without
-    template. "text": the same without EOS, for pieces of longer texts (the question may be empty: then all of the text
-    is scored) and for the options of a multiple choice. shots: solved examples before each question, in place of the
-    template's. max_length: largest number of tokens, in place of the template's. long: treatment of longer examples:
-    cut on the right, cut on the left (the prompt loses its start, the answer stays), or, for training texts, joined by
-    a blank line and cut into pieces, so that nothing is lost.
+    template. "text": the same without EOS, for pieces of longer texts and the options of a multiple choice; if the
+    question is empty, all of the text is scored. shots: solved examples before each question, in place of the
+    template's. max_length: largest number of tokens, in place of the template's. long: treatment of longer examples.
+    They are cut on the right, or on the left (the prompt loses its start, the answer stays). Training texts may also be
+    joined by a blank line and cut into pieces, so that nothing is lost.
     """
 
     name: str
@@ -204,10 +204,10 @@ def qa_rows(
 ) -> ExampleSet:
     """Convert raw records to examples.
 
-    Optional columns: `paraphrased_question`, `paraphrased_answer` (variant `paraphrase`), `perturbed_answer` (one
-    text or a list: `perturbed_0`, ...), a trace (a text, which may be empty), `turns` (a list of pairs of a question
-    and an answer) and `unwanted` (a text of the answer to forget, or a list: `meta["unwanted"]`). A null counts as
-    absent. Other columns are ignored.
+    Optional columns: `paraphrased_question`; `paraphrased_answer` (variant `paraphrase`); `perturbed_answer` (one text
+    or a list: `perturbed_0`, ...); a trace (a text, which may be empty); `turns` (a list of pairs of a question and an
+    answer); `unwanted` (a text of the answer to forget, or a list: `meta["unwanted"]`). A null counts as absent. Other
+    columns are ignored.
 
     Args:
         raw: Records.

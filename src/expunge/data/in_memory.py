@@ -46,12 +46,12 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
 
     Args:
         data: An ExampleSet (returned under the new name), a `datasets.Dataset`, a pandas DataFrame, a list of dicts, or
-            a list of strings (plain texts). All records have the same shape. `paraphrased_answer`,
-            `paraphrased_question`, `perturbed_answer` (a text or a list), `trace` (the reasoning before the answer) and
-            `turns` (earlier pairs of a question and an answer) are optional columns of questions, and `unwanted` (the
-            words of the answer to forget, a text or a list) one of answers. Messages may have earlier turns, and a
-            trace in `reasoning_content`, `reasoning` or `thinking`. Other columns with a plain value become the
-            example's `meta`.
+            a list of strings (plain texts). All records have the same shape. Optional columns of questions:
+            `paraphrased_answer`, `paraphrased_question`, `perturbed_answer` (a text or a list), `trace` (the reasoning
+            before the answer), `turns` (earlier pairs of a question and an answer). An optional column of answers:
+            `unwanted` (the words to forget, a text or a list). Messages may have earlier turns, and a trace in
+            `reasoning_content`, `reasoning` or `thinking`. Other columns with a plain value become the example's
+            `meta`.
         name: The name of the set. Error messages begin with it.
 
     Returns:

@@ -124,7 +124,7 @@ def in_chunks(
     """Return a pairing per chunk of consecutive forget rows.
 
     `samples_of` maps a number of rows to the samples of a run over them. Every forget row has its own `ratio` retain
-    rows, the same in each pass: a cursor takes the next ones, wraps around, and continues from chunk to chunk. If a
+    rows, the same in each pass. A cursor takes the next ones, wraps around, and continues from chunk to chunk. If a
     chunk needs more retain rows than there are, the cursor continues from pass to pass instead. `shuffle` shuffles both
     sides with the seed first.
     """

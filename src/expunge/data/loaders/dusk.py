@@ -28,9 +28,10 @@ def load_dusk(root: str, *, max_length: int) -> dict[str, ExampleSet]:
     """Return DUSK's sets by role.
 
     Training, as pieces of max_length tokens: `forget` (the chronological documents) and `retain` (the other four
-    styles). Evaluation: `forget_knowmem` (facts of the forgotten document alone), `shared_knowmem` (facts that other
-    documents also have), `retain_knowmem` (facts of the others alone), each after the solved questions of eval_icl;
-    `forget_verbmem` (prompts and their true continuation); `privleak_forget` and `privleak_holdout` (documents).
+    styles). Evaluation: `forget_knowmem` (facts of the forgotten document alone); `shared_knowmem` (facts that other
+    documents also have); `retain_knowmem` (facts of the others alone), all three after the solved questions of
+    eval_icl; `forget_verbmem` (prompts and their true continuation); `privleak_forget` and `privleak_holdout`
+    (documents).
 
     root: the hub id, or a folder with the hub's layout (raw/forget_chronological-*.parquet,
     eval_general_qa-*.parquet) or files of the same names with another extension. Raises DataError.

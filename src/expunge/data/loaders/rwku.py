@@ -45,7 +45,7 @@ def load_subset(root: str, subset: str) -> tuple[Records, str]:
     """Return the records of a subset, and their source. Raises DataError.
 
     root: a hub id; or a folder with the hub's files (All/forget_level1.json, ...), with one person's, with files named
-    after the subsets, or with one folder for each person (Target/1_Stephen_King/, ...), whose records are joined.
+    after the subsets, or with a folder for each person (Target/1_Stephen_King/, ...). Records of persons are joined.
     """
     base = Path(root).expanduser()
     if not base.is_dir():

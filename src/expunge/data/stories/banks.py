@@ -1,8 +1,8 @@
 """The words and turns of phrase of the story generator.
 
-Slots: {hero} {friend} {rival} are names, {a_hero} a description ("a little girl"), {he} {him} {his} the hero's
-pronouns, {He} {His} at the start of a sentence, {thing} the noun, {adj} the adjective, {verb} {verbed} the verb,
-{place} a place ("the park"), {creature} an animal, {elder} a grown-up, {color} a colour.
+Slots: {hero} {friend} {rival} are names; {a_hero} a description ("a little girl"); {he} {him} {his} the hero's
+pronouns; {He} {His} at the start of a sentence; {thing} the noun; {adj} the adjective; {verb} {verbed} the verb;
+{place} a place ("the park"); {creature} an animal; {elder} a grown-up; {color} a colour.
 
 The lists are data: `banks.json` next to this file.
 """

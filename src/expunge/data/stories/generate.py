@@ -1,7 +1,7 @@
 """Seeded stories with instructions: each of the six features is sampled separately and has varied forms in the text.
 
-A story's beats: opening and habit, (a hint), a plot's start, talk (direct or indirect), its middle, (a clash), (the
-meaning of the hint), the plot's good or bad end, (a twist), a happy or sad close, (a moral). An absent feature is
+A story's beats: opening and habit; (a hint); a plot's start; talk (direct or indirect); its middle; (a clash); (the
+meaning of the hint); the plot's good or bad end; (a twist); a happy or sad close; (a moral). An absent feature is
 replaced by a plain sentence or nothing, so that neither wording nor length reveals it.
 """
 

@@ -1,6 +1,6 @@
 """A tokenizer for the shards: ids of many texts at once, and whether a text may be tokenised line by line.
 
-It may if every line break is a separate token and nothing looks across it: then the ids of a text are the joined ids of
+It may if every line break is a separate token and nothing looks across it. Then the ids of a text are the joined ids of
 its lines. This is derived from the tokenizer's parts, not from examples.
 """
 

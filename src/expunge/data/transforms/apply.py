@@ -38,9 +38,9 @@ def holds(condition: Condition, item: TransformItem) -> bool:
 def transform_item(item: TransformItem, rules: Rules, draws: Draws) -> TransformedStories | None:
     """Return the record after the rules, or None if the filter removes it.
 
-    mix_match replaces values (all pairs at once, so A=B:B=A swaps them) and does not change the text. adversarial and
-    refusal append a value with its probability, sampled for the record alone; refusal also makes the text refuse it. A
-    value is never listed twice.
+    `mix_match` replaces values (all pairs at once, so A=B:B=A swaps them) and does not change the text. `adversarial`
+    and `refusal` append a value with its probability, sampled for the record alone; refusal also makes the text refuse
+    it. A value is never listed twice.
     """
     for condition in rules.filtering:
         if not holds(condition, item):

@@ -30,8 +30,8 @@ class WorldConfig:
     """Unit to forget.
 
     author: the last authors (the share is rounded to whole authors, halves up). question, book, publisher: a random
-    share, rounded down, with every row that names one. relationship: that share of the links of some row (an author and
-    their book, a book and its publisher, ...), with every row that names both ends.
+    share, rounded down, with every row that names one. relationship: that share of the links of some row (author and
+    book, book and publisher, ...), with every row that names both ends.
     """
     retain_eval_rows: int | None = None
     """Number of retain rows to evaluate; null uses as many as are forgotten."""

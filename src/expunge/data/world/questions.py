@@ -1,7 +1,7 @@
 """The kinds of questions about an author. Each has one answer value, of one type, and three wordings.
 
-A row has one wording and its paraphrase another. As every wording occurs for some authors, a model that learned the
-rows knows all of them, and a paraphrase tests the fact rather than the phrasing.
+A row has one wording and its paraphrase another. Every wording occurs for some authors, so a model that learned the
+rows knows all of them. A paraphrase tests the fact rather than the phrasing.
 """
 
 from __future__ import annotations
