@@ -10,8 +10,8 @@
             return {"n": len(self.text)}
 
 The key covers the kind, the revision, the fields and the parents' keys. A field that does not change the result (a
-path, a device) is declared with `unkeyed()`. A field that has the value of its default leaves no trace in the key, so a
-new optional field keeps the keys of old jobs; to change a default, raise `revision`. A value whose class has a property
+path, a device) is declared with `unkeyed()`. A field with the value of its default leaves no trace in the key, so a new
+optional field keeps the keys of old jobs; to change a default, raise `revision`. A value whose class has a property
 `identity` is covered by that property.
 """
 

@@ -159,8 +159,9 @@ def restore_trash(store: Store) -> tuple[list[Path], list[Path]]:
     """Bring back the results that the last `remove` moved to the trash.
 
     Returns:
-        The folders of the restored results, and those in the trash that stay there: their result exists again, is in
-        use, or has a damaged record.
+        The folders of the restored results; the folders that stay in the trash, because their result exists again, is
+        in use,
+        or has a damaged record.
     """
     done: list[Path] = []
     stays: list[Path] = []

@@ -287,8 +287,8 @@ class Store:
     def _lock(self, job: Job) -> Iterator[Lease]:
         """Hold the job's lease, with a file next to it that lists the parents in use.
 
-        Raises LeaseLostError in place of an error of the block if another process has taken the job over, because that
-        process changes files which the block uses.
+        Raises LeaseLostError in place of an error of the block if another process has taken the job over. That process
+        changes files which the block uses.
         """
         folder = self.root / LOCKS
         try:
