@@ -1,6 +1,6 @@
 """Logits of many positions, computed in chunks: at most one chunk of them is in memory.
 
-A loss reads one number from the logits of a position, so the logits need not be stored: the backward computes a chunk's
+A loss reads one number from the logits of a position, so the logits need not be stored. The backward computes a chunk's
 logits again, from the hidden states. This costs one more product with the head's weights, and saves several [N, V]
 tensors, the largest of a training step with a large vocabulary. If the head is not trained, the forward computes the
 gradient of each number in its hidden state, and nothing is computed twice.

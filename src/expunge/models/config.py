@@ -23,7 +23,7 @@ TOKENIZER_KEY = "model.tokenizer_args.pretrained_model_name_or_path"
 class ModelShape:
     """A Llama shape (tied embeddings, SwiGLU, RMSNorm, RoPE).
 
-    published: a shape of arXiv:2311.12786, with its norms (epsilon 1e-5) and its initialisation: the projections wo
+    published: a shape of arXiv:2311.12786, with its norms (epsilon 1e-5) and its initialisation. The projections wo
     (attention output) and w3 (up projection) have a standard deviation of 0.02 / sqrt(2 layers), not 0.02.
     """
 

@@ -1,9 +1,9 @@
 """Check the JSON files of a model folder before a library reads them: sizes that can exist, an index inside the folder.
 
-Libraries report a negative width, no heads or a text in place of a number by errors from deep inside, or not at all.
-A saved folder contains the settings in the forms of older versions as well. transformers 5 writes rotary settings under
-`rope_parameters`, the dtype under `dtype`, a tokenizer class that versions before 5 do not know, and the chat template
-as a file. Version 4.45 computes with a default base, silently, and reads no file of a template.
+Libraries report a negative width, no heads or a text in place of a number by errors from deep inside, or not at all. A
+saved folder contains the settings in the forms of older versions as well. Version 5 of transformers writes rotary
+settings under `rope_parameters`, the dtype under `dtype` and the chat template as a file. Its tokenizer class does not
+exist in versions before 5. Version 4.45 computes with a default base, silently, and reads no file of a template.
 Importing this module loads no torch.
 """
 

@@ -65,8 +65,8 @@ def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
     """Return the names of a model folder's files that may decide its numbers.
 
     In a folder with Python code these are all files, subfolders included; a text about the model, such as README.md,
-    counts if the code names it. In another folder they are the files of the folder itself, the chat templates, the
-    shards that an index names, and the helper models of a wrapper.
+    counts if the code names it. In another folder they are its own files, the chat templates, the shards that an index
+    names, and the helper models of a wrapper.
 
     Args:
         folder: The folder.

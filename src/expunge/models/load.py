@@ -243,8 +243,8 @@ def _quantized(bits: Bits, device: torch.device) -> dict[str, Any]:
 def _one_arithmetic(model: Any) -> Any:
     """Make quantised layers compute alike in training and in evaluation, because the reference is the trained network.
 
-    On a CPU bitsandbytes does not. In evaluation it also rounds the inputs of 8-bit layers, and it repacks 4-bit
-    weights into a format for inference only: a later backward gives zeros, and some widths have no such format.
+    On a CPU bitsandbytes does not. In evaluation it also rounds the inputs of 8-bit layers. It repacks 4-bit weights
+    into a format for inference only: a later backward gives zeros, and some widths have no such format.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -58,7 +58,7 @@ def packed_forward(model: Any, at: BatchPositions, *, use_mask: bool, n_head: in
     Args:
         model: A causal language model.
         at: The batch and the positions.
-        use_mask: False is correct for right-padded rows under causal attention if no padding position is read: real
+        use_mask: False is correct for right-padded rows under causal attention if no padding position is read. Real
             tokens never attend to later ones, and attention without a mask is faster.
         n_head: Run the head on the first `n_head` positions only, and return logits there alone. With 0 the head runs
             on no position, so that wrappers of the model still see every parameter used.

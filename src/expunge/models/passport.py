@@ -102,8 +102,8 @@ class Passport:
 def passport_key(source: str, args: ModelArgs, device: str, versions: Mapping[str, str]) -> str:
     """Return the fingerprint that a model's passport is stored under.
 
-    It covers the small files of the folder completely, and the names, sizes and slices of the bytes of weights, so it
-    is fast to compute. A hub id counts by its name and revision.
+    It covers the small files of the folder completely, and the names, sizes and slices of the bytes of weights. So it
+    is fast. A hub id counts by its name and revision.
     """
     named = _named(source, args.revision)
     if base := adapter_base(source):

@@ -21,9 +21,9 @@ else:
 class DivergenceDecoding:
     """Divergence decoding (arXiv:2605.31293): correct the logits by the difference of two small helpers.
 
-    Formula: logits = l + alpha (l_retain - l_forget), with l the model's logits, and those of a helper that is trained
-        on the retain examples and of one that is trained on the forget examples. With `top_k` the logits of the k
-        tokens of the largest l_forget - l_retain become the smallest logit of the position, and alpha is not used.
+    Formula: logits = l + alpha (l_retain - l_forget), with l the model's logits. The helper of l_retain is trained on
+        the retain examples, that of l_forget on the forget examples. With `top_k` the logits of the k tokens of the
+        largest l_forget - l_retain become the smallest logit of the position, and alpha is not used.
 
     Both rules equal the authors' code on the same logits, except that theirs sets the k tokens to minus infinity; a
     finite logit keeps log-probabilities finite. Their rule for helpers of another tokenizer is not here.

@@ -27,16 +27,16 @@ class Router:
 
     Formula: logits = l_u where max_i cos(a - m, f_i - m) > max_j cos(a - m, r_j - m) + margin, else l. l are the logits
         of the model, l_u those of the unlearned model. f_i and r_j are the means of the output of `layer` over the
-        tokens of a forget and of a retain question, m is the mean of the two sides' means, and a is the mean over the
-        row so far. So a question that is nearest to a forget question gets the unlearned model.
+        tokens of a forget and of a retain question; m is the mean of the two sides' means, a the mean over the row so
+        far. So a question that is nearest to a forget question gets the unlearned model.
 
     In a study `from` names the unlearned model, and the target model answers the other questions. Train that method
     with `lora: {r: 8, orthogonal: 0.1}` for the orthogonal adapters of O3; with `requests` it is the model after the
     last one.
 
-    Our reading: O3 has a detector of its own for each request, an encoder that it trains by contrast, with
-    Mahalanobis and cosine distances of all its layers; it weighs the adapter of each request by the scores. Here one
-    layer of the model itself decides, and all requests share one unlearned model.
+    Our reading: O3 has a detector of its own for each request: an encoder, trained by contrast, with Mahalanobis and
+    cosine distances of all its layers. The scores weigh the adapter of each request. Here one layer of the model itself
+    decides, and all requests share one unlearned model.
 
     Pitfalls: two models are in memory, and each row is read twice. A paraphrase far from all forget questions gets the
     model that still knows the answer. Retain questions near the forget questions get the unlearned one.
