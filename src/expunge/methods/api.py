@@ -246,10 +246,10 @@ def _constant_reader(source: SideOutputs | Tensor) -> Callable[[slice], Tensor]:
 class LossInputs:
     """All inputs of a loss at one step.
 
-    memory: state that a method carries between the steps of one run. Before each call the loop writes:
-    `memory["epoch"]`, the number of complete passes over the forget examples (0, 1, ...), and `memory["micro_batch"]`,
-    the number of this micro-batch in its optimiser step and the number of micro-batches of the step. A third one,
-    `memory["progress"]`, is the completed share of the phase's steps, from 0 to below 1.
+    memory: state that a method carries between the steps of one run. Before each call the loop writes three entries.
+    `memory["epoch"]` is the number of complete passes over the forget examples (0, 1, ...); `memory["micro_batch"]` is
+    the number of this micro-batch in its optimiser step and the number of micro-batches of the step;
+    `memory["progress"]` is the completed share of the phase's steps, from 0 to below 1.
     rewards_B: the rewards of the B rollouts, those of a question next to each other.
     """
 

@@ -28,8 +28,8 @@ class IHL:
     token and raises only its strongest rival, while gradient ascent raises the whole vocabulary. It fades when the
     rival is far ahead.
 
-    Defaults: gamma = alpha = 1 with the retain NLL: the plain sum of the two, as in the authors' TOFU code (adapters of
-    rank 32, learning rate 1e-4 for Llama-2-7B, 5 epochs).
+    Defaults: gamma = alpha = 1 with the retain NLL, the plain sum as in the authors' TOFU code. It trains adapters of
+    rank 32 (learning rate 1e-4 for Llama-2-7B, 5 epochs).
 
     Pitfalls: the rival may be another wording of the same fact. The paper adds a Fisher-weighted start of LoRA adapters
     (FILA), which is not part of this loss. The loss needs the whole distribution of the forget answers.

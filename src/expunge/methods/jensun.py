@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class JensUn:
     """Jensen-Shannon unlearning (Singh et al. 2025, arXiv:2509.02820): move to a refusal, with a bounded loss.
 
-    Loss: gamma JSD(p, refusal token) on the forget questions' refusals + alpha JSD(p, p_ref) on the retain examples,
-    each averaged over tokens, in nats and at most log 2. Against a one-hot target the divergence depends only on p,
+    Loss: gamma JSD(p, refusal token) on the forget questions' refusals + alpha JSD(p, p_ref) on the retain examples.
+    Both are averaged over tokens, in nats and at most log 2. Against a one-hot target the divergence depends only on p,
     the refusal token's probability: JSD = log 2 + (p log p - (1 + p) log(1 + p)) / 2.
 
-    Defaults: gamma = alpha = 1, confirmed in the authors' settings for JensUn, which their script for the paper's LKF
-    data runs unchanged (learning rate 8e-6, 10 epochs). There the refusal is one fixed token for every forget answer.
+    Defaults: gamma = alpha = 1, confirmed in the authors' settings for JensUn. Their script for the paper's LKF data
+    runs them unchanged (learning rate 8e-6, 10 epochs). There the refusal is one fixed token for every forget answer.
 
     Pitfalls: at a tiny p the gradient in the logits has the size of p, so training starts slowly. A larger learning
     rate, or a few steps of IdkNLL first, helps. The retain term needs the whole distribution of both models.

@@ -28,12 +28,12 @@ class PURGE:
     At each step the model itself answers each forget question n times. A rollout's reward is the weighted sum of
     `rewards`; by default 1 if the content of the true answer is absent, else 0. Its advantage is relative to the other
     rollouts of the question: A = (r - mean) / (std + 1e-4).
-    Loss: -E over rollouts [mean_t ratio_t A - beta (e^d - d - 1)], with ratio 1 at the current weights and
-    d = log p_ref - log p (GRPO, arXiv:2402.03300, eq. 3 and 4).
+    Loss: -E over rollouts [mean_t ratio_t A - beta (e^d - d - 1)] (GRPO, arXiv:2402.03300, eq. 3 and 4). The ratio is 1
+    at the current weights, and d = log p_ref - log p.
 
     Reward and loss equal the authors' code: `rewards=[no_forbidden]` with a target's terms in `forbidden`, and, by TRL
-    0.18.1, beta=0.04, loss_type=bnpo and num_generations=4, without a retain term (alpha=0). The defaults are ours:
-    they need no list of terms, and the retain term has the place of the KL term, which holds a second model in memory.
+    0.18.1, beta=0.04, loss_type=bnpo and num_generations=4, without a retain term (alpha=0). The defaults are ours.
+    They need no list of terms, and the retain term has the place of the KL term, which holds a second model in memory.
 
     Pitfalls: equal rewards of all n rollouts give no gradient, so a model that never, or always, gives the answer does
     not change. Generation makes a step several times as slow.

@@ -36,10 +36,10 @@ class R2MU:
     E_t. The first line is on forget examples, the second on retain examples. Give traces on both sides: general
     reasoning among the retain examples is the paper's third term, which keeps the ability to reason.
 
-    Defaults: layer 7, c = 6.5, alpha = 1.4 and 1 for both traces (so reasoning = 1 / 1.4) are in the authors' script
-    for DeepSeek-R1-Distill-Llama-8B, which trains the MLP down projections of layers 5 to 7. The numbers equal their
-    code on the same tensors. Our reading: their four texts of a step are separate inputs, the forget trace without its
-    answer; here trace and answer are parts of one conversation, and each row has the same weight.
+    Defaults: layer 7, c = 6.5, alpha = 1.4 and 1 for both traces (so reasoning = 1 / 1.4) are in the authors' script.
+    It trains the MLP down projections of layers 5 to 7 of DeepSeek-R1-Distill-Llama-8B. The numbers equal their code on
+    the same tensors. Our reading: their four texts of a step are separate inputs, the forget trace without its answer;
+    here trace and answer are parts of one conversation, and each row has the same weight.
 
     Pitfalls: as RMU's. It needs trainer.args.train_on=trace+answer, and forget examples with a trace.
 

@@ -7,8 +7,8 @@ is therefore multiplied by
     share = (its items) * m / (the step's items)
 
 before it is averaged over the m micro-batches. Each term has its own items: the number of forget tokens of a
-micro-batch does not determine the number of its retain tokens. transformers does the same for its own loss since
-version 4.46 (October 2024).
+micro-batch does not determine the number of its retain tokens. Since version 4.46 (October 2024) transformers does the
+same for its own loss.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class RepNoise:
 
     Loss: gamma (beta MMD(h, z) - ascent ln(1 + NLL_f)) + alpha NLL_r. h is the output of each of `layers` at the
     positions that predict the forget answers, z standard Gaussian noise of that shape. MMD is the mean over layers of
-    the maximum mean discrepancy with a sum of five Gaussian kernels exp(-d^2 / (c s)), c = 1/4, 1/2, 1, 2, 4; s is the
-    mean squared distance between two different points, without gradient.
+    the maximum mean discrepancy. Its kernel is a sum of five Gaussians exp(-d^2 / (c s)), c = 1/4, 1/2, 1, 2, 4. Here s
+    is the mean squared distance between two different points, without gradient.
 
     Defaults: beta = 0.001, ascent = 1 and the kernels are those of the authors' code, and the MMD equals theirs on the
     same points. Four things are our reading. The points of the MMD are token positions; in the code they are whole

@@ -26,17 +26,17 @@ class RULE:
     """Reinforcement unlearning (Zhang et al. 2025, arXiv:2506.07171): learn the boundary of refusal from rewards.
 
     At each step the model answers each forget question and each retain question of the step n times. The reward
-    `refusal_boundary` is 1 for a refusal of a forget question, and 1 for an answer to a retain question with a ROUGE-L
+    `refusal_boundary` is 1 for a refusal of a forget question; 1 for an answer to a retain question with a ROUGE-L
     recall above 0.5; else 0. Advantages are relative to the other texts of the question: A = (r - mean) / (std + 1e-4).
-    Loss: -E over texts [mean_t ratio_t A - beta (e^d - d - 1)] + alpha NLL_r, with ratio 1 at the current weights and
-    d = log p_ref - log p (GRPO, eq. 3 and 4).
+    Loss: -E over texts [mean_t ratio_t A - beta (e^d - d - 1)] + alpha NLL_r (GRPO, eq. 3 and 4). The ratio is 1 at the
+    current weights, and d = log p_ref - log p.
 
-    The reward is that of a public copy of the authors' code, with our own patterns of a refusal: theirs match 37 of the
+    The reward is that of a public copy of the authors' code, with our own patterns of a refusal. Theirs match 37 of the
     package's 56 refusals, ours all. Their scripts use further forms: half of a retain reward is for no refusal, the
     other half for a recall above 0.3; half of a forget reward is for naming the target. beta is 0.01 there, and 0 here,
     because it holds a second model in memory. Our reading: the patterns, one reward of these two forms, and retain
-    examples in the place of the paper's boundary questions, which a second model writes near the forget questions. Give
-    such questions as retain rows.
+    examples in the place of boundary questions. In the paper a second model writes these near the forget questions.
+    Give such questions as retain rows.
 
     Pitfalls: a model that never refuses gets no reward on forget questions, and learns nothing there. The paper first
     fine-tunes on refusals: run IdkNLL, and RULE with its model. Generation makes a step several times as slow.

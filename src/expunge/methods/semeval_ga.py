@@ -28,8 +28,8 @@ class SemEvalGA:
     """Ascent on answers, KL to the old model, and optionally the retain answers: three weighted terms.
 
     Loss: 0.5 F + 1.0 KL(p_ref || p) on the retain examples ("normal" loss) + nll_weight NLL_r. F is the negated
-    negative log-likelihood of the answers: the mean over an answer's tokens, then over examples, so long answers weigh
-    no more than short ones.
+    negative log-likelihood: the mean over an answer's tokens, then over examples. So long answers weigh no more than
+    short ones.
 
     Defaults: gamma = 0.5, alpha = 1 and nll_weight = 0, the weights of a SemEval-2025 task 4 participant. The
     participant's script averaged the KL over prompt and padding. It also aligned the answer's weights with inputs

@@ -31,10 +31,10 @@ class UNDO:
     Idea: unlearning often hides knowledge and leaves it in the weights. Noise destroys part of that knowledge.
     Distilling the unlearned model into its own noised copy restores the behaviour without the hidden knowledge.
     Loss: gamma KL(p_t || p) on the forget examples + alpha KL(p_t || p) on the retain examples
-    (`retain_loss_type=TEACHER_KL`), each summed over the vocabulary and averaged over the answer tokens. p_t is the
-    teacher, the unlearned model before the noise. Forward KL, so the student must cover all outputs of the teacher.
-    The run starts from theta' = (1 - a) theta + a beta n, with n Xavier's initialisation (the `noise` edit). The run's
-    seed determines the noise.
+    (`retain_loss_type=TEACHER_KL`). Both are summed over the vocabulary and averaged over the answer tokens. p_t is the
+    teacher, the unlearned model before the noise. Forward KL, so the student must cover all outputs of the teacher. The
+    run starts from theta' = (1 - a) theta + a beta n, with n Xavier's initialisation (the `noise` edit). The run's seed
+    determines the noise.
 
     Loss, shrinking and noise agree with the authors' code (`expunge list methods noise`). gamma = alpha = 1 weigh both
     sets equally: they distil on one mixed set. With a = 0 loss and gradient start at 0.

@@ -32,7 +32,7 @@ class WHP:
 
     Idea: a model trained further on the forget examples raises exactly the logits to forget. Lowering those logits in
     the model before unlearning approximates a model that never saw the examples.
-    Loss: mean over the forget answers' tokens of the cross-entropy of the model against v = v_b - alpha relu(v_r - v_b)
+    Loss: mean over the forget answers' tokens of the cross-entropy against v = v_b - alpha relu(v_r - v_b).
         v_b, v_r  the logits of the model before unlearning, and of that model reinforced on the forget examples (eq. 1)
         target    argmax: the token of the largest v (the paper's alternative labels); softmax: all of softmax(v), ours
     With alpha=0 and target=softmax the model is distilled into itself, and the gradient starts at 0.

@@ -44,7 +44,7 @@ class GradientRequest(Protocol):
         """Return the gradient of a term at the current weights, per parameter.
 
         The terms are gamma * forget, alpha * retain and their total. "relearn" is not part of the loss, has no weight
-        and is not logged: it is the mean negative log-likelihood of the forget answers' tokens, which an adversary
+        and is not logged. It is the mean negative log-likelihood of the forget answers' tokens, which an adversary
         descends to restore them. A parameter that the term does not reach, or a term that the objective does not have,
         yields zeros.
 
@@ -58,8 +58,8 @@ class GradientRequest(Protocol):
     def with_tokens(self, which: Which, modules: Sequence[str]) -> tuple[list[Tensor], TokenVectors]:
         """Return the gradient of a term, and the tokens' vectors at some modules, from the same forward and backward.
 
-        The vectors of a module are its inputs (N, D) and the gradients of the term in its outputs (N, E), at the N
-        tokens whose output the term depends on. Modules that the term does not run are left out.
+        The vectors of a module are its inputs (N, D) and the gradients of the term in its outputs (N, E). The term
+        depends on the outputs of these N tokens. Modules that the term does not run are left out.
         """
         ...
 

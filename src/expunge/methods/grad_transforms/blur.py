@@ -26,7 +26,7 @@ class BLUR:
     and g_r.
 
     Pitfalls: if the two agree, the part of g_r along g_f is also removed. The retain term never restrains an unbounded
-    forget loss (GradAscent, GradDiff), so the loss diverges faster than without BLUR: use a bounded one, such as NPO.
+    forget loss (GradAscent, GradDiff), so the loss diverges faster than without BLUR. Use a bounded one, such as NPO.
     With gradient accumulation the gradients of the whole step are projected once. The authors' code projects with the
     gradients of its last micro-batch.
 

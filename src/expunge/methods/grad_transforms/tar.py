@@ -28,10 +28,10 @@ class TAR:
     The rate of the attack is drawn for each optimiser step from `adversary_lrs`, with `seed`.
 
     The paper's forget term is the negative entropy: use trainer=ME. Weights, K, rates and scale are confirmed in the
-    authors' script for WMDP (64 steps, every 4th, scale 4, decay 1/16, rates 2e-6, 2e-5 and 4e-5). A test compares the
+    authors' script for WMDP: 64 steps, every 4th, scale 4, decay 1/16, rates 2e-6, 2e-5, 4e-5. A test compares the
     gradient g with that of their training loop, with the same examples for the attack and g_f. Our reading: both read
-    the examples of this step (the authors hold out others for g_f), and each attack relearns; half of theirs begin
-    with retain data. The retain term is the method's; theirs is the NLL plus the distance of hidden states.
+    the examples of this step (the authors hold out others for g_f), and each attack relearns; half of theirs begin with
+    retain data. The retain term is the method's; theirs is the NLL plus the distance of hidden states.
 
     Cost per step: K + K / every + 1 forwards and backwards, and three further copies of the trained weights.
 

@@ -35,7 +35,7 @@ class LUNAR:
     prompt token. W' minimises, over the prompt tokens of both sides,
         sum_forget ||W' k - (W k + strength r)||^2 + sum_retain ||W' k - W k||^2 + l ||W' - W||^2
     with k the input of the module. So W' = W + strength r s^T (S_f + S_r + l I)^-1; s is the sum of the forget keys,
-    S_f and S_r the sums of k k^T, and l is `ridge` times the mean of the diagonal of S_f + S_r. Each module is edited
+    S_f and S_r are the sums of k k^T; l is `ridge` times the mean of the diagonal of S_f + S_r. Each module is edited
     from the model before unlearning.
 
     The loss, the direction and strength 2 are those of the authors' code, which trains W' by AdamW (rate 0.01, 20

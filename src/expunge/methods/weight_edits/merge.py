@@ -81,7 +81,7 @@ def elect(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Compute TIES' sign election and disjoint mean of pruned differences.
 
     The elected sign of an entry is that of the sum of the differences. The result is the mean of w_i d_i over the
-    models whose entry has that sign (a pruned entry has none), and 0 where the sum is 0.
+    models whose entry has that sign (a pruned entry has none). It is 0 where the sum is 0.
     """
     sign = weighted_sum(deltas, [1.0] * len(deltas)).sign()
     agree = [((d.sign() == sign) & (sign != 0)).to(d.dtype) for d in deltas]

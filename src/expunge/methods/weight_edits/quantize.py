@@ -28,8 +28,8 @@ class Quantize:
     """Quantisation: round every weight matrix to a few levels, and write it back in its own dtype.
 
     Formula: s = max |w| / (2^(bits-1) - 1) over a group;  w' = s round(w / s)
-    A group is a row of the matrix (one output of a linear layer) for 8 bits, and `group` neighbouring entries of a row
-    for 4 bits; the last group of a row may be shorter. Levels are symmetric about 0, and 0 stays 0. There is no
+    For 8 bits a group is a row of the matrix: one output of a linear layer. For 4 bits it is `group` neighbouring
+    entries of a row; the last group of a row may be shorter. Levels are symmetric about 0, and 0 stays 0. There is no
     calibration on data. Vectors (norms, biases) never change.
 
     Pitfalls: GPT-2 stores its matrices transposed, so there a row is an input.

@@ -21,11 +21,11 @@ class TIES:
     Formula: d_i = prune(theta_i - base, density);  s = sign(sum_i d_i)
         theta' = base + mean over {i: sign(d_i) = s} of w_i d_i, entry by entry;  w_i = 1 if `weights` is null
         prune  keeps floor(density * n) of a tensor's n entries by magnitude, at least one
-    Merging a model that forgot too much with one that forgot too little yields one in between (SemEval 2025, task 4,
-    second place: two runs, weights 1 and 1, density 0.8).
+    Merging a model that forgot too much with one that forgot too little yields one in between. The second place of
+    SemEval 2025, task 4, merged two runs (weights 1 and 1, density 0.8).
 
-    Pitfalls: the vote is not weighted, and the mean is divided by the number of models that agree, not by their
-    weights: weights scale, they do not average. The paper's scaling of the result is a common factor of all weights.
+    Pitfalls: the vote is not weighted. The mean is divided by the number of models that agree, not by their weights, so
+    weights scale and do not average. The paper's scaling of the result is a common factor of all weights.
     """
 
     density: float = 0.8
