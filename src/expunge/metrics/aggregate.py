@@ -40,11 +40,10 @@ def mean_over_rows(
 ) -> MetricResult:
     """Return the mean of one value per row, with its interval.
 
-    If no statistic contains the values, the result has them as the statistic `value`, so that they can be compared
-    with another model's. `extra` of the result contains n_missing (rows without a value), and ci_low and ci_high: the
-    95 % percentile bootstrap interval over rows (1000 resamples, fixed seed), if at least two rows have a value and
-    both ends are finite. The order of the rows does not matter. If no row has a value the result is missing, with its
-    rows.
+    If no statistic contains the values, the result has them as the statistic `value`, so that they can be compared with
+    another model's. `extra` of the result contains n_missing (rows without a value). Its ci_low and ci_high are the 95
+    % percentile bootstrap interval over rows (1000 resamples, fixed seed). They need at least two rows with a value,
+    and finite ends. The order of the rows does not matter. If no row has a value the result is missing, with its rows.
 
     Args:
         row_ids: Shape (R,).
@@ -111,8 +110,8 @@ def bootstrap_interval(values_R: Floats) -> tuple[float, float]:
 class PairedRows:
     """The same rows of M models in one metric: a value per row of each of its P parts, by set of examples.
 
-    A metric that is a mean over rows is its own single part. columns: for each set an array of shape (M, R, P), NaN
-    for a row of another part, or without a number in one of the models.
+    A metric that is a mean over rows is its own single part. columns: an array of shape (M, R, P) by set, NaN for a row
+    of another part, or without a number in one model.
     """
 
     parts: Parts
@@ -277,12 +276,12 @@ def resolve(tokens: TokenRecords, name: str) -> list[AnswerTokens]:
 def answer_losses(inputs: MetricInputs) -> tuple[Ids, list[Floats]]:
     """Return the mean loss, in nats per token, of every answer that the metric reads, aligned by row.
 
-    If the model's output is not a number for one of these answers, all under that name are NaN, because the others
-    alone would be another quantity.
+    If the model's output is not a number for one of these answers, all under that name are NaN. The others alone would
+    be another quantity.
 
     Returns:
-        The R row ids of all answers, ascending, and for each name in `metric.tokens` an array of shape (R, K), with K
-        the number of answers under that name; NaN for a row without such an answer or without a scored token.
+        The R row ids of all answers, ascending; for each name in `metric.tokens` an array of shape (R, K), with K the
+        number of answers under that name; NaN for a row without such an answer or without a scored token.
 
     Raises:
         ConfigError: If the metric has no token records.

@@ -47,10 +47,10 @@ _BLANK = re.compile("[\\s\ufe0f]+")  # with the selector of coloured emoji
 def answer_in_text(inputs: MetricInputs) -> MetricResult:
     """Compute the share of examples whose generation contains the content of the answer.
 
-    Formula: 1 if all numbers and all content words of the answer occur in the generation, in any order (of an answer of
-    more than 5 content words, 80 % of them), else 0. Case, diacritics, punctuation, articles, separators of thousands
-    and the spelling of small numbers do not count. In scripts without blanks, and if the answer has no words (as of
-    emoji), the answer must occur as it is. A Korean word may have further syllables.
+    Formula: 1 if all numbers and all content words of the answer occur in the generation, in any order, else 0. Of more
+    than 5 content words, 80 % suffice. Case, diacritics, punctuation, articles, separators of thousands and the
+    spelling of small numbers do not count. In scripts without blanks, and if the answer has no words (as of emoji), the
+    answer must occur as it is. A Korean word may have further syllables.
 
     Reads: generations, compared with the answer that the metric's `texts` names. Per row: `score`, the mean over
     samples if there are several.

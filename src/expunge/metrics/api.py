@@ -145,8 +145,8 @@ class MetricInputs:
     """The inputs of a family's function: only the records and results that its metric declares.
 
     records: record kind -> the records of the metric's examples. parents: role -> result. retain: the result on the
-    retain model. shadows: parent role -> that parent's results on the retain models, of all training seeds if a study
-    has several (never on the model that is measured). parent_sets: role -> the parent's set of examples.
+    retain model. shadows: parent role -> that parent's results on the retain models of all training seeds, never on the
+    model that is measured. parent_sets: role -> the parent's set of examples.
     """
 
     metric: Metric

@@ -74,8 +74,8 @@ def zlib_score(inputs: MetricInputs) -> MetricResult:
 def min_k_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
     """Compute the mean loss of the least likely tokens: even the hardest words of a member are not surprising.
 
-    Formula: s = -mean of the m lowest log p(a_t), m = max(1, floor(k n)), over the n scored tokens without the last
-    one (the end token), as in OpenUnlearning.
+    Formula: s = -mean of the m lowest log p(a_t), m = max(1, floor(k n)). The n scored tokens are without the last one
+    (the end token), as in OpenUnlearning.
 
     Reads: tokens (answer). Per row: `score`. The value is the mean over rows.
     Arguments: `k`, the share of tokens, 0.4 as in MUSE and OpenUnlearning.

@@ -112,7 +112,7 @@ def worst_case(inputs: MetricInputs, *, statistic: Value | None = None) -> Metri
 
     Reads: its parents, all over the same rows with other prompts or forms, each larger if more is left (probability,
     ROUGE recall, leak_at_k). Per row: `score`. Extra: for each parent `by_<role>`, the share of rows in which it alone
-    or first is the largest, and `over_best_parent`, the value minus the largest parent's value.
+    or first is the largest; `over_best_parent`, the value minus the largest parent's value.
     Arguments: `statistic`, the parents' value by row to compare; by default the first of prob, score, rougeL_recall and
     similarity that all parents have.
     Good direction: near the retain model's value of the same metric.

@@ -33,8 +33,8 @@ def attack_auc(inputs: MetricInputs) -> MetricResult:
     with members labelled 0 and others 1, as in OpenUnlearning.
 
     Reads: parents `members` and `others`, two metrics of one attack's family. Rows without a score are ignored.
-    Extra: ci_low, ci_high (95 % bootstrap over the rows of each side), tpr_at_1fpr (share of the members detected at a
-    false positive rate of 1 %), mean_members, mean_others (mean scores), n_members, n_others, n_missing. With the
+    Extra: ci_low, ci_high (95 % bootstrap over the rows of each side); tpr_at_1fpr (share of the members detected at a
+    false positive rate of 1 %); mean_members, mean_others (mean scores); n_members, n_others, n_missing. With the
     retain model's result of the same metric: auc_retain, and auc_distance = |AUC - auc_retain|.
     Good direction: near the retain model's AUC from either side, so read auc_distance. Without a retain model, near 0.5
     only if the two sets are equally hard for a model that saw neither.

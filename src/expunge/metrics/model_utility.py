@@ -36,7 +36,7 @@ def model_utility(inputs: MetricInputs, *, mean: Mean = "harmonic", complement: 
     Reads: its parents' values. If one is missing, this is missing and names it: a mean over the others would be another
     quantity under the same name.
     Arguments, which reproduce arcsf's utilities: `mean` arithmetic in place of harmonic. `complement` uses 1 - x_i in
-    place of x_i: over probability, clamped truth ratio and ROUGE of the forget rows it is arcsf's forget utility,
+    place of x_i. Over probability, clamped truth ratio and ROUGE of the forget rows it is arcsf's forget utility,
     high if little is left of them.
     Good direction: high; compare with the model before unlearning.
     Pitfall: the smallest part dominates. A part near 0 for unrelated reasons (no ROUGE on world facts in a tiny model)

@@ -30,9 +30,9 @@ STATISTICS = ("acc", "acc_norm")
 def multiple_choice(inputs: MetricInputs, *, score: Score = "sum") -> MetricResult:
     """Compute the share of questions whose right option is the most likely one.
 
-    Formula: an option's score is sum_t log p(o_t | q, o_<t) over its tokens, without an end token (`acc`), or that sum
-    over the option's length in bytes of UTF-8, without the blank before it (`acc_norm`). A row is 1 if the right option
-    has the highest score, else 0; 1 / n if n options share the highest score with it.
+    Formula: an option's score is sum_t log p(o_t | q, o_<t) over its tokens, without an end token (`acc`). For
+    `acc_norm` it is that sum over the option's length in bytes of UTF-8, without the blank before it. A row is 1 if the
+    right option has the highest score, else 0; 1 / n if n options share the highest score with it.
 
     Reads: tokens (right, wrong), such as ("answer", "wrong"). Per row: `acc`, `acc_norm`. The value is the mean over
     rows of one of them; `extra` contains both.

@@ -97,7 +97,7 @@ def probability_w_options(inputs: MetricInputs, *, floor: Floor = 0.0) -> Metric
 
     Reads: tokens (correct, wrong), such as `("answer", "perturbed")`. Per row: `prob`.
     Arguments: `floor` is 0, the paper's formula. OpenUnlearning uses 1e-10. That changes only rows whose options are
-    all about as unlikely as that (a collapsed model): there it moves the share to 0 and the formula does not.
+    all about as unlikely (a collapsed model). There it moves the share to 0 and the formula does not.
     Good direction: high on real authors and world facts; guessing yields 1 / (number of options).
     Pitfall: a wrong option without a scored token leaves the sum, which raises the row.
     """

@@ -37,7 +37,7 @@ def rmia_score(inputs: MetricInputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> M
         s = 1 - share of the population z with ratio(x) / ratio(z) >= gamma
 
     Reads: parents `losses` (a metric of the family `loss_score` on the rows in question) and `population` (one on rows
-    no model has seen), here and on the retain models (`shadows`): one is enough, several are averaged. If both parents
+    no model has seen). It also reads them on the retain models (`shadows`), one or the mean of several. If both parents
     are one metric, a row is not compared with itself. Per row: `score`, `ratio`. The value is the mean over rows.
     Arguments: `a`, how far P moves when x is learned: 0 if it then reaches 1, 1 if it does not move (0.3 is the paper's
     for image classifiers); `gamma`, how many times likelier x must be, from 1.

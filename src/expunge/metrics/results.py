@@ -39,7 +39,7 @@ def write_results(
 def read_results(path: Path) -> tuple[dict[str, MetricResult], dict[str, Any]]:
     """Read an EVAL.json: ours, another project's of the same format (TOFU_EVAL.json), or a log of TOFU's authors.
 
-    Statistics that are not numbers (the texts next to a ROUGE score) and entries below other keys (the two sides of a
+    Statistics that are not numbers (the texts next to a ROUGE score) and entries below other keys (the sides of a
     membership attack) are ignored.
 
     Returns:

@@ -41,8 +41,8 @@ def rouge(
 ) -> MetricResult:
     """Measure the share of the true answer's words that the model's own answer repeats.
 
-    Formula: rouge1_recall = matched words / words of the reference, rougeL_recall = longest common subsequence / words
-    of the reference, rougeL_f1 = its harmonic mean with LCS / words of the generation. The value is the mean over rows
+    Formula: rouge1_recall = matched words / words of the reference; rougeL_recall = longest common subsequence / words
+    of the reference; rougeL_f1 = its harmonic mean with LCS / words of the generation. The value is the mean over rows
     of `statistic`.
 
     Reads: generations, compared with the answer that the metric's `texts` names. Another name compares the same

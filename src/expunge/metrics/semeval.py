@@ -63,7 +63,7 @@ def exact_match(inputs: MetricInputs) -> MetricResult:
 
     Reads: greedy generations. Per row: `score`; missing if the model's logits were not numbers.
     Good direction: low on forget rows, high on retain rows.
-    Pitfall: any word after the answer makes it wrong, so a model that was not trained to stop there scores 0 on retain
+    Pitfall: any word after the answer makes it wrong. A model that was not trained to stop there scores 0 on retain
     rows as well.
     """
     return mean_of_texts(inputs, lambda text: {"score": float(same_text(text.generation, text.reference))})
@@ -84,8 +84,8 @@ def semeval_tasks(inputs: MetricInputs) -> MetricResult:
     knowledge of a task; 0 if any term is 0.
 
     Reads: twelve parents, `forget_Task1_regurgitation` to `retain_Task3_knowledge`.
-    Extra: the twelve terms (those of the forget rows already 1 - x), and the same four numbers over the rows of all
-    tasks together, not 1 - x: `overall_forget_regurgitation`, ...
+    Extra: the twelve terms (those of the forget rows already 1 - x); the same four numbers over the rows of all tasks
+    together, not 1 - x: `overall_forget_regurgitation`, ...
     Good direction: high.
     Pitfall: one term at 0 hides the other eleven: a model that never ends its answers, or an unchanged one.
     """
@@ -145,7 +145,7 @@ def semeval_aggregate(inputs: MetricInputs, *, mmlu_accuracy: Accuracy | None = 
     Extra: the three parts, and above_mmlu_floor: 1 if MMLU > 0.371, a condition of the 7B track for winners.
     Good direction: high.
     Pitfall: a ruined model gets about 0.39 (no tasks, a good MIA part, MMLU by guessing), more than the fourth best
-    entry, and an untouched one 0.165. Read the parts and the floor.
+    entry. An untouched one gets 0.165. Read the parts and the floor.
     """
     for role in ("tasks", "mia"):
         if role not in inputs.metric.parents:

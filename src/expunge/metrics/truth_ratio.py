@@ -45,8 +45,8 @@ def truth_ratio(
         true_better          max(0, 1 - R): for retain rows, real authors and world facts
         raw                  R itself, unbounded: arcsf's forget_mean_tr (its forget_mean_clamped_tr is true_better)
 
-    Reads: tokens (correct, wrong). The correct answer is the paraphrase on forget and retain rows (the model was
-    trained on the wording of "answer"), the answer itself on real authors and world facts.
+    Reads: tokens (correct, wrong). The correct answer is the paraphrase on forget and retain rows, because the model
+    was trained on the wording of "answer". It is the answer itself on real authors and world facts.
     Per row: `score` = R, `log_score` = ln R. Everything is computed from logs. `score` saturates at the largest float;
     `log_score` does not, and forget_quality reads `log_score`. `value` is the row's part in the mean, unless raw.
     Arguments: `floor` is added to P_c: 0 by default, the paper's formula. OpenUnlearning adds 1e-10, which moves R to 0

@@ -2,8 +2,8 @@
 
 Two tokenizers:
 
-rouge_score  that of the package rouge_score, as in the publications: lower case, ASCII letters and digits alone, each
-             word of more than three letters stemmed (Porter). It drops all other letters.
+rouge_score  that of the package rouge_score, as in the publications: lower case, ASCII letters and digits alone. Words
+             of more than three letters are stemmed (Porter). It drops all other letters.
 unicode      words of all scripts. Scripts that put no blanks between words (Han, kana, Thai, Lao, Khmer, Myanmar,
              Tibetan) count by characters. Combining marks stay with their letter. Text is brought to NFC and case
              folded, digits of all scripts become 0 to 9, and invisible format characters are removed. No stemming.
