@@ -121,11 +121,11 @@ def compare(
     """Compare two evaluations of the same examples.
 
     Each metric that is a mean over examples is compared pairwise, over the examples that have a number in both. The
-    comparison has the mean of b - a and its 95 % percentile bootstrap interval over examples. Its p-value is that of
-    a two-sided permutation test that flips the signs of the differences (all sign flips up to 13 examples, else
-    10,000 random ones). A mean of
-    such means (model utility) is computed again over the same draws of examples, and over sides changed at random:
-    all parts of an example stay together. Other metrics (an AUC) have the difference alone, and a `note`.
+    comparison has the mean of b - a and its 95 % percentile bootstrap interval over examples. Its p-value is that of a
+    two-sided permutation test that flips the signs of the differences. It reads all sign flips up to 13 examples, else
+    10,000 random ones. A mean of such means (model utility) is computed again over the same draws of examples, and over
+    sides changed at random. All parts of an example stay together. Other metrics (an AUC) have the difference alone,
+    and a `note`.
 
     Args:
         a: The first evaluation, an EvalResult or results by metric name.

@@ -1,8 +1,8 @@
 """Record kinds: the outputs of a model on examples that an evaluation stores, one registered function per kind.
 
-A kind is one file: the schema of its table, its cost, the function from (model, examples) to the table, and how the
-table is read by metrics. The files of this folder and plugins register theirs with `@record_kind`. A metric names the
-kinds it reads (`Metric.reads`), and an evaluation computes the union over all metrics, once.
+A kind is one file: the schema of its table, its cost, the function from (model, examples) to the table, and how metrics
+read it. The files of this folder and plugins register theirs with `@record_kind`. A metric names the kinds it reads
+(`Metric.reads`), and an evaluation computes the union over all metrics, once.
 """
 
 from __future__ import annotations

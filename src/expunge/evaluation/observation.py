@@ -1,6 +1,6 @@
 """Observe a model: check which ways of reading it give the numbers of plain transformers, `model(ids)` of one row.
 
-Each way reads a few rows of random tokens, shorter and longer than the model's attention window, and is compared with
+Each way reads a few rows of random tokens, shorter and longer than the model's attention window. It is compared with
 one row at a time. A way with other numbers, or an error, is not used for this model (`models.capabilities`), and a note
 records it.
 """
@@ -197,7 +197,7 @@ class _Observer:
     def _close(self, mine: Tensor, plain: Tensor) -> bool:
         """Return whether log-probs are equal up to the rounding of the model's arithmetic.
 
-        In half precision the mean difference is at most 0.1, or the spacing of the numbers at the largest logit: at 35,
+        In half precision the mean difference is at most 0.1, or the spacing of the numbers at the largest logit. At 35,
         neighbouring numbers of bfloat16 are 0.25 apart.
         """
         mine, plain = mine.cpu().double(), plain.cpu().double()

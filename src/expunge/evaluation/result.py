@@ -131,8 +131,8 @@ class EvalResult(Mapping[str, float]):
     def per_example(self) -> pd.DataFrame:
         """Return the statistics of each example, one per line.
 
-        Columns: metric, examples (the set), row_id (the example's position in it), statistic, answer (the number of the
-        answer where an example has several, else 0) and value.
+        Columns: metric; examples (the set); row_id (the example's position in it); statistic; answer (the number of the
+        answer where an example has several, else 0); value.
         """
         import pandas as pd
 
