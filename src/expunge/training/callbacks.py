@@ -25,7 +25,7 @@ FORWARDED = (
 class CallbackBridge:
     """The callbacks of one run, its state and its control.
 
-    An exception in a display (a progress bar, a printer, an integration) is logged, and that callback is removed: a
+    An exception in a display (a progress bar, a printer, an integration) is logged, and that callback is removed. A
     broken display does not end a training. An exception in any other callback ends the run.
     """
 

@@ -1,7 +1,7 @@
 """Checkpoints of an unfinished run, so that it can resume: plain tensors and JSON with checksums, no pickle.
 
 A checkpoint is a folder `step-<n>` that is renamed into place: `state.safetensors` contains every tensor, `state.json`
-all other values and the places of the tensors, `checksums.json` the checksums of both, by which `expunge verify` and a
+all other values and the places of the tensors, `checksums.json` the checksums of both. By these `expunge verify` and a
 resumed run find a damaged one. The two newest stay; a run skips a damaged one and loads the one before. The states of
 all random generators are among the values. With a model in shards each process writes its own part next to it, in the
 same format.

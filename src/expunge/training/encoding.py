@@ -63,8 +63,8 @@ def encode_sets(
     span: the span with a loss, for examples with a trace. None: the trace and the answer. marks: the tokens that the
     loss treats apart (`training.marks`). Sets of tokens stay on disk and are read row by row.
 
-    Raises ConfigError if they are not the model's tokens, and DataError for an example without a text in the span
-    `trace`, or without an answer if unwanted words are marked.
+    Raises ConfigError if they are not the model's tokens. Raises DataError if an example has no text in the span
+    `trace`, or no answer if unwanted words are marked.
     """
     if any(one.n_tokens is not None for one in sets):
         from expunge.data.stories.shards import TokenDataset, joined

@@ -33,7 +33,7 @@ class SelectionRule:
     It reads metrics that are evaluated during training, with + - * / **, min, max, abs and hmean.
     """
     enough: float | None = None
-    """A distance from the target that suffices (of low: a value): evaluations that are at least as near count as equal,
+    """A distance from the target that suffices (of low: a value). Evaluations that are at least as near count as equal,
     and the higher utility decides. Not for target=high. None: the nearest is best.
     """
 

@@ -148,8 +148,8 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
         where: The key of the settings, for the message.
 
     Raises:
-        ConfigError: If the objective lacks a term that the transform or the schedule reads separately, if adapters
-            would ignore the method's own choice of parameters, or if the optimizer's package is not installed.
+        ConfigError: If the objective lacks a term that the transform or the schedule reads separately; if adapters
+            would ignore the method's own choice of parameters; if the optimizer's package is not installed.
     """
     check_optimizer(args, where)
     if args.lora is not None and args.lora.orthogonal and (args.grad_transform is not None or not objective.forgets):

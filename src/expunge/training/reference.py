@@ -1,7 +1,7 @@
 """Reference outputs: of the model before unlearning, or of a teacher, computed once for every row of the run.
 
 Log-probabilities need one number per answer token. Distributions need the hidden states that the LM head reads, and a
-frozen copy of the head: the logits are the same, without a second model and its forward at each step. An approximation
+frozen copy of the head. The logits are the same, without a second model and its forward at each step. An approximation
 stores the largest logits of each token.
 
 The outputs can be written to a folder. A run that reads the folder maps the file and copies only the rows of a step.
@@ -62,7 +62,7 @@ def keep(
 
     Returns:
         offsets (R + 1), and one of: logps (N,); hidden (N, D), with the widths of several modules; or, for
-        distributions with `topk`, logits and ids (N, k), rest (N,) and vocabulary (). rest is the logit that spreads
+        distributions with `topk`, logits and ids (N, k), rest (N,) and vocabulary (). `rest` is the logit that spreads
         the remaining probability evenly over the other tokens.
     """
     order = sorted(set(numbers), key=lambda i: (len(rows[i].ids), i))

@@ -1,7 +1,7 @@
 """Rollouts: texts that the model in training samples for questions, with their rewards.
 
 Evaluation's decoder samples them. A token depends on the weights, the run's seed, the step, the row and the sample
-alone, so a run that resumes from a checkpoint samples the same texts.
+alone. So a run that resumes from a checkpoint samples the same texts.
 """
 
 from __future__ import annotations

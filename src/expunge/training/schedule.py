@@ -20,7 +20,7 @@ class Schedule:
     """interleaved: one phase, forget and retain rows in the same steps, in seeded order. chunks: a phase per chunk of
     forget rows, in their order, with retain rows from a cursor that wraps around (SUGD, arXiv:2503.02443). alternating:
     the forget term alone on a chunk; after every `anneal_every` whole chunks the retain term alone on a random share of
-    the retain rows, and at the end on all of them (AGAD, the same paper).
+    the retain rows; at the end the same on all of them (AGAD, the same paper).
     """
     retain_ratio: int = 1
     """Retain rows next to each forget row."""

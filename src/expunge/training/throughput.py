@@ -1,10 +1,10 @@
 """Measure the speed of a run: tokens per second, operations per second, and the share of the device's peak (MFU).
 
-Operations of a token: 4 N for the forward and the backward in the activations, 2 N_t for the backward in the weights
-that are trained (N = N_t without masks or adapters: the usual 6 N), and 12 L d T for attention over a row of T tokens,
-as in PaLM (arXiv:2204.02311, appendix B), which counts the masked half too. N: parameters in matrix products, so
-without an embedding table that is only used for lookups. The work of activation checkpointing, chunks of the LM head
-and reference models is not counted, so the MFU is that of the model's own work. Padding is not counted.
+Operations of a token: 4 N for the forward and the backward in the activations; 2 N_t for the backward in the weights
+that are trained (N = N_t without masks or adapters: the usual 6 N); 12 L d T for attention over a row of T tokens, as
+in PaLM (arXiv:2204.02311, appendix B), which counts the masked half too. N: parameters in matrix products, so without
+an embedding table that is only used for lookups. Activation checkpointing, chunks of the LM head and reference models
+are not counted, so the MFU is that of the model's own work. Padding is not counted.
 """
 
 from __future__ import annotations

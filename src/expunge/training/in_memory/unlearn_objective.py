@@ -18,8 +18,8 @@ def resolve_objective(config: UnlearnConfig, method: Any = None) -> Objective:
 
     Args:
         config: The run's settings. Its shared weights (`gamma`, `alpha`, ...) count for every kind of method.
-        method: None (the config names it), a registered name, a settings object such as `NPOConfig(beta=0.2)`, a
-            registered method's class or an object of it, or a function decorated with `unlearning_loss`.
+        method: None (the config names it); a registered name, class or object; a settings object such as
+            `NPOConfig(beta=0.2)`; or a function decorated with `unlearning_loss`.
 
     Raises:
         ConfigError: If the method is unknown or contradicts the config, or a setting is wrong.

@@ -80,8 +80,8 @@ class UnlearnTrainer:
         model: A causal language model on any device, or the name of one (a folder or a hub id). Weights in bfloat16 or
             float16 are converted to float32 for training and converted back afterwards.
         args: The settings: `UnlearnConfig`, or a method's own class such as `NPOConfig(beta=0.1)`.
-        forget_dataset: The examples to forget: a list of dicts, a `datasets.Dataset`, a pandas DataFrame or an
-            `ExampleSet`, with question and answer, prompt and completion, messages, or text.
+        forget_dataset: The examples to forget: a list of dicts, a `datasets.Dataset`, a DataFrame or an `ExampleSet`,
+            with question and answer, prompt and completion, messages, or text.
         retain_dataset: The examples to keep; None for methods without a retain term, and with `alpha=0`.
         eval_dataset: The data of `evaluate()`: a benchmark (`load_benchmark`), or a mapping of "forget", "retain" and
             "holdout" to data. None: the forget and retain examples.

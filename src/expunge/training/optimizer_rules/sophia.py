@@ -17,9 +17,9 @@ class Sophia(torch.optim.Optimizer):
         m = beta1 m + (1 - beta1) g;  h = beta2 h + (1 - beta2) g^2, both after each step
     SOUL is any loss with this optimizer: `trainer=GradDiff trainer.args.optim=sophia`.
 
-    Defaults: betas (0.9, 0.95), rho 0.04 and batch 5120 are those of the authors' TOFU settings and code (learning
-    rates 5e-6 to 1e-5, weight decay 0.1, 5 epochs). `compat=authors` equals their code on the same gradients: it adds
-    g to m twice in each step. The papers add it once.
+    Defaults: betas (0.9, 0.95), rho 0.04 and batch 5120 are those of the authors' TOFU settings and code. Their
+    learning rates are 5e-6 to 1e-5, with weight decay 0.1 and 5 epochs. `compat=authors` equals their code on the same
+    gradients: it adds g to m twice in each step. The papers add it once.
 
     Args:
         params: The parameters to train.
