@@ -12,9 +12,9 @@ SHARE, MOST_S = 0.05, 60.0  # the unused share of the limit, and its maximum in 
 class Budget:
     """Counts the time of a run against its limit. before_s: the seconds that earlier calls have used.
 
-    The reserve is twice the longest save and twice the longest step so far (with evaluations), and a margin of 5 % of
-    the limit, at most 60 s. The first step includes work that is done once, such as the evaluation of the initial model
-    and the references: it counts once, and not at all when there is a second step.
+    The reserve is twice the longest save and twice the longest step so far (with evaluations). Its margin is 5 % of the
+    limit, at most 60 s. The first step includes work that is done once, such as the references and the evaluation of
+    the initial model. It counts once, and not at all when there is a second step.
     """
 
     def __init__(self, limit_s: float | None, *, before_s: float = 0.0, clock: Callable[[], float] | None = None):

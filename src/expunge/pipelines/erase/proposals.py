@@ -1,7 +1,7 @@
 """The next trial of an erasure's search, from the results of the earlier ones. Plain arithmetic, without models.
 
-The learning rate of each method is searched by bisection (`sweep.bisection`) until a model has forgotten enough, and
-then on both sides of the best rate.
+A bisection (`sweep.bisection`) searches the learning rate of each method until a model has forgotten enough. Then the
+search goes to both sides of the best rate.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def method_settings(method: str, answer_tokens: float) -> dict[str, Any]:
     """Return the settings of a method of --method auto for answers of this mean length.
 
     NPO's loss sums the log-probabilities of an answer (arXiv:2404.05868, eq. 3), and the retain loss is a mean over
-    tokens. So its retain weight grows with the length, and its beta falls: the gradient vanishes at the same
+    tokens. So its retain weight grows with the length, and its beta falls. The gradient vanishes at the same
     probability per token for short and long answers.
     """
     n = max(answer_tokens, 1.0)

@@ -1,7 +1,7 @@
 """Numbers of an erasure as its card, its report and the terminal show them.
 
-An exact number of the forgotten rows is a test of guesses: whoever has the new model scores each guess, and one of
-10,000 gives a probability of 3.99e-21. Most guesses have the same rounded probability.
+An exact number of the forgotten rows is a test of guesses: an owner of the new model scores each guess. One of 10,000
+gives a probability of 3.99e-21. Most guesses have the same rounded probability.
 """
 
 from __future__ import annotations

@@ -278,9 +278,9 @@ def refine(
 def best(results: Sequence[TrialResult], goal: SearchGoal) -> TrialResult:
     """Return the trial with the best model.
 
-    Among trials that meet the floor: trials with general ability come first, then the one that forgets most (or is
-    nearest to the goal), then the one that keeps more utility and general ability. Trials that have forgotten enough
-    count as equal in that. If no trial meets the floor: the most utility. Raises JobError if no trial has a model.
+    Order of trials that meet the floor: general ability; most forgetting, or nearest to the goal; more utility and
+    general ability. Trials that have forgotten enough count as equal in forgetting. If no trial meets the floor: the
+    most utility. Raises JobError if no trial has a model.
     """
     able = [t for t in results if t.step is not None]
     if not able:

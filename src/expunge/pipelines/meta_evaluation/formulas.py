@@ -7,7 +7,7 @@ quantisation. With m oriented so that more means more knowledge, before (b) and 
     R = clip((m_retain^a - m_retain^b) / (m_unlearned^a - m_unlearned^b), 0, 1)     left out at a denominator of 0
     Q = clip(m_unlearned^b / m_unlearned^a, 0, 1)
 
-Unlearned models that the metric itself takes for models with the knowledge are left out (section 4.2.1): the threshold
+Unlearned models that the metric itself takes for models with the knowledge are left out (section 4.2.1). The threshold
 is the one that separates P from N with the best accuracy. `two_sided`: the formulas of Lee et al. (arXiv:2605.24614):
 
     R = 1 - |d_unlearned - d_retain| / (|d_unlearned| + |d_retain|)   with d = m^a - m^b

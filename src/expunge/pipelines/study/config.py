@@ -60,8 +60,8 @@ class SweepConfig:
     trials: int = 0
     """Trials of each method, in each cell of a grid. 0: no sweep."""
     sampler: Literal["grid", "random", "bisect", "tpe"] = "random"
-    """grid (all values, so trials must be as many), random, bisect (one range, as in `expunge erase`: halved between
-    trials that are too weak and too strong), or tpe (needs expunge[optuna]).
+    """grid (all values, so trials must be as many); random; bisect (one range, as in `expunge erase`: halved between
+    trials that are too weak and too strong); or tpe (needs expunge[optuna]).
     """
     space: Mapping[str, Any] = field(default_factory=dict)
     """Keys of method_args or args, each with a list of values or a range {low, high, log, whole}. A method's own

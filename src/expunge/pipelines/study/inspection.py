@@ -33,10 +33,10 @@ def inspect(
     Args:
         model: The model to inspect, or its name. It is not changed. A wrapped model is read without its wrapper.
         tokenizer: Its tokenizer. A model given by name needs none.
-        analyses: Some of "drift" (relative change of each layer's weights against the reference), "cka" (similarity of
-            each layer's states to the reference's, 1: equal), "lens" (log-probability of the forget answers read from
-            each layer, in nats per token) and "probe" (AUC of classifying forget against retain examples). None:
-            all that the arguments allow.
+        analyses: Some of "drift" (relative change of each layer's weights against the reference); "cka" (similarity of
+            each layer's states to the reference's, 1: equal); "lens" (log-probability of the forget answers read from
+            each layer, in nats per token); "probe" (AUC of classifying forget against retain examples). None: all that
+            the arguments allow.
         forget: The examples that are read: any data that `evaluate` reads.
         reference: The model before unlearning. "drift" and "cka" need it.
         retain: Examples to keep. "probe" needs them.

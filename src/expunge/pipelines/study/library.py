@@ -70,8 +70,8 @@ def evaluate(
             question and answer, prompt and completion, messages, or text.
         retain: Examples to be kept.
         holdout: Examples like those to be forgotten that no model has seen. They add the membership attacks.
-        metrics: Names of metrics of the benchmark (or of the ones that the data allows), names of metric families that
-            declare their records (a plugin's), or Metric objects. Metrics that they read are added. None: all.
+        metrics: Names of metrics of the benchmark, or of the data; names of metric families that declare their records
+            (a plugin's), or Metric objects. Metrics that they read are added. None: all.
         retain_results: Results of a retain model on the same examples: an EvalResult, or the path of its folder or EVAL
             file. Forget quality and PrivLeak need them. A list has one for each training seed: forget quality compares
             with the first, attacks with reference models (LiRA) with all.

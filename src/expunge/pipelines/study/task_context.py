@@ -96,8 +96,8 @@ class TaskContext:
     def token_ids(self, rows: ExampleSet) -> str | None:
         """Return the digest of the token ids of a set, which is found by tokenising it (`data.row_tokenizer`).
 
-        None if a job will create the tokenizer, or a hub id cannot be loaded here, and for a set of more than 16
-        million characters, whose ids the jobs that read them compare.
+        None if a job will create the tokenizer, or a hub id cannot be loaded here. Also None for more than 16 million
+        characters: the jobs that read such a set compare its ids.
         """
         if self.model.tokenizer_source is None or rows.n_tokens is not None or _n_characters(rows) > MOST_CHARACTERS:
             return None

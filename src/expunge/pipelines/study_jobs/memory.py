@@ -1,9 +1,9 @@
 """Estimate the GPU memory of training and scoring from the model's shape and the settings.
 
-Bytes of: weights (float32, or quantised), gradients, the optimiser, the casts of weights that mixed precision keeps for
-the backward, activations (of scoring, with the cache), and the logits of a chunk. Fragmentation, memory
-that libraries reserve and buffers of collectives are not counted; the table's note names the largest of these.
-Nothing here was measured on a GPU. On a CPU batches are smaller.
+Bytes of: weights (float32, or quantised); gradients; the optimiser; the casts of weights that mixed precision keeps for
+the backward; activations (of scoring, with the cache); the logits of a chunk. Fragmentation, memory that libraries
+reserve and buffers of collectives are not counted; the table's note names the largest of these. Nothing here was
+measured on a GPU. On a CPU batches are smaller.
 """
 
 from __future__ import annotations

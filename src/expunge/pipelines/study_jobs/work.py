@@ -95,10 +95,10 @@ def fit(
     """Train a model on the named sets of each side, and save it with its log, and its trajectory if it was evaluated.
 
     alternates: the folder of an `alternates` job; without it, methods that read other answers use refusals.
-    references: the folders of `reference` jobs and their specs, by side (a teacher's by `<side>_teacher`). retain,
-    generation: the retain model's records or results and the generation settings of evaluations. checkpoints: the
-    folder of an unfinished attempt. label: the run's name in reporters. after_step: a callback before the first step
-    and after each step; its return value may end the run.
+    references: the folders of `reference` jobs and their specs, by side (a teacher's by `<side>_teacher`). retain: the
+    retain model's records or results. generation: the generation settings of evaluations. checkpoints: the folder of an
+    unfinished attempt. label: the run's name in reporters. after_step: a callback before the first step and after each
+    step; its return value may end the run.
     """
     encoder = setting.encoder(source)
     seen = seen_sets(setting, args.evaluate, encoder)

@@ -1,9 +1,9 @@
 """A sweep: try several settings of each method, select the best, and run the study with them.
 
-Trials and winners are two plain studies, one after the other: first every trial, with one seed, measured on the
-selection part of the evaluation rows; then each method with its best settings, with all seeds, measured on the report
-part. The second study reuses results of the first (full and retain models, the winners' first seed). The selection
-depends only on stored numbers, so the same command reaches the same studies after any interrupt.
+Trials and winners are two plain studies. The first has every trial, with one seed, measured on the selection part of
+the evaluation rows. The second has each method with its best settings and all seeds, measured on the report part. The
+second study reuses results of the first (full and retain models, the winners' first seed). The selection depends only
+on stored numbers, so the same command reaches the same studies after any interrupt.
 
 Each cell of a grid has its own search, with the same number of trials and its own rows. With `requests` a trial is a
 chain of models with the same settings, and only its last model is measured.
