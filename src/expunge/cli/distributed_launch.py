@@ -23,8 +23,8 @@ def run_distributed(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Run the command together with the other processes. Returns the exit code if it is refused; otherwise exits.
 
     The first process that fails prints the reason and exits. The launcher ends the processes that wait for it; the
-    others exit without a message. After success the process exits without the interpreter's clean-up of objects:
-    communication threads of a sharded model still run then, and abort the process in some runs.
+    others exit without a message. After success the process exits without the interpreter's clean-up of objects.
+    Communication threads of a sharded model still run then, and abort the process in some runs.
     """
     mode = getattr(parsed, "mode", "")
     if mode not in COMMANDS or getattr(parsed, "refresh", None):

@@ -1,8 +1,8 @@
 """The words of a command line: `key=value`, read by the type of the key.
 
-A value of a text key (a file name, a split, a system prompt) is the rest of the word after the first `=`, exactly as
-it stands; `null` is no value where the key allows it. `task_name` and `paths.output_dir` of a single job may refer to
-other keys. Other values follow Hydra's override grammar.
+A value of a text key (a file name, a split, a system prompt) is the rest of the word after the first `=`, verbatim.
+`null` is no value where the key allows it. `task_name` and `paths.output_dir` of a single job may refer to other keys.
+Other values follow Hydra's override grammar.
 """
 
 from __future__ import annotations
