@@ -92,7 +92,7 @@ class ErasureDetectionAudit(ControlledAudit):
     The attacker has candidates, some erased and some that no model has seen (`holdout`), and knows the label of part of
     them. Signals of each candidate:
         grey_box   loss, min-k, min-k++, loss by zlib, extraction strength, exact memorisation (token probabilities)
-        white_box  also the norms of its loss gradient (`gradients`) and of its last hidden state, and its coordinates
+        white_box  also the norms of its loss gradient (`gradients`) and its last hidden state, and its coordinates
                    along the `components` directions of most variance (weights)
     A logistic regression reads every signal and its distance from the median. Four fifths of the candidates fit it and
     the rest tests it, five times. An author's rows stay together. The distance from the median is a signal because
