@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import io
 import re
 import tokenize
@@ -65,6 +66,11 @@ NOT_PROSE = re.compile(r"```.*?```|^(?:\||    |#|<)[^\n]*$", re.DOTALL | re.MULT
 ONE_WORD = re.compile(r"`[^`]*`|\[[^\[\]]*\]\([^)]*\)")  # code and links
 PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=\s*[-*] |\d+\. )")
 SENTENCE_END = re.compile(r"(?:(?<=[.!?:])|(?<=[.!?]\*\*))\s+(?=[A-Z*`(\"0-9])|; ")
+BLOCK = re.compile(r"(?:\n\n|\A)(?: {4}[^\n]*(?:\n|\Z))+")  # code and equations of a docstring
+ENTRY = re.compile(r"\n {4}(?=\S[^\n]{0,24}?(?::|  | =))")  # of "Args:", of a table, or an equation
+TABLE_END = re.compile(r"(\n {4}[^\n]*\n)(?=\S)")
+# A sentence of a docstring that starts with the name of a setting or of a variable.
+SETTING = re.compile(r"(?<=[.])(\s+)(?=[a-z])(\S*\w[._=]\w\S*|[b-z]\b|\w+(?=(?:,? (?:and )?[\w.]+)*:\s))")
 
 
 @cache
@@ -172,6 +178,25 @@ def long_sentences(page: str) -> list[str]:
     return [s for s in sentences if sum(bool(re.search(r"\w", word)) for word in s.split()) > LIMIT]
 
 
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of each docstring, those of fields included."""
+    for node in walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, inspect.cleandoc(node.value.value)
+
+
+def long_sentences_of_docstrings(tree: ast.Module) -> list[str]:
+    """Return "line: sentence" of each long sentence."""
+    long = ((line, text) for line, text in docstrings(tree) if text.count(" ") + text.count("\n") >= LIMIT)
+    return [f"{line}: {s}" for line, text in long for s in long_sentences(prose_of(text))]
+
+
+def prose_of(docstring: str) -> str:
+    """Return a docstring as a page: an entry is an item of a list, and a name at the start of a sentence is code."""
+    prose = TABLE_END.sub(r"\1\n", BLOCK.sub("\n\n", docstring))
+    return SETTING.sub(r"\1`\2`", ENTRY.sub("\n- ", prose).replace("    ", ""))
+
+
 def test_the_sentences_of_pages_are_short() -> None:
     lines = [f"{p.relative_to(ROOT)}: {s}" for p in pages() for s in long_sentences(p.read_text(encoding="utf-8"))]
     assert not lines, "\n".join([f"sentences of more than {LIMIT} words:", *lines])
@@ -194,6 +219,25 @@ def test_a_long_sentence_is_listed(page: str) -> None:
 )
 def test_a_short_sentence_is_not_listed(page: str) -> None:
     assert long_sentences(page) == []
+
+
+def test_the_sentences_of_docstrings_are_short() -> None:
+    lines = [f"{path}:{s}" for path, (_, tree) in modules().items() for s in long_sentences_of_docstrings(tree)]
+    assert not lines, "\n".join([f"sentences of more than {LIMIT} words:", *lines])
+
+
+@pytest.mark.parametrize(
+    ("docstring", "listed"),
+    [
+        ("Return it. " + "word " * 26, 1),
+        ("Return it.\n\nArgs:\n    rows: " + "word\n        " * 25, 1),
+        ("Return it.\n\nArgs:\n    rows: " + "word\n        " * 20 + "\n    steps: " + "word " * 20, 0),
+        ("word " * 20 + "end. data.root: " + "word " * 20 + "end. rows, steps: " + "word " * 20, 0),
+    ],
+)
+def test_a_long_sentence_of_a_docstring_is_listed(docstring: str, listed: int) -> None:
+    field = f"class C:\n    rows: int = 1\n    {docstring!r}"
+    assert len(long_sentences_of_docstrings(ast.parse(field))) == listed
 
 
 def test_the_package_is_plain_english() -> None:
