@@ -181,7 +181,7 @@ def difference(one: list[str], other: list[str]) -> str | None:
     if one[1] == other[1]:
         return None
     return (
-        f"the {one[0]} in {one[2]} differ from those in {other[2]}, though all that should determine them is equal: a "
+        f"the {one[0]} in {one[2]} differ from those in {other[2]}, though all that should determine them is equal. A "
         "library or the tokenizer's code has changed without a new release"
     )
 

@@ -148,7 +148,7 @@ class Encoder:
         spaced = "".join(decoded.split()).casefold() == "".join(end.split()).casefold()
         self.stops = (end, decoded) if spaced and end not in decoded else (end,)
         self.notes.append(
-            f"the chat template ends an answer with the text {end!r}, which is no token of this tokenizer: its "
+            f"the chat template ends an answer with the text {end!r}, which is no token of this tokenizer. Its "
             f"{tail} tokens are scored, and generation stops at the text"
         )
 

@@ -360,7 +360,7 @@ def whole_files(source: str, commit: str | None) -> Path:
         if folder is not None:
             return folder
     raise ConfigError(
-        f"{source}: no folder of this name, and its configuration and weights as safetensors are neither in the local "
+        f"{source}: no folder of this name; its configuration and weights as safetensors are neither in the local "
         "cache nor to be had from the hub"
     )
 

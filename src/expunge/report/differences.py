@@ -11,8 +11,8 @@ from expunge.report.section import GridSection, Section
 from expunge.report.table import ABSENT, format_p, head_of
 
 ABOUT = (
-    "Each line compares a model with {control}, row by row: the mean difference, its 95 % bootstrap interval over "
-    "rows, and p of a two-sided permutation test that flips the signs of the differences. Of {tests} tests, about "
+    "Each line compares a model with {control}, row by row: the mean difference; its 95 % bootstrap interval over "
+    "rows; p of a two-sided permutation test that flips the signs of the differences. Of {tests} tests, about "
     "{chance} would be below 0.05 without any difference; p (Holm) is corrected for all of them. A metric that is no "
     "mean over rows, nor one of such means, is left out. `expunge compare` shows any two models, and single rows."
 )

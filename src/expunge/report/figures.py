@@ -77,7 +77,7 @@ def _plane_ks(model: ReportModel) -> Figure:
     highest = max([y for *_, y, _ in placed] + [0.2])
     figure.update_yaxes(range=[min(1.02, highest * 1.08), -highest * 0.08])
     caption = (
-        "The same test as an effect size, on an inverted axis: a higher point is nearer to the retain model, which is "
+        "The same test as an effect size, on an inverted axis. A higher point is nearer to the retain model, which is "
         "at 0 by definition. A point further right has more utility."
     )
     return Figure("plane-ks", title, caption, figure)
@@ -187,9 +187,9 @@ def _ecdf(model: ReportModel) -> Figure:
         else ""
     )
     caption = (
-        "A curve for each run: the share of forget rows whose ratio of the probability of wrong answers to that of the "
-        "correct one is at most x. Left of 1 the model prefers the correct answer. The KS distance is the largest "
-        f"vertical gap to the retain model (bold, dashed).{clipped}"
+        "A curve for each run: the share of forget rows with a ratio of at most x. The ratio is the probability of "
+        "wrong answers over that of the correct one. Left of 1 the model prefers the correct answer. The KS distance "
+        f"is the largest vertical gap to the retain model (bold, dashed).{clipped}"
     )
     return Figure("ecdf", title, caption, styled(figure, 460 + 7 * len(curves)))
 

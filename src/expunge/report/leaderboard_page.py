@@ -20,9 +20,9 @@ ABOUT = (
     "A column is a study, a row a method. A cell has the answer to `forgot?` and the share of the target model's "
     "utility that is left, each with its 95 % interval over rows; below it the utility itself, whose interval is over "
     "seeds if there are several (Student's t). Studies differ in model, data and budget, so compare within a column. "
-    "{ranking} The paired columns compare two models row by row, a row's values averaged over seeds: the mean "
-    "difference, its bootstrap interval over rows, and p of a permutation test, corrected for all tests of the table "
-    "(Holm)."
+    "{ranking} The paired columns compare two models row by row, a row's values averaged over seeds. They show the "
+    "mean difference, its bootstrap interval over rows, and p of a permutation test, corrected for all tests of the "
+    "table (Holm)."
 )
 
 

@@ -16,17 +16,17 @@ _TARGET = (
 )
 _QUALITY = (
     (
-        "p and KS distance come from one test: do the truth ratios of this model and of the retain model, on the "
+        "p and KS distance come from one test. Do the truth ratios of this model and of the retain model, on the "
         "forget rows, follow the same distribution? The KS distance (0 to 1) is the largest gap between the two "
-        "curves and measures how far apart the models are. p is not an effect size: it measures how surprising such a "
-        "gap would be by chance."
+        "curves and measures how far apart the models are. The p is not an effect size. It measures how surprising "
+        "such a gap would be by chance."
     ),
     (
-        "A small p shows that the models differ. A large p does not show that they are the same: for two equally "
+        "A small p shows that the models differ. A large p does not show that they are the same. For two equally "
         "good models p falls anywhere between 0 and 1 with equal chance, so 0.9 is not better than 0.3."
     ),
     (
-        "p shrinks with the number of rows at the same KS distance: compare p only between runs that were scored "
+        "p shrinks with the number of rows at the same KS distance. Compare p only between runs that were scored "
         "on the same forget rows, and compare KS distances otherwise."
     ),
 )

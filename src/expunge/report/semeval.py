@@ -14,9 +14,9 @@ AGGREGATE = "semeval_aggregate"
 ABSENT = "\u2013"
 SHARE = 0.75  # of the MMLU before unlearning; the task's floor is that share of its 7B model's
 ABOUT = (
-    "The official score is the mean of three parts: the harmonic mean of the twelve terms (1 - x on the forget side), "
-    "the membership part 1 - 2 |AUC - 0.5|, and MMLU. It sorts the entries. A ruined model can rank high in it, so "
-    f"also read the floor: the task required MMLU above {MMLU_FLOOR} of its 7B model, which is {SHARE:.0%} of that "
+    "The official score is the mean of three parts: the harmonic mean of the twelve terms (1 - x on the forget side); "
+    "the membership part 1 - 2 |AUC - 0.5|; MMLU. It sorts the entries. A ruined model can rank high in it, so "
+    f"also read the floor. The task required MMLU above {MMLU_FLOOR} of its 7B model, which is {SHARE:.0%} of that "
     "model's before unlearning. The target model (full) is the one before; the retain model never saw the forget rows."
 )
 

@@ -12,7 +12,7 @@ from expunge.report.protocol import SCORE, Protocol, ProtocolCourse
 FILE = "recovery.csv"
 ABOUT = (
     "After so many steps of fine-tuning on stories with the feature: the share of generations that have it (with its "
-    "95 % interval), and the loss on such stories in nats per token. The never-learned model is the control: knowledge "
+    "95 % interval); the loss on such stories in nats per token. The never-learned model is the control: knowledge "
     "that it gains in as many steps was not hidden, but learned."
 )
 READING = (
@@ -23,8 +23,8 @@ READING = (
     "loss_NAME is on stories of the test set, after their instructions, in nats per token.",
     "probe_auc is taken at the layer where the present and the never-learned model differ most; probe_kept is 0 if it "
     "equals never learned and 1 if it equals present.",
-    "recovery_steps: the steps until a share of the gap between the never-learned and the present model, both before "
-    "recovery, is regained, by the score and by the loss, with linear interpolation between the measured steps. "
+    "recovery_steps: the steps until a share of the gap is regained, by the score and by the loss. The gap is that "
+    "of the never-learned and the present model before recovery; between measured steps it is interpolated linearly. "
     "recovery_area: how much higher the curve of the score lies than the control's, on average over the steps.",
     "Intervals of scores are over the prompts of one model; another seed may differ.",
 )

@@ -24,8 +24,8 @@ from expunge.report.table import ABSENT
 RANK_HEADS = ("rank", "model", "forgot?", "robust?", "detectable?", "utility left", "why here")
 RANKING = (
     "Ordered by: forgot, robust, detectable, then utility. A model below the retain model is distinguishable too, so "
-    "over-forgotten and trace have the same rank, and the smaller distance from the retain model comes first: that of "
-    "the farthest measurement, in whole margins. A broken model (below the utility floor, or gibberish) has no rank, "
+    "over-forgotten and trace have the same rank. The smaller distance from the retain model comes first: that of the "
+    "farthest measurement, in whole margins. A broken model (below the utility floor, or gibberish) has no rank, "
     "and neither has one without any answer."
 )
 

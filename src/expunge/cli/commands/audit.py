@@ -22,8 +22,8 @@ examples:
   expunge audit MODEL --forget rows.csv --dry-run
   expunge audit MODEL --forget rows.csv --audits relearn,quantize
   expunge audit MODEL --forget rows.csv --audits "[{name: relearn, rows: 4, learning_rate: 1e-4}]"
-exit codes: 0 done and no finding shows that the rows are left (without --retain-model this is no proof), 3 done and \
-a finding differs from a model that never saw the rows, or the model is broken, 1 a job failed, 2 wrong input, 130 \
+exit codes: 0 done and no finding shows that the rows are left (without --retain-model this is no proof); 3 done and \
+a finding differs from a model that never saw the rows, or the model is broken; 1 a job failed; 2 wrong input; 130 \
 interrupted (the same command continues)
 """
 # Settings of a study that an audit decides itself.

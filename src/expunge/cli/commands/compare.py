@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Models = dict[str, Mapping[str, MetricResult]]
 FOLDER = Path("saves/compare")
 OPERAND = (
-    "an evaluation log (..._EVAL.json), a folder that has one, a study (NAME or FILE.yaml), a folder of saves/study "
+    "an evaluation log (..._EVAL.json), a folder with one, a study (NAME or FILE.yaml), a folder of saves/study "
     "(NAME-HASH, NAME-latest), or one of its models (NAME:LABEL); a study's further words in quotes: 'study=NAME "
     "seeds.unlearn=[0,1]'"
 )

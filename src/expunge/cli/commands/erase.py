@@ -27,8 +27,8 @@ examples:
   expunge erase --model SmolLM2-135M-Instruct --forget rows.csv --budget 30m --out erased
   expunge erase --model saves/train/full --forget rows.jsonl --retain keep.jsonl --holdout holdout.jsonl --out erased
   expunge erase --model SmolLM2-135M-Instruct --forget "Who is Ada Lovelace?" --out erased
-exit codes: 0 done and all that was stated is achieved, 3 something is not achieved (no model is written if it is \
-under the minimum utility, nothing if the model knows no row), 1 a job failed, 2 wrong input, 130 interrupted (the \
+exit codes: 0 done and all that was stated is achieved; 3 something is not achieved (no model is written if it is \
+under the minimum utility, nothing if the model knows no row); 1 a job failed; 2 wrong input; 130 interrupted (the \
 same command continues)
 """
 

@@ -71,7 +71,7 @@ def push_erasure(parsed: argparse.Namespace, folder: Path) -> str:
 def push_results(parsed: argparse.Namespace, file: Path, studies: Sequence[str], command: str) -> str:
     """Upload a table of results as a dataset. Returns the address."""
     about = [
-        "A line per run and number: study, cell, label, role (full, retain or unlearn), method, settings, seed, "
+        "A line per run and number: study, cell, label, role (full, retain or unlearn), method, settings, seed; "
         "metric, value or the reason if there is none, a 95 % interval over rows, seconds and steps. "
         "It contains no text of a row.",
     ]

@@ -136,14 +136,14 @@ def notes(erasing: EraseRun, measured: BeforeAfter) -> tuple[str, ...]:
     if control is None and HOLDOUT in erasing.sets:
         out.append(
             f"{len(erasing.sets[HOLDOUT])} rows that the model never saw replace a model that never saw the "
-            "rows to forget, if they are similar: the target is measured from their probability before."
+            "rows to forget, if they are similar. The target is measured from their probability before."
         )
     elif control is None:
         out.append("There are no holdout rows either: the target is measured from a probability of 0.")
     elif abs(control[UTILITY].value - measured.before[UTILITY].value) > ALIKE:
         out.append(
             f"The control has another probability of the rows to keep than the model ({control[UTILITY].value:.3f} "
-            f"against {measured.before[UTILITY].value:.3f}): it was trained differently, so comparisons with "
+            f"against {measured.before[UTILITY].value:.3f}). It was trained differently, so comparisons with "
             "it are less reliable."
         )
     return tuple(out)

@@ -258,9 +258,9 @@ def _about(models: Iterable[str], n: int, n_useful: int, *, bits: int, floor: fl
     return (
         f"Faithfulness: the AUC of separating {p} models trained with the forget rows from {without} trained without "
         "them, with its 95 % interval over models. R, Q: the stability of the metric under relearning "
-        f"and {bits}-bit weights, 1 at best, over {n_useful} of {n} unlearned models (the others are below "
-        f"{floor:g} of the full model's utility) without models that by the metric itself still have the "
-        f"knowledge; formulas: {FORMULAS[formula]}. Robustness is the harmonic mean of R and Q, overall "
+        f"and {bits}-bit weights, 1 at best. They are over {n_useful} of {n} unlearned models (the others are below "
+        f"{floor:g} of the full model's utility). Models that by the metric itself still have the knowledge are left "
+        f"out; formulas: {FORMULAS[formula]}. Robustness is the harmonic mean of R and Q, overall "
         "that of faithfulness and robustness."
     )
 

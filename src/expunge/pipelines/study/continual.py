@@ -32,7 +32,7 @@ ABOUT = (
     "The forget requests were done one after another. Each line is the model after a request, each column the mean "
     "{metric} of the rows of one request. Columns to the right of a model's own request have not been forgotten yet. "
     "Backward transfer is the mean change of earlier requests' rows until the last request, with its 95 % interval "
-    "over rows: above 0, later requests bring earlier ones back."
+    "over rows. Above 0, later requests bring earlier ones back."
 )
 
 

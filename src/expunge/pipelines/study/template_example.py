@@ -89,8 +89,8 @@ def cut_note(encoder: Encoder, rows: ExampleSet) -> list[str]:
     if not n:
         return []
     return [
-        f"{rows.name}: {n} of {len(rows)} rows are longer than {most} tokens, and the end of their answers is cut off: "
-        "it is neither trained on nor measured (model.template_args.max_length sets another limit)"
+        f"{rows.name}: {n} of {len(rows)} rows are longer than {most} tokens, and the end of their answers is cut off. "
+        "It is neither trained on nor measured (model.template_args.max_length sets another limit)"
     ]
 
 
