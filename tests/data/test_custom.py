@@ -604,7 +604,8 @@ def test_a_column_of_system_messages_is_answered_as_a_system_turn(
     assert "the system message is not read; to use it: 'model.template_args.system_prompt=Be brief.'" in note
     other = {"question": "Where?", "answer": "Rome"} if "question" in row else {"conversations": [*TURNS, *TURNS]}
     two = _file(tmp_path, [{**row, name: "Be brief."}, {**other, name: "Be long."}])
-    with pytest.raises(DataError, match="row 1: its system message differs from that of row 0"):
+    columns = "data.args.question_column=question data.args.answer_column=answer" if "question" in row else "each"
+    with pytest.raises(DataError, match=f"row 1: its system message differs from that of row 0; .*{columns}$"):
         load_examples(two, "forget", Columns())
 
 

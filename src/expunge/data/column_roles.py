@@ -111,14 +111,14 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
     if len(pairs) > 1:
         raise DataError(
             f"{where}: several pairs of columns could be question and answer; set "
-            + ", or ".join(_setting(q, a) for q, a, _ in pairs)
+            + ", or ".join(column_settings(q, a) for q, a, _ in pairs)
         )
     if pairs:
         question, answer, form = pairs[0]
         if question == PAIR[0] and named_pairs({_plain(str(raw[0][name])): name for name in PAIR}):
             raise DataError(f"{where} row 0: {list(raw[0].values())} are names of columns; remove this row")
         if problem := codes_problem(raw, question, answer):
-            setting = _setting(question, answer)
+            setting = column_settings(question, answer)
             texts = f"{_word('text', question)} to read the texts alone, or " if _plain(question) == TEXT else ""
             raise DataError(f"{where}: {problem}; set {texts}{setting} to read it as it is")
         if isinstance(raw[0].get(question), list):  # TRL's conversational prompt and completion
@@ -176,7 +176,8 @@ def _choices(record: Mapping[str, Any], answer: str) -> str:
     return ", ".join(map(repr, lists[:1] or (options if len(options) > 1 else ())))
 
 
-def _setting(question: str, answer: str) -> str:
+def column_settings(question: str, answer: str) -> str:
+    """Return the settings that name both columns, as a shell reads them."""
     return f"{_word('question', question)} {_word('answer', answer)}"
 
 
@@ -214,14 +215,14 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     question = next((name for name, key in zip(names, plain, strict=True) if key in questions), None)
     answer = next((name for name, key in zip(names, plain, strict=True) if key in answers), None)
     if question is not None and answer is not None:
-        hint = f" Write: {_setting(question, answer)}."
+        hint = f" Write: {column_settings(question, answer)}."
     elif "chosen" in plain and isinstance(first.get("chosen"), str) and {"prompt", "question"} & set(plain):
         question = names[plain.index("prompt" if "prompt" in plain else "question")]
-        hint = f" Write: {_setting(question, names[plain.index('chosen')])}."
+        hint = f" Write: {column_settings(question, names[plain.index('chosen')])}."
     elif any(name.endswith("?") or len(name.split()) > 4 for name in plain):
         pass  # the first line is a row, whose texts are no names of columns
     elif len(names) == 2 and all(plain):
-        hint = f" Write: {_setting(names[0], names[1])}."
+        hint = f" Write: {column_settings(names[0], names[1])}."
     elif len(names) == 1 and all(plain):
         hint = f" For plain texts write: {_word('text', names[0])}."
     return (

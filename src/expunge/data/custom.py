@@ -21,6 +21,7 @@ from expunge.data.column_roles import (
     Columns,
     Roles,
     cell_text,
+    column_settings,
     context_column,
     find_roles,
     named_pairs,
@@ -213,7 +214,8 @@ def _rows(raw: Records, roles: Roles, name: str, where: str, columns: Columns) -
         parts = (TRACE, "turns") if roles.form == "qa" else ()
         plain = [pair_record(record, question, answer, i, where, parts) for i, record in enumerate(raw)]
         if columns.question is None:  # a user who names the columns reads them alone
-            remarks = _on_system([system_column(record) for record in raw], where)
+            systems = [system_column(record) for record in raw]
+            remarks = _on_system(systems, where, f", or name the columns to read: {column_settings(question, answer)}")
     for i, record in enumerate(plain):
         for key in (question, answer):
             if key in record:
@@ -239,11 +241,12 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
     return plain, _on_system(systems, where)
 
 
-def _on_system(systems: Sequence[str | None], where: str) -> list[str]:
+def _on_system(systems: Sequence[str | None], where: str, more: str = "") -> list[str]:
     """Return a remark on the system message that all rows have. Raises DataError for messages that differ."""
     first = systems[0]
     if other := next((i for i, system in enumerate(systems) if system != first), 0):
-        raise DataError(f"{where} row {other}: its system message differs from that of row 0; write a file for each")
+        line = f"{where} row {other}: its system message differs from that of row 0"
+        raise DataError(f"{line}; write a file for each{more}")
     if not first:
         return []
     setting = shlex.quote(f"model.template_args.system_prompt={first}")
