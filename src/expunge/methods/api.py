@@ -367,7 +367,7 @@ def method(
         if needs.rollout is not None and (not hasattr(cls, "rollouts") or reduction == "token"):
             raise ConfigError(
                 f"method {name}: rollouts need a property `rollouts` (how many, their length and rewards) and "
-                "reduction='row' or 'micro_batch': the number of tokens is known only after sampling"
+                "reduction='row' or 'micro_batch', because sampling decides the number of tokens"
             )
         if reduction not in REDUCTIONS:
             raise ConfigError(f"method {name}: reduction={reduction!r} is not one of {', '.join(REDUCTIONS)}")
