@@ -191,6 +191,22 @@ def long_sentences_of_docstrings(tree: ast.Module) -> list[str]:
     return [f"{line}: {s}" for line, text in long for s in long_sentences(prose_of(text))]
 
 
+def long_sentences_of_messages(tree: ast.Module) -> list[str]:
+    """Return "line: sentence" of each long sentence of an exception; a value and a quotation are one word."""
+    raised = (node for error in walk(tree) if isinstance(error, ast.Raise) for node in ast.walk(error))
+    return [
+        f"{node.lineno}: {s}"
+        for node in raised
+        if isinstance(node, ast.Constant | ast.JoinedStr)
+        for s in long_sentences(QUOTED.sub("X", message_of(node)))
+    ]
+
+
+def message_of(node: ast.Constant | ast.JoinedStr) -> str:
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in parts)
+
+
 def prose_of(docstring: str) -> str:
     """Return a docstring as a page: an entry is an item of a list, and a name at the start of a sentence is code."""
     prose = TABLE_END.sub(r"\1\n", BLOCK.sub("\n\n", docstring))
@@ -238,6 +254,19 @@ def test_the_sentences_of_docstrings_are_short() -> None:
 def test_a_long_sentence_of_a_docstring_is_listed(docstring: str, listed: int) -> None:
     field = f"class C:\n    rows: int = 1\n    {docstring!r}"
     assert len(long_sentences_of_docstrings(ast.parse(field))) == listed
+
+
+def test_the_sentences_of_messages_are_short() -> None:
+    lines = [f"{path}:{s}" for path, (_, tree) in modules().items() for s in long_sentences_of_messages(tree)]
+    assert not lines, "\n".join([f"sentences of more than {LIMIT} words:", *lines])
+
+
+@pytest.mark.parametrize(
+    ("message", "listed"),
+    [("word " * 26, True), ("{x} " + "word " * 25, True), ("'a quotation of words' " + "word " * 24, False)],
+)
+def test_a_long_sentence_of_a_message_is_listed(message: str, listed: bool) -> None:
+    assert bool(long_sentences_of_messages(ast.parse(f'raise ConfigError(f"{message}")'))) is listed
 
 
 def test_the_package_is_plain_english() -> None:
