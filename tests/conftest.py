@@ -6,12 +6,15 @@ import gc
 import json
 import os
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.upload_stub import Hub
 from tests.warm import Warm
+
+from expunge.core.registry import Registry
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test asks a hub, nor waits for one
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +52,23 @@ def _trials_without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "run_limited", lambda program, request, limits, **how: trial_child.main(request))
 
 
+@pytest.fixture(autouse=True)
+def _registrations_undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Remove the entries of plugins after the test that loads them: other files of tests read the registries, too."""
+    added, add = [], Registry.add
+
+    def note(registry: Registry[Any], entry: Any, aliases: Iterable[str] = ()) -> None:
+        known = entry.name in registry
+        add(registry, entry, aliases)
+        if not known:
+            added.append((registry, entry.name))
+
+    monkeypatch.setattr(Registry, "add", note)
+    yield
+    for registry, name in added:
+        registry.remove(name)
+
+
 METHOD = '''
 import os
 from dataclasses import dataclass
@@ -70,21 +90,15 @@ class {name}:
 
 
 @pytest.fixture
-def method_file() -> Iterator[Callable[..., Path]]:
-    """Writes a plugin file with a method of this name and body; what it registers is taken away again."""
-    written = []
+def method_file() -> Callable[..., Path]:
+    """Writes a plugin file with a method of this name and body."""
 
     def write(folder: Path, name: str, body: str) -> Path:
-        written.append(name)
         file = folder / "mine.py"
         file.write_text(METHOD.format(name=name, body=textwrap.indent(textwrap.dedent(body).strip(), "    ")))
         return file
 
-    yield write
-    from expunge.methods import api
-
-    for name in written:
-        api._REGISTRY.remove(name)
+    return write
 
 
 @pytest.fixture

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from tests.cli.conftest import Run
-
-from expunge.benchmarks import api
 
 PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "capitals.py"
 
 
-@pytest.fixture
-def forgotten() -> Iterator[None]:
-    """What the plugin registers is taken away again."""
-    yield
-    api._BENCHMARKS.remove("capitals")
-
-
-def test_a_benchmark_from_a_file(here: Path, expunge: Run, forgotten: None) -> None:
+def test_a_benchmark_from_a_file(here: Path, expunge: Run) -> None:
     code, out, errors = expunge("benchmarks", "--json", "--plugin", str(PLUGIN))
     assert code == 0, errors
     assert "capitals" in json.loads(out)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from expunge.evaluation import kinds
-from expunge.metrics import api
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 
@@ -24,20 +22,12 @@ WORDS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def forgotten() -> Iterator[None]:
-    """What the plugin registers is taken away again."""
-    yield
-    api._FAMILIES.remove("hidden_norm")
-    kinds._KINDS.remove("hidden_norm")
-
-
 def summary() -> dict[str, float | None]:
     return json.loads(Path("saves/eval/mine/TOFU_SUMMARY.json").read_text())
 
 
 @pytest.mark.slow
-def test_a_plugin_metric_joins_a_benchmark(here: Path, expunge: Run, forgotten: None) -> None:
+def test_a_plugin_metric_joins_a_benchmark(here: Path, expunge: Run) -> None:
     texts = ["Who wrote the book? Ana did, in Paris, by the sea.", "Nobody knows what the publisher said in 1991."] * 9
     tokenizer = train_tokenizer(texts, 300, max_length=256)
     save_model(build_llama("llama-64k", tokenizer, vocab_size=320, seed=0), tokenizer, here / "tiny")

@@ -49,9 +49,7 @@ def revision(folder: Path) -> int:
         del sys.modules[name]
     _REWARDS.remove("of_a_test")
     load_plugins([str(folder / "mine.py")])
-    out = find_reward("of_a_test").revision
-    _REWARDS.remove("of_a_test")
-    return out
+    return find_reward("of_a_test").revision
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 
 from expunge import evaluate
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
-from expunge.benchmarks import api as benchmarks_api
 from expunge.core.errors import DataError
 from expunge.core.plugins import load_plugins
 from expunge.core.records import GeneratedText, GeneratedTexts, split_trace, texts_table, token_records
@@ -92,10 +90,8 @@ def test_a_closing_tag_that_generations_lose_is_an_error(model: Any, traced: Exa
 
 
 @pytest.fixture
-def riddles() -> Iterator[None]:
+def riddles() -> None:
     load_plugins([str(PLUGIN)])
-    yield
-    benchmarks_api._BENCHMARKS.remove("riddles")
 
 
 def test_the_example_benchmark_measures_traces(model: Any, tokenizer: Any, riddles: None) -> None:

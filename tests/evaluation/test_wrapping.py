@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from expunge.core.plugins import load_plugins
 from expunge.data.encoder import Encoder
 from expunge.data.template import Template
 from expunge.evaluation.observation import observe
-from expunge.models import wrapper_api
 from expunge.models.config import ModelArgs
 from expunge.models.identity import source_identity, tokenizer_identity
 from expunge.models.load import load_model, save_model
@@ -347,11 +345,9 @@ def test_a_missing_input_is_named(tiny) -> None:
 
 
 @pytest.fixture
-def caution() -> Iterator[None]:
+def caution() -> None:
     """The example plugin's wrapper."""
     load_plugins([str(PLUGIN)])
-    yield
-    wrapper_api._REGISTRY.remove("caution")
 
 
 @torch.no_grad()

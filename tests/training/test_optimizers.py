@@ -13,7 +13,6 @@ from expunge.core.errors import ConfigError
 from expunge.core.plugin_code import declared
 from expunge.core.plugins import load_plugins
 from expunge.methods import objective
-from expunge.training import optimizers
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
 from expunge.training.optimizers import OF_TORCHAO, STOCHASTIC, optimizer_class, weights_dtype
@@ -52,16 +51,13 @@ def test_a_class_by_its_name_and_a_registered_one(tmp_path) -> None:
     check_run(objective("finetune"), args)
     assert args.identity["optim"] == "torch.optim.NAdam" and "optim_args" not in TrainArgs().identity
     load_plugins([str(PLUGIN)])
-    try:
-        cls, settings = optimizer_class(TrainArgs(optim="sign_descent", learning_rate=0.5), "cpu") or (None, {})
-        assert settings == {"lr": 0.5}
-        assert declared(TrainArgs(optim="sign_descent").identity["optim"]["revision"]) == 1
-        weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-        weight.grad = torch.tensor([3.0, -4.0])
-        cls([weight], **settings).step()
-        assert weight.tolist() == [0.5, 2.5]
-    finally:
-        optimizers._REGISTRY.remove("sign_descent")
+    cls, settings = optimizer_class(TrainArgs(optim="sign_descent", learning_rate=0.5), "cpu") or (None, {})
+    assert settings == {"lr": 0.5}
+    assert declared(TrainArgs(optim="sign_descent").identity["optim"]["revision"]) == 1
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    weight.grad = torch.tensor([3.0, -4.0])
+    cls([weight], **settings).step()
+    assert weight.tolist() == [0.5, 2.5]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +64,12 @@ def start(encoder: Encoder) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def letters() -> Iterator[None]:
+def letters() -> None:
     """A reward that differs from text to text."""
 
     @reward("letters")
     def compute(rollouts: Any) -> list[float]:
         return [len(set(r.text)) / 10 for r in rollouts]
-
-    yield
-    api._REWARDS.remove("letters")
 
 
 def run(
@@ -266,13 +262,10 @@ def test_rule_samples_texts_of_both_sides(start: Any, encoder: Encoder) -> None:
 
 def test_the_example_reward(start: Any) -> None:
     load_plugins([str(PLUGIN)])
-    try:
-        texts = [rollout("It was Bo."), rollout("It was Bo"), rollout("a " * 30 + ".")]
-        assert list(find_reward("full_sentence").compute(texts)) == [1.0, 0.0, 0.0]
-        assert len(PLUGIN.read_text().splitlines()) <= 40
-        check_run(objective("PURGE", {"rewards": ["full_sentence"]}), TrainArgs())
-    finally:
-        api._REWARDS.remove("full_sentence")
+    texts = [rollout("It was Bo."), rollout("It was Bo"), rollout("a " * 30 + ".")]
+    assert list(find_reward("full_sentence").compute(texts)) == [1.0, 0.0, 0.0]
+    assert len(PLUGIN.read_text().splitlines()) <= 40
+    check_run(objective("PURGE", {"rewards": ["full_sentence"]}), TrainArgs())
 
 
 def test_the_code_and_a_new_revision_of_a_reward_are_part_of_the_key() -> None:

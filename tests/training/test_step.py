@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
-from expunge.methods.grad_transforms import GradientRequest, api, grad_transform, make_grad_transform
+from expunge.methods.grad_transforms import GradientRequest, grad_transform, make_grad_transform
 from expunge.methods.objective import Objective
 from expunge.training.batching import LossInputBuilder
 from expunge.training.config import TrainArgs
@@ -29,7 +29,7 @@ SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 2, "learning_rate
 
 
 @pytest.fixture
-def probes() -> Iterator[None]:
+def probes() -> None:
     """Two steps for tests alone: one that changes nothing, and one that takes the terms apart and adds them again."""
 
     @grad_transform("identity", revision=1, needs=(), paper="none")
@@ -48,10 +48,6 @@ def probes() -> Iterator[None]:
             self, ask: GradientRequest, params: Sequence[torch.Tensor], memory: dict[str, Any]
         ) -> list[torch.Tensor]:
             return [f + r for f, r in zip(ask("forget"), ask("retain"), strict=True)]
-
-    yield
-    for name in ("identity", "apart"):
-        api._REGISTRY.remove(name)
 
 
 def flat(model: Any) -> torch.Tensor:
@@ -205,10 +201,7 @@ def test_the_vectors_of_tokens_make_up_the_gradient(make_model, rows) -> None:
             result.update(g=gradient[list(ask.names).index(f"{name}.weight")], tokens=tokens[name])
             return ask("total")
 
-    try:
-        _gradient(model, rows, objective("NPO"), "reads_tokens")
-    finally:
-        api._REGISTRY.remove("reads_tokens")
+    _gradient(model, rows, objective("NPO"), "reads_tokens")
     inputs, slopes = result["tokens"]
     torch.testing.assert_close(slopes.T @ inputs, result["g"], rtol=1e-4, atol=1e-6)
     assert len(inputs) == len(slopes) > 3 and result["g"].abs().max() > 1e-4
