@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from expunge.core.renamed import rename_flags, rename_key, rename_tree
+from expunge.core.errors import ConfigError
+from expunge.core.renamed import rename_flags, rename_key, rename_keys, rename_tree
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,39 @@ def test_a_whole_study() -> None:
     }
     assert "methods.of is now methods.from; the old name works for this release" in notes
     assert all("is now" in note for note in notes) and len(notes) == len(set(notes))
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        (
+            {"unlearn": {"loss_limit": 1, "max_loss": 2}},
+            r"^unlearn\.loss_limit: is the old name of unlearn\.max_loss",
+        ),
+        (
+            {"methods": [{"of": ["NPO"], "from": ["NPO"]}]},
+            r"^methods\.of: .*; leave methods\.of out$",
+        ),
+        ({"grid": {"train.step": [1], "train.grad_transform": [2]}}, r"^grid\.train\.step: .*train\.grad_transform"),
+        ({"keep": {"weights": "all"}, "store": {"keep_weights": "all"}}, r"^keep\.weights: .* store\.keep_weights"),
+    ],
+)
+def test_an_old_name_next_to_its_new_one(tree: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        rename_tree("run", tree, "", [])
+
+
+def test_an_old_word_next_to_its_new_one() -> None:
+    with pytest.raises(ConfigError, match=r"^eval\.rows\.part: is the old name of eval\.split, which is set as well"):
+        rename_keys("run", ["eval.split", "eval.rows.part"], [])
+    with pytest.raises(ConfigError, match=r"^erase --keep: is the old name of --retain"):
+        rename_flags(["erase", "--keep=a", "--retain", "b"], [])
+    keys = ["train.step", "train.step", "train.step_args.rho"]  # a word that is repeated is no second name
+    assert rename_keys("run", keys, []) == ["train.grad_transform"] * 2 + ["train.grad_transform_args.rho"]
+
+
+def test_an_old_name_moves_to_an_empty_group() -> None:
+    assert rename_tree("run", {"keep": {"weights": "all"}, "store": None}, "", []) == {"store": {"keep_weights": "all"}}
 
 
 def test_flags_of_a_command() -> None:

@@ -22,7 +22,7 @@ from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_
 from expunge.cli.words import REFERRED, Verbatim, Word, has_references, parse_value, split_words
 from expunge.core.decode import decode, merge
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.renamed import rename_key, rename_value
+from expunge.core.renamed import rename_keys, rename_value
 from expunge.models.config import MODEL_KEY, TOKENIZER_KEY, TOKENIZERS, looks_local
 from expunge.models.options import with_options
 from expunge.pipelines.study.task_config import TaskConfig, decode_task
@@ -114,7 +114,9 @@ def compose(mode: str, overrides: Sequence[str], *, unnamed: bool = False) -> Co
         if mode == "train":
             plain_words, notes = with_split(plain_words, notes)
     group = "study" if mode == "run" else "experiment"
-    words = [_renamed(mode, word, notes) for word in split_words(plain_words, group)]
+    typed_words = split_words(plain_words, group)
+    keys = rename_keys(mode, [word.key for word in typed_words], notes)
+    words = [Word(key, one.text, one.value, one.remove) for key, one in zip(keys, typed_words, strict=True)]
     _check_groups(mode, words)
     choices: dict[str, str | None] = {}
     for word in words:
@@ -195,11 +197,6 @@ def _with_own_tokenizer(tree: dict[str, Any], words: Sequence[Word]) -> dict[str
         return tree
     own: dict[str, Any] = merge(tree, {"model": {"tokenizer_args": {"pretrained_model_name_or_path": None}}})
     return own
-
-
-def _renamed(mode: str, word: Word, notes: list[str]) -> Word:
-    key = rename_key(mode, word.key, notes)
-    return Word(key, word.text, word.value, word.remove)
 
 
 def _check_groups(mode: str, words: Sequence[Word]) -> None:

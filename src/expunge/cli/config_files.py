@@ -138,7 +138,10 @@ def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[s
     if wrong:
         raise ConfigError(f"{file.label}: defaults: expected a name or `override /GROUP: NAME`, got {wrong[0]!r}")
     place = "" if group in ("study", "experiment") else group
-    file.tree = rename_tree(mode, tree, place, notes)
+    try:
+        file.tree = rename_tree(mode, tree, place, notes)
+    except ConfigError as error:
+        raise ConfigError(f"{file.label}: {error}") from None
     _canonical_form(mode, file)
     return file
 

@@ -1,6 +1,7 @@
 """Configuration words of earlier releases: the one table OLD -> NEW, for studies, single jobs and command-line flags.
 
-An old word works for one release, with a one-line notice.
+An old word works for one release, with a one-line notice. It is refused next to its new name, because one of the two
+values would be lost.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from expunge.core.errors import ConfigError
 
 # Settings of a training run, wherever one stands: train, unlearn, trainer.args, methods[].args, a grid, a search.
 TRAIN_ARGS: Mapping[str, str] = {
@@ -56,6 +59,15 @@ def rename_key(mode: str, key: str, notes: list[str]) -> str:
     return new
 
 
+def rename_keys(mode: str, keys: Sequence[str], notes: list[str]) -> list[str]:
+    """Return the present names of the keys of one command line, in order."""
+    names = [rename_key(mode, key, notes) for key in keys]
+    for key, name in zip(keys, names, strict=True):
+        if key != name and name in keys:
+            _notice(key, name, notes, both=True)
+    return names
+
+
 def rename_tree(mode: str, tree: Mapping[Any, Any], prefix: str, notes: list[str]) -> dict[str, Any]:
     """Return a tree with present names; `prefix` is the dotted key that the tree stands at."""
     out: dict[str, Any] = {}
@@ -70,7 +82,7 @@ def rename_tree(mode: str, tree: Mapping[Any, Any], prefix: str, notes: list[str
             elif prefix == "methods" and key in METHOD:
                 new = METHOD[key]
         if new != key:
-            _notice(full, f"{prefix}.{new}" if prefix else str(new), notes)
+            _notice(full, f"{prefix}.{new}" if prefix else str(new), notes, both=new in tree)
         out[new] = _renamed(mode, value, full, notes)
     return _moved(mode, out, prefix, notes)
 
@@ -102,10 +114,10 @@ def _moved(mode: str, tree: dict[str, Any], prefix: str, notes: list[str]) -> di
         if not isinstance(here, dict) or path[-1] not in here:
             continue
         value = here.pop(path[-1])
-        group = tree.setdefault(target[0], {})
+        group = {} if tree.get(target[0]) is None else tree[target[0]]
+        _notice(old, new, notes, both=isinstance(group, dict) and target[1] in group)
         if isinstance(group, dict):
-            group.setdefault(target[1], value)
-        _notice(old, new, notes)
+            tree[target[0]] = {**group, target[1]: value}
     if isinstance(tree.get("eval"), dict) and tree["eval"].get("rows") == {}:
         del tree["eval"]["rows"]
     if mode == "run" and tree.get("keep") == {}:
@@ -125,13 +137,17 @@ def rename_flags(words: Sequence[str], notes: list[str]) -> list[str]:
     for word in words:
         name, equals, value = word.partition("=")
         if name in table:
-            _notice(f"{command} {name}", table[name], notes)
+            both = any(other.partition("=")[0] == table[name] for other in words)
+            _notice(f"{command} {name}", table[name], notes, both=both)
             word = f"{table[name]}{equals}{value}"
         out.append(word)
     return out
 
 
-def _notice(old: str, new: str, notes: list[str]) -> None:
+def _notice(old: str, new: str, notes: list[str], *, both: bool = False) -> None:
+    """Add a notice of an old name. Raises ConfigError if its present name is set as well."""
+    if both:
+        raise ConfigError(f"{old}: is the old name of {new}, which is set as well; leave {old} out")
     text = f"{old} is now {new}; the old name works for this release"
     if text not in notes:
         notes.append(text)
