@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from library_facts import FORGET, RETAIN, SHORT
 from peft import LoraConfig, get_peft_model
 
 import expunge
+from expunge.core.errors import ConfigError
 
 
 def switches(model: Any) -> dict[str, Any]:
@@ -96,3 +98,18 @@ def test_a_setting_has_its_name_in_python(config: Any, message: str, full: Any, 
         full.requires_grad_(False)
     with pytest.raises(expunge.ConfigError, match=f"^{message}"):
         expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, args=config)
+
+
+def test_a_compiled_model_is_the_model_in_it(full: Any, tokenizer: Any) -> None:
+    compiled, original = torch.compile(full, backend="eager"), copy.deepcopy(full)
+    settings = {**SHORT, "num_train_epochs": 1, "method": "RMU", "module_regex": "model.layers.1"}
+    result = expunge.unlearn(compiled, FORGET, retain=RETAIN, tokenizer=tokenizer, **settings)
+    assert result.model is full
+    report = expunge.inspect(compiled, tokenizer, ["drift"], forget=FORGET, reference=original)
+    assert report.to_pandas()["drift"].max() > 0
+
+
+def test_a_compiled_part_is_named(full: Any, tokenizer: Any) -> None:
+    full.model.layers[1] = torch.compile(full.model.layers[1], backend="eager")
+    with pytest.raises(ConfigError, match=r"^model: torch.compile around model.layers.1 .*; call its compile\(\)"):
+        expunge.evaluate(full, tokenizer, forget=FORGET)

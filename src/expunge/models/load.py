@@ -164,17 +164,24 @@ def _has(source: str, name: str) -> bool:
 
 
 def load_named(model: Any, where: str = "model") -> Any:
-    """Return a model object unchanged; load a name in float32 on the first accelerator.
+    """Return a model object, without `torch.compile` around it; load a name in float32 on the first accelerator.
+
+    A compiled object has other names of modules and is read in slow ways. The model under it has the same weights.
 
     where: the argument that gives the model, for the errors. Raises ConfigError for an object that is no causal
-    language model of transformers, or wraps none, and for a name that cannot be loaded.
+    language model of transformers, or wraps none, for a part in `torch.compile`, and for a name that cannot be loaded.
     """
     if not isinstance(model, str | Path):
         if not (hasattr(model, "config") and callable(getattr(model, "parameters", None))):
             raise ConfigError(f"{where}: expected a model or its name, got {kind_of(model)}")
         if all(p.is_meta for p in model.parameters()):
             raise ConfigError(f"{where}: the weights of {type(model).__name__} are not loaded (device meta)")
-        return model
+        inner = getattr(model, "_orig_mod", model)
+        compiled = next((name for name, _ in inner.named_modules() if name.endswith("._orig_mod")), None)
+        if compiled is not None:
+            part = compiled.removesuffix("._orig_mod")
+            raise ConfigError(f"{where}: torch.compile around {part} renames its weights; call its compile() instead")
+        return inner
     with keys_named({MODEL_KEY: where, "model": where, f"model {model}": f"{where} {model}"}):
         return load_model(str(model), ModelArgs(), device=pick_device("auto"))
 

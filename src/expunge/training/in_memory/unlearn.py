@@ -17,7 +17,7 @@ class UnlearnResult:
     """The result of `unlearn`: the model, its tokenizer, the settings and the log of the run."""
 
     model: Any
-    """The trained model: the object you passed, or the peft model that wraps it."""
+    """The trained model: the object you passed (without `torch.compile` around it), or the peft model that wraps it."""
 
     tokenizer: Any
     """The tokenizer that the run used."""
