@@ -67,6 +67,8 @@ def test_another_template_or_tokenizer_is_named() -> None:
     assert repr(compare(a, b)).endswith(f"\n  note: {note}") and note in compare(a, b)._repr_html_()
     (note,) = compare(a, result([0.3], template="x", tokenizer="u")).notes
     assert "other tokenizers: numbers per token" in note
+    (note,) = a.with_controls(retain=result([0.3, 0.5], template="x", tokenizer="u"), full=a).notes
+    assert note.startswith("the model and the retain model were measured with other tokenizers")
     assert compare(a, a).notes == compare(a, result([0.3])).notes == compare(a.results, b.results).notes == ()
 
 

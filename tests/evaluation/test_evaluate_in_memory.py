@@ -106,7 +106,10 @@ def test_the_default_metrics_follow_the_data(model: Any, tokenizer: Any, measure
         model, tokenizer, forget=FORGET, retain=RETAIN, holdout=HOLDOUT, generation=SHORT, retain_results=measured
     )
     assert again["forget_quality"] == 1.0
-    assert "privleak" in again and "mia_reference" not in again.reasons
+    assert "privleak" in again and "mia_reference" not in again.reasons and again.notes == measured.notes
+    other = EvalResult(measured.results, meta={**measured.meta, "tokenizer": "another"})
+    noted = evaluate(model, tokenizer, forget=FORGET, metrics=["forget_quality"], retain_results=[other, other])
+    assert sum("and the retain model were measured with other tokenizers" in note for note in noted.notes) == 1
 
 
 def test_one_number_against_a_plain_forward(model: Any, tokenizer: Any, measured: EvalResult) -> None:

@@ -75,3 +75,10 @@ def test_a_target_model_that_may_have_no_utility_gives_no_interval() -> None:
     share, low, high = share_of_utility([both], [both], "u")
     assert share == 1 and math.isnan(low + high)
     assert utility_answer([both], [both], "u", 0.5).word == "undecided"
+
+
+def test_the_side_without_a_number_is_named() -> None:
+    known = [results(0.9)]
+    assert utility_answer(known, [], "model_utility", 0.5).sentence.endswith("is not known of the target model.")
+    assert utility_answer([], known, "model_utility", 0.5).sentence.endswith("is not known of the model.")
+    assert utility_answer([], [], "model_utility", 0.5).sentence.endswith("of the model and of the target model.")

@@ -14,7 +14,7 @@ import numpy as np
 
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.core.records import Floats
-from expunge.evaluation.result import EvalResult, check_examples
+from expunge.evaluation.result import EvalResult, check_examples, other_measurement
 from expunge.metrics.aggregate import (
     PairedRows,
     bootstrap_interval,
@@ -31,11 +31,6 @@ PERMUTATIONS = 10_000  # random sign flips of the differences
 EXACT = 13  # maximum number of examples for which all 2^n sign flips are computed
 CELLS = 4_000_000  # signs drawn at once: bounds the memory
 KEPT = 8_000_000  # signs that are kept for the next test of as many rows: 64 MB
-
-MEASURED = {  # in the metadata of a result; its effect on a difference
-    "template": "a difference may come from the form of the prompts",
-    "tokenizer": "numbers per token are not comparable",
-}
 
 
 @dataclass(frozen=True)
@@ -162,13 +157,7 @@ def compare(
     if not shared:
         raise ConfigError("compare: the two results have no metric in common")
     differences = corrected([_paired(name, mine, theirs, seed) for name in metrics or shared])
-    return Comparison(differences, _other_measurement(*(getattr(of, "meta", {}) for of in (a, b))))
-
-
-def _other_measurement(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Return a note for each thing other than the model in which two measurements differ, as far as both name it."""
-    differ = [name for name in MEASURED if a.get(name) and b.get(name) and a[name] != b[name]]
-    return [f"a and b were measured with other {name}s: {MEASURED[name]}" for name in differ]
+    return Comparison(differences, other_measurement(getattr(a, "meta", {}), b, "a and b"))
 
 
 def corrected(differences: Sequence[PairedDifference]) -> list[PairedDifference]:

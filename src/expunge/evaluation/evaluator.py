@@ -252,7 +252,7 @@ def evaluate_task(
     seed: int = 0,
 ) -> EvalResult:
     """Measure a model on a task. `expunge.evaluate` documents the arguments."""
-    from expunge.evaluation.result import EvalResult
+    from expunge.evaluation.result import SIDES, EvalResult, other_measurement
 
     if batch_tokens is not None and (not isinstance(batch_tokens, int) or batch_tokens < 1):
         raise ConfigError(f"batch_tokens: must be a whole number of at least 1, got {batch_tokens!r}")
@@ -262,7 +262,8 @@ def evaluate_task(
     how = resolve_generation(generation, seed)
     several = resolve_generation(sampling, seed, default=SAMPLING, where="sampling")
     rows = {n: task.sets[n].fingerprint() for n in sorted({m.rows for m in suite if m.rows})}
-    retain = retain_of(retain_results, rows)
+    controls = retain_of(retain_results, rows)
+    retain = [one.results if isinstance(one, EvalResult) else one for one in controls]
     model, tokenizer = resolve_model(model, tokenizer)
     evaluator = Evaluator(
         metrics=suite,
@@ -286,6 +287,7 @@ def evaluate_task(
         "rows": rows,
         TOKENIZER: mark,
     }
+    other = [note for one in controls for note in other_measurement(meta, one, SIDES["retain"])]
     return EvalResult(
         evaluator.results(tables, retain if len(retain) > 1 else ()),
         meta=meta,
@@ -293,7 +295,7 @@ def evaluate_task(
         examples={m.name: m.rows for m in suite if m.rows},
         records={f"{rows}.{kind}": table for (rows, kind), table in tables.items()},
         prefix=task.eval_name,
-        notes=reading_notes(evaluator.encoder, tables, model),
+        notes=[*reading_notes(evaluator.encoder, tables, model), *dict.fromkeys(other)],
     )
 
 
@@ -423,8 +425,8 @@ def choose_metrics(
 
 def retain_of(
     results: RetainResults | Sequence[RetainResults] | None, rows: Mapping[str, Any] | None = None
-) -> list[Mapping[str, MetricResult]]:
-    """Return the results of each retain model by metric name: none, one, or one for each training seed.
+) -> list[EvalResult | Mapping[str, MetricResult]]:
+    """Return the results of each retain model: none, one, or one for each training seed. Paths are read.
 
     rows: the fingerprints of the measured sets by name. Raises ConfigError for results of other examples.
     """
@@ -439,4 +441,4 @@ def retain_of(
         if not all(isinstance(value, EvalResult | MetricResult) for value in values):
             raise ConfigError(f"retain_results: expected an EvalResult, or the path of one, got {kind_of(one)}")
         check_examples(rows, one, "retain_results")
-    return [one.results if isinstance(one, EvalResult) else one for one in loaded]
+    return loaded

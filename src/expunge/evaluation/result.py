@@ -29,6 +29,13 @@ UTILITY_FLOOR = 0.5  # share of the target model's utility below which a model i
 RECORDS = "records"  # the folder of the record files, as jobs write it
 
 
+MEASURED = {  # in the metadata of a result; its effect on a difference
+    "template": "a difference may come from the form of the prompts",
+    "tokenizer": "numbers per token are not comparable",
+}
+SIDES = {"retain": "the model and the retain model", "full": "the model and the target model"}
+
+
 class EvalResult(Mapping[str, float]):
     """The values of one model by metric name.
 
@@ -98,9 +105,10 @@ class EvalResult(Mapping[str, float]):
             check_examples(self.meta.get("rows"), one, f"with_controls: {name}")
         known = {k: getattr(self, k) if v is None else v.results if isinstance(v, EvalResult) else v
                  for k, v in sides.items()}  # fmt: skip
+        other = [note for k, v in sides.items() for note in other_measurement(self.meta, v, SIDES[k])]
         return EvalResult(
             self.results, meta=self.meta, examples=self.examples, records=self.records, prefix=self.prefix,
-            notes=self.notes, **known,
+            notes=tuple(dict.fromkeys((*self.notes, *other))), **known,
         )  # fmt: skip
 
     @property
@@ -242,6 +250,16 @@ def check_examples(rows: Mapping[str, Any] | None, other: Any, where: str) -> No
     for name, mark in (rows or {}).items():
         if theirs.get(name, mark) != mark:
             raise ConfigError(f"{where}: the {name} examples of the two results are not the same")
+
+
+def other_measurement(meta: Mapping[str, Any], other: Any, names: str) -> list[str]:
+    """Return a note for each thing other than the model in which two measurements differ, as far as both name it.
+
+    meta: the metadata of a result. other: a result; any other object names nothing. names: of the two, for the note.
+    """
+    theirs = getattr(other, "meta", {})
+    differ = [name for name in MEASURED if meta.get(name) and theirs.get(name) and meta[name] != theirs[name]]
+    return [f"{names} were measured with other {name}s: {MEASURED[name]}" for name in differ]
 
 
 def _number(value: float) -> str:

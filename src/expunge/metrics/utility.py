@@ -45,8 +45,10 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
     """
     mine, theirs, name = _mean(models, metric), _mean(full, metric), PLAIN_WORDS.get(metric, metric)
     if not math.isfinite(mine) or not theirs > LEAST_UTILITY:
-        why = f"{name} is not known of the model and of the target model"
-        if math.isfinite(mine) and math.isfinite(theirs):
+        sides = {"the model": mine, "the target model": theirs}
+        unknown = [side for side, value in sides.items() if not math.isfinite(value)]
+        why = f"{name} is not known of {' and of '.join(unknown)}"
+        if not unknown:
             why = f"{name} of the target model is {theirs:.3g}: it had no utility to keep"
         return VerdictAnswer(NOT_MEASURABLE, as_sentence(why), metric=metric)
     share, low, high = share_of_utility(models, full, metric)
