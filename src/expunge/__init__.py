@@ -225,15 +225,17 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
 )
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'expunge' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"expunge.{_MODULES[name]}"), _INNER.get(name, name))
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would take any name
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name when it is first used."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'expunge' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"expunge.{_MODULES[name]}"), _INNER.get(name, name))
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
     """Return the public names."""
-    return sorted({*__all__, "__version__"})
+    return sorted(__all__)

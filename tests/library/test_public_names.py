@@ -29,7 +29,12 @@ def typed_names() -> set[str]:
 def test_editors_and_python_see_the_same_names() -> None:
     assert typed_names() == set(expunge.__all__) == set(expunge._MODULES)
     assert len(set(expunge.__all__)) == len(expunge.__all__)
-    assert set(expunge.__all__) <= set(dir(expunge))
+    assert sorted(expunge.__all__) == dir(expunge)
+
+
+def test_a_type_checker_reads_no_rule_for_any_name() -> None:
+    functions = [node.name for node in ast.parse(INIT.read_text()).body if isinstance(node, ast.FunctionDef)]
+    assert "__dir__" in functions and "__getattr__" not in functions  # with it, `expunge.unlern` is no error of mypy
 
 
 @pytest.mark.parametrize("name", expunge.__all__)
