@@ -113,3 +113,11 @@ def test_a_compiled_part_is_named(full: Any, tokenizer: Any) -> None:
     full.model.layers[1] = torch.compile(full.model.layers[1], backend="eager")
     with pytest.raises(ConfigError, match=r"^model: torch.compile around model.layers.1 .*; call its compile\(\)"):
         expunge.evaluate(full, tokenizer, forget=FORGET)
+
+
+def test_a_lens_reads_a_model_in_training_mode_without_dropout(full: Any, tokenizer: Any) -> None:
+    for layer in full.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    plain = expunge.inspect(full, tokenizer, "lens", forget=FORGET)
+    assert expunge.inspect(full.train(), tokenizer, "lens", forget=FORGET).to_pandas().equals(plain.to_pandas())
+    assert full.training

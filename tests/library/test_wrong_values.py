@@ -178,6 +178,7 @@ def test_audit_names_a_wrong_argument(untrained: Any, tokenizer: Any, arguments:
     ("arguments", "message"),
     [
         ({"analyses": 5}, "analyses: expected a list, got an int"),
+        ({"analyses": []}, "analyses: names no analysis"),
         ({"reference": 5}, "reference: expected a model or its name, got an int"),
     ],
 )

@@ -114,6 +114,8 @@ def layer_report(
     results: dict[str, AnalysisResult] = {}
     columns: dict[str, Mapping[int, float]] = {}
     with kept_modes(*models.values()):
+        for model in models.values():
+            model.eval()
         for name in analyses:
             outputs, shown = _RUN[name](models, read, other)
             results |= outputs

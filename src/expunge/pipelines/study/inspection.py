@@ -78,6 +78,8 @@ def _select(analyses: Sequence[str] | str | None, reference: Any, retain: Any) -
     if analyses is None:
         return [name for name in ANALYSES if not lacks.get(name)]
     named = [analyses] if isinstance(analyses, str) else as_list(analyses, "analyses")
+    if not named:
+        raise ConfigError("analyses: names no analysis; name one or more, or leave it out for all")
     for name in named:
         if name not in ANALYSES:
             raise ConfigError(f"analyses: no analysis named {name!r}{nearest(name, ANALYSES)}")
