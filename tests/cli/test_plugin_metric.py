@@ -41,6 +41,9 @@ def test_a_plugin_metric_joins_a_benchmark(here: Path, expunge: Run) -> None:
     assert (here / "saves" / "eval" / "mine" / "records" / "forget_eval.hidden_norm.parquet").is_file()
     code, _, errors = expunge("eval", *WORDS, "task_name=plain")
     assert code == 0, errors
+    code, _, errors = expunge("eval", "--plugin", str(PLUGIN), *WORDS, "task_name=plain", "eval.metrics=[hidden_norm]")
+    assert code == 2
+    assert "expunge eval --refresh saves/eval/plain eval.metrics=[hidden_norm]" in errors
     shutil.rmtree(here / "tiny")
     code, output, errors = expunge(
         "eval", "--plugin", str(PLUGIN), "--refresh", "saves/eval/plain", "eval.metrics=[hidden_norm]"

@@ -246,9 +246,12 @@ def shown(prepared: PreparedJob) -> bool:
     reason = "already contains something else"
     if state is MarkState.OTHER_STORE:
         reason = f"shows a job of another store than {store}, or of one that was removed since"
+    named = prepared.single.eval.metrics
+    listed = f"eval.metrics=[{','.join(named)}]"
+    more = f". To compute other metrics of its records, write expunge eval --refresh {folder} {listed}" if named else ""
     raise ConfigError(
         f"task_name={prepared.single.task_name}: {folder} {reason}; choose another task_name or paths.output_dir, or "
-        "move it away"
+        f"move it away{more}"
     )
 
 
