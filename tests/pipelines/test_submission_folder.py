@@ -39,3 +39,10 @@ def test_models_that_must_be_loaded_are_not_copied(tmp_path: Path) -> None:
     for model in (str(source), "owner/name"):
         assert not SubmissionFolder(tmp_path / "out").start_with(model)
     assert not (tmp_path / "out").exists()
+
+
+def test_logs_are_not_next_to_the_model(tmp_path: Path) -> None:
+    output = SubmissionFolder(tmp_path / "out")
+    output.fill(lambda part: [(part / name).write_text(name) for name in ("config.json", "log.jsonl")], {})
+    assert {p.name for p in output.folder.iterdir() if p.is_file()} == {"config.json", STATUS}
+    assert (output.folder / "logs" / "log.jsonl").is_file()

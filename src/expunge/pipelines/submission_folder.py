@@ -11,9 +11,11 @@ from pathlib import Path
 
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_json
+from expunge.engine.record import LOGS
 from expunge.models.folder_files import whole_model
 
 STATUS = "semeval.json"
+LOGS_FOLDER = "logs"
 ENDINGS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")  # of the files of a model folder
 
 
@@ -42,10 +44,10 @@ def nothing_learned(out: Path, *, in_training: bool = False) -> str:
 
 
 class SubmissionFolder:
-    """A folder with a complete model at every moment after the first save.
+    """A folder with a complete model at every moment after the first save, and the logs of the run in `logs/`.
 
-    New files are written to a subfolder and then replace the old ones one by one, the weights (one file up to 50 GB)
-    last.
+    With a model, the exact losses of its logs can confirm a guess of a row, so they are not next to it. New files are
+    written to a subfolder and then replace the old ones one by one, the weights (one file up to 50 GB) last.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,7 +71,8 @@ class SubmissionFolder:
                 os.fsync(f.fileno())
         with self.moving:
             for file in files:
-                place = self.folder / file.relative_to(part)
+                logs = LOGS_FOLDER if file.suffix == LOGS else ""
+                place = self.folder / logs / file.relative_to(part)
                 place.parent.mkdir(exist_ok=True)
                 os.replace(file, place)
             self._remove_stale({file.name for file in files if file.parent == part})

@@ -97,7 +97,7 @@ def test_the_iterative_pipeline_watches_validation_rows_and_keeps_the_best(
 ) -> None:
     words = ("trainer.args.max_steps=4", "trainer.args.evaluate.steps=2", "trainer.args.evaluate.rule.floor=0")
     done = call(places, tmp_path / "out", *words)
-    points = [json.loads(line) for line in (tmp_path / "out" / "trajectory.jsonl").read_text().splitlines()]
+    points = [json.loads(line) for line in (tmp_path / "out" / "logs" / "trajectory.jsonl").read_text().splitlines()]
     assert [p["step"] for p in points] == [0, 2, 4]
     assert all(0 < p[f"{side}_validation_Prob"] < 1 for p in points for side in ("forget", "retain"))
     assert done.steps == min(points[1:], key=lambda p: p["forget_validation_Prob"])["step"]
@@ -333,9 +333,9 @@ def test_the_names_of_the_participants_script(expunge: Run, places: tuple[Path, 
     for key in ("model.template_args.user_start_tag", "forget_split", "eval.split", "task_name"):
         assert f"note: {key} has no effect" in err
     checkpoint = out / "checkpoint-3"
-    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["checkpoint-3"]
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["checkpoint-3", "logs"]
     assert load_file(checkpoint / "model.safetensors") and (checkpoint / "tokenizer.json").is_file()
-    points = [json.loads(line) for line in (out / "trajectory.jsonl").read_text().splitlines()]
+    points = [json.loads(line) for line in (out / "logs" / "trajectory.jsonl").read_text().splitlines()]
     assert {"forget_validation_Prob", "retain_validation_Prob"} <= points[-1].keys()
 
 
