@@ -152,6 +152,8 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
         ("x.csv", "frage,antwort\nWer?,Ann\n", "data.args.question_column=frage data.args.answer_column=antwort"),
         ("x.csv", "body\nSome words\n", "data.args.text_column=body"),
         ("c.csv", "Answer,answer,question\na,b,c\n", "the columns 'answer' and 'Answer' differ only in case"),
+        ("q.csv", 'question,answer\na,b\n"c,d\ne,f\n', "line 3: a field begins with a double quote and does not end"),
+        ("u.json", '{"question": ["a", "b"], "answer": ["c"]}', "numbers of values (question 2, answer 1)"),
         (
             "two.csv",
             "question,answer,prompt,completion\na,b,c,d\n",

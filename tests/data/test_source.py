@@ -126,7 +126,7 @@ def test_names_in_a_folder(tmp_path: Path) -> None:
         ("a.csv", "q,a\n1,2\n1,2,3\n", "a.csv line 3: 3 fields, the header has 2"),
         ("a.csv", "q,q\n1,2\n", "a.csv line 1: the column 'q' is twice"),
         ("a.csv", "q;a\n1, 2;3\n1;2;3\n", "a.csv line 3: 3 fields, the header has 2 (separated by semicolons"),
-        ("a.csv", 'q,a\n1,"2\n', "a.csv line 2: not csv"),
+        ("a.csv", 'q,a\n1,"2\n', "a.csv line 2: a field begins with a double quote"),
         ("a.parquet", "PAR1 and no more", "a.parquet: not parquet"),
     ],
 )

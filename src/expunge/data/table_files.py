@@ -136,9 +136,12 @@ def _delimited(text: str, path: Path, delimiter: str, first_line: int) -> Record
     blanks = len(names) > 1 and all(name.startswith(" ") for name in names[1:])  # they belong to the delimiter
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=blanks)
     rows: list[list[str]] = []
+    whole = 0  # lines of whole rows
     try:
         header = [" ".join(name.split()) if name.splitlines() != [name] else name for name in next(reader, [])]
+        whole = reader.line_num
         for fields in reader:
+            whole = reader.line_num
             if fields == header and len(fields) > 1:
                 raise DataError(
                     f"{path} line {reader.line_num + first_line - 1}: repeats the header, as in joined files; delete it"
@@ -153,6 +156,11 @@ def _delimited(text: str, path: Path, delimiter: str, first_line: int) -> Record
                 )
             rows.append(fields)
     except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise DataError(
+                f"{path} line {whole + first_line}: a field begins with a double quote and does not end; close it, or "
+                'double a quote that belongs to the text ("")'
+            ) from None
         raise DataError(f"{path} line {reader.line_num + first_line - 1}: not csv: {error}") from None
     if delimiter == "|" and rows and all(RULE.fullmatch(field) for field in rows[0]):
         header, *rows = [[field.strip() for field in fields] for fields in (header, *rows[1:])]
@@ -239,6 +247,12 @@ def read_json_object(text: str, path: Path) -> Records | None:
         return [as_record(item, f"{path} {name} item {i}") for i, item in enumerate(rows)]
     if len(lists) > 1:
         raise DataError(f"{path}: holds several lists of rows ({', '.join(lists)}); write the one to read to a file")
+    counts = {k: len(v) for k, v in value.items() if isinstance(v, list)}
+    if len(set(counts.values())) > 1 and any(counts.get(key, 0) > 1 for key in QUESTIONS):
+        listed = ", ".join(f"{key} {n}" for key, n in counts.items())
+        raise DataError(
+            f"{path}: its columns have different numbers of values ({listed}); give one of each in every row"
+        )
     columns = rows_by_name(value) or _columns_of(value)
     return columns if columns is not None else [value]
 
