@@ -230,11 +230,12 @@ def unpadded(model: Any, lengths: Sequence[int], budget: int) -> list[torch.Tens
     return batches
 
 
-def bare_sizes(encoder: Encoder, work: Work) -> dict[str, list[tuple[int, int]]]:
+def bare_sizes(encoder: Encoder, work: Work, *, texts: bool = True) -> dict[str, list[tuple[int, int]]]:
     """The tokens that each model must read for an evaluation, and how many logits of them, one pair for each sequence.
 
     "mine": every distinct answer and each question once, and each prompt with its answer in place of generating token
-    by token. "theirs": the answers that the second model reads. "slopes": the rows of the gradient attack.
+    by token (the last ones; none without `texts`). "theirs": the answers that the second model reads. "slopes": the
+    rows of the gradient attack.
     """
     wanted = requests(work.panel)
     sizes: dict[str, list[tuple[int, int]]] = {"mine": [], "theirs": [], "slopes": []}
@@ -246,7 +247,7 @@ def bare_sizes(encoder: Encoder, work: Work) -> dict[str, list[tuple[int, int]]]
             scored = sum(i.n_scored for i in some)
             sizes["mine"].append((some[0].first - 1 + scored, scored))
     theirs = requests(second_panel(work))["tokens"]
-    of_answers = [("mine", wanted["texts"]), ("theirs", theirs), ("slopes", wanted["grads"])]
+    of_answers = [("theirs", theirs), ("slopes", wanted["grads"]), ("mine", wanted["texts"] if texts else {})]
     for which, names in of_answers:
         for name in names:
             sizes[which] += [(len(i.read), i.n_scored) for i in encode_items(work.sets[name], ("answer",), encoder)]

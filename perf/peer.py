@@ -8,9 +8,8 @@ folders of Llama models with their tokenizers. Both sides get the same words, wi
 one thread, in turns. The numbers of RETAIN are computed once on each side, before the table. A line "first" is a
 command in an empty store, where the configuration and the tokenizer are also tried in a limited process; "again" is
 a command in a store that has seen the model under another name. "imports" is the processor time of the imports of a
-plain transformers model on our side, and "arithmetic" that of the model's own forward for the panel (`bare_work` of
-evaluation.py), without tokenising, statistics, decoding or metrics. "Limit" is their sum: the need of a program that
-did nothing else. The least time of the rounds is in the table.
+plain transformers model on our side. "arithmetic", "tokenising", "statistics" and "decoding" are the parts of least.py.
+"Limit" is a program that does these five and nothing else. The least time of the rounds is in the table.
 
 Of the panels, `default` has the metrics of the peer's eval/tofu, and `all` has every metric that needs no download.
 """
@@ -44,23 +43,9 @@ STUBS = {
     "lm_eval/models/hf_vlms.py": "class HFLM: ...\n",
     "lm_eval/tasks.py": "class TaskManager: ...\n",
 }
+PARTS = ("imports", "arithmetic", "tokenising", "statistics", "decoding")
 IMPORTS = "import torch, transformers; transformers.LlamaForCausalLM"
-ARITHMETIC = """
-import sys, time, torch
-sys.path.insert(0, sys.argv[1])
-from evaluation import Encoder, ModelArgs, Template, TokenizerArgs, bare_sizes, bare_work, tofu_work
-from expunge.data.loaders.tofu import load_tofu
-from expunge.models.load import load_model, load_tokenizer
-_, _, tofu, model, retain, panel = sys.argv
-sets = load_tofu(tofu, forget_split="forget10", retain_split="retain90", holdout_split="holdout10")
-models = [load_model(f, ModelArgs(dtype="float32"), device=torch.device("cpu")) for f in (model, retain)]
-encoder = Encoder(Template(max_length=2048), load_tokenizer(model, TokenizerArgs()))
-sizes = bare_sizes(encoder, tofu_work(sets, everything=panel == "all"))
-for _ in range(2):  # the first calls are slow
-    began = time.process_time()
-    bare_work(models[0], sizes, models[1])
-print(time.process_time() - began)
-"""
+LEAST = Path(__file__).resolve().parent / "least.py"
 
 
 class FailedError(Exception):
@@ -113,16 +98,14 @@ class Sides:
         numbers = json.loads((self.folder / place / "TOFU_SUMMARY.json").read_text())
         return {name: value for name, value in numbers.items() if value is not None}
 
-    def arithmetic(self, panel: str) -> float:
-        """The processor seconds of the model's own arithmetic for a panel, with one thread."""
-        words = [str(Path(__file__).parent), str(self.folder / "locuslab/TOFU"), *map(str, self.models.values()), panel]
+    def least(self, panel: str) -> dict[str, float]:
+        """The processor seconds of the parts that a panel needs in any program, with one thread."""
+        words = [str(LEAST), str(self.folder / "locuslab/TOFU"), *map(str, self.models.values()), panel]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", ARITHMETIC, *words], env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise FailedError(f"the bare arithmetic: {done.stderr[-2000:]}")
-        return float(done.stdout)
+            raise FailedError(f"{LEAST.name}: {done.stderr[-2000:]}")
+        return {str(name): float(value) for name, value in json.loads(done.stdout).items()}
 
     def run(self, command: Sequence[str], path: str | None) -> float:
         """Run a command with one thread. Returns the processor seconds of it and its children."""
@@ -161,7 +144,7 @@ def difference(theirs: Mapping[str, float], ours: Mapping[str, float]) -> tuple[
 
 def measure(sides: Sides, panel: str, rounds: int, logs: Mapping[str, Path]) -> list[str]:
     """Run both sides in turns. Returns the lines of the table."""
-    spent: dict[str, list[float]] = {"theirs": [], "first": [], "again": [], "imports": [], "arithmetic": []}
+    spent: dict[str, list[float]] = {name: [] for name in ("theirs", "first", "again", *PARTS)}
     for i in range(rounds):
         seconds, theirs = sides.theirs("model", panel, f"{panel}_{i}", logs["theirs"])
         spent["theirs"].append(seconds)
@@ -175,12 +158,13 @@ def measure(sides: Sides, panel: str, rounds: int, logs: Mapping[str, Path]) -> 
             seconds, ours = sides.ours("model", panel, f"{panel}_{i}", logs["ours"])
             spent[name].append(seconds)
         spent["imports"].append(sides.run([sys.executable, "-c", IMPORTS], None))
-        spent["arithmetic"].append(sides.arithmetic(panel))
+        for name, value in sides.least(panel).items():
+            spent[name].append(value)
     least = {name: min(values) for name, values in spent.items()}
     n, largest, worst = difference(theirs, ours)
-    least["limit"] = least["imports"] + least["arithmetic"]
+    least["limit"] = sum(least[name] for name in PARTS)
     ratios = [f"{least['theirs'] / least[name]:.1f}x" for name in ("first", "again", "limit")]
-    cells = [f"{least[name]:.1f}" for name in ("theirs", "first", "again", "imports", "arithmetic")]
+    cells = [f"{least[name]:.1f}" for name in ("theirs", "first", "again", *PARTS)]
     return ["| " + " | ".join([panel, *cells, *ratios, str(n), f"{largest:.0e} ({worst})"]) + " |"]
 
 
@@ -201,7 +185,7 @@ def main() -> None:
         sides.ours("retain", "all", "retain", None)
         kept = shutil.copytree(folder / "ours", folder / "kept")
         logs = {"theirs": folder / "saves/eval/retain/TOFU_EVAL.json", "ours": kept / "TOFU_EVAL.json"}
-        names = ["panel", "theirs s", "ours, first s", "ours, again s", "imports s", "arithmetic s"]
+        names = ["panel", "theirs s", "ours, first s", "ours, again s", *(f"{name} s" for name in PARTS)]
         names += ["first", "again", "limit", "numbers", "largest difference"]
         print("| " + " | ".join(names) + " |")
         print("| --- |" + " --: |" * (len(names) - 2) + " --- |", flush=True)

@@ -70,6 +70,17 @@ def test_an_evaluation_gives_the_numbers_of_the_plain_way(
     assert all(int(line[-2]) > 10 and float(line[-1].split()[0]) < 1e-3 for line in lines)
 
 
+@pytest.mark.slow
+def test_the_least_parts_of_an_evaluation_are_measured(script: Any) -> None:
+    evaluation, least = script("evaluation"), script("least")
+    sets = evaluation.tofu_rows(0.005)
+    model, tokenizer = evaluation.load(None, "float32", "llama-64k", [sets], "cpu")
+    encoder = evaluation.Encoder(evaluation.Template(), tokenizer)
+    parts = least.parts(model, model, encoder, evaluation.tofu_work(sets, everything=True))
+    assert list(parts) == ["arithmetic", "tokenising", "statistics", "decoding"]
+    assert all(value > 0 for value in parts.values())
+
+
 def test_a_step_is_measured_in_both_ways(
     script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,123 @@
+"""The least processor seconds of a TOFU evaluation with one model: its arithmetic, and the steps no program leaves out.
+
+    python perf/least.py TOFU MODEL RETAIN default|all
+
+TOFU is a folder of TOFU's JSON files, MODEL and RETAIN are folders of models with their tokenizers. Prints JSON:
+
+- arithmetic: the forward of `bare_work` in evaluation.py, with each prompt and its answer in place of decoding;
+- tokenising: one call of the tokenizer with the texts of all distinct answers and of each question once;
+- statistics: the log-softmax of the logits of these answers, the tokens' entries of it, and the largest logits;
+- decoding: the model's forward while texts are written token by token, more than its part of the arithmetic.
+
+The parts are measured on their own: loading, batches, records, metrics and files are in none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evaluation import bare_sizes, bare_work, tofu_work, unpadded
+from expunge.data.encoder import Encoder
+from expunge.data.loaders.tofu import load_tofu
+from expunge.data.template import Template
+from expunge.evaluation.config import Generation
+from expunge.evaluation.generation import generate_texts
+from expunge.evaluation.loglikelihood import encode_items
+from expunge.metrics.compute import requests
+from expunge.models.config import ModelArgs, TokenizerArgs
+from expunge.models.load import load_model, load_tokenizer
+
+BATCH = 2048  # tokens
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """The processor seconds of the second of two calls, because the first ones are slow."""
+    call()
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def texts_of(encoder: Encoder, work: Any) -> list[str]:
+    """The text of each question with its answers, the question once."""
+    texts = []
+    for name, variants in requests(work.panel)["tokens"].items():
+        seen: set[int] = set()
+        for item in encode_items(work.sets[name], variants, encoder):
+            ids = item.encoded.ids if item.row_id not in seen else item.encoded.ids[item.encoded.n_prompt :]
+            seen.add(item.row_id)
+            texts.append(encoder.tokenizer.decode(ids))
+    return texts
+
+
+@torch.inference_mode()
+def statistics(logits_BV: torch.Tensor, batches: Sequence[int]) -> None:
+    """The statistics of a vocabulary at the scored tokens of each batch, with the same random logits in each."""
+    for n in batches:
+        logits_NV = logits_BV[:n]
+        torch.log_softmax(logits_NV, dim=-1).gather(-1, torch.zeros(n, 1, dtype=torch.long))
+        logits_NV.argmax(-1)
+
+
+def decoding_s(model: Any, encoder: Encoder, work: Any) -> float:
+    """The processor seconds of the model's forward while it writes all texts."""
+    spent, forward = 0.0, model.forward
+
+    def timed(*args: Any, **options: Any) -> Any:
+        nonlocal spent
+        began = time.process_time()
+        out = forward(*args, **options)
+        spent += time.process_time() - began
+        return out
+
+    model.forward = timed
+    try:
+        for name in requests(work.panel)["texts"]:
+            settings = Generation(max_new_tokens=work.limits[name])
+            generate_texts(model, work.sets[name], "answer", encoder, settings)
+    finally:
+        model.forward = forward
+    return spent
+
+
+def parts(model: Any, retain: Any, encoder: Encoder, work: Any) -> dict[str, float]:
+    """The processor seconds of each part of an evaluation."""
+    sizes, answers = bare_sizes(encoder, work), bare_sizes(encoder, work, texts=False)
+    written = {"mine": sizes["mine"][len(answers["mine"]) :], "theirs": [], "slopes": []}
+    texts = texts_of(encoder, work)
+    batches = [ids.numel() for ids in unpadded(model, [k for _, k in answers["mine"]], BATCH)]
+    with torch.inference_mode():
+        again = seconds(lambda: bare_work(model, written))
+    return {
+        "arithmetic": seconds(lambda: bare_work(model, sizes, retain)),
+        "tokenising": seconds(lambda: encoder.tokenizer(texts, add_special_tokens=False)),
+        "statistics": seconds(lambda: statistics(torch.randn(max(batches), model.config.vocab_size), batches)),
+        "decoding": decoding_s(model, encoder, work) - again,
+    }
+
+
+def main() -> None:
+    """Measure the parts and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("tofu", "model", "retain"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("panel", choices=("default", "all"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sets = load_tofu(str(args.tofu), forget_split="forget10", retain_split="retain90", holdout_split="holdout10")
+    device = torch.device("cpu")
+    model, retain = (load_model(str(f), ModelArgs(dtype="float32"), device=device) for f in (args.model, args.retain))
+    encoder = Encoder(Template(max_length=2048), load_tokenizer(str(args.model), TokenizerArgs()))
+    work = tofu_work(sets, everything=args.panel == "all")
+    print(json.dumps({name: round(value, 2) for name, value in parts(model, retain, encoder, work).items()}))
+
+
+if __name__ == "__main__":
+    main()
