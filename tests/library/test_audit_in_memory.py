@@ -171,6 +171,7 @@ def test_a_layer_report_has_a_line_per_layer(full: Any, retain_model: Any, token
     drift = expunge.inspect(full, tokenizer, "drift", forget=FORGET, reference=retain_model)
     assert (drift.to_pandas()["drift"] > 0).all()
     assert "self_attn.q_proj.weight" in set(drift.details("drift")["module"])
+    assert {"cka: too few positions", "probe_model: an AUC over 2 test rows"} <= set(report.notes)
     assert "LayerReport(2 layers)" in repr(report) and "<table" in report._repr_html_()
 
 

@@ -12,7 +12,7 @@ from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import AnalysisInputs
 from expunge.interpretability.lens import lens_scores
 from expunge.interpretability.probe import probe
-from expunge.interpretability.result import AnalysisResult
+from expunge.interpretability.result import AnalysisResult, remarks
 from expunge.interpretability.similarity import layer_cka
 from expunge.interpretability.weights import weight_drift
 from expunge.models.capabilities import kept_modes
@@ -120,4 +120,4 @@ def layer_report(
             outputs, shown = _RUN[name](models, read, other)
             results |= outputs
             columns |= shown
-    return LayerReport(results, columns, notes)
+    return LayerReport(results, columns, (*notes, *remarks(results)))

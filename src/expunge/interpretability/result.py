@@ -48,6 +48,16 @@ def table(result: AnalysisResult) -> pa.Table:
     return pa.Table.from_pylist([dataclasses.asdict(line) for line in result.lines], schema=schema)
 
 
+def remarks(results: Mapping[str, AnalysisResult]) -> list[str]:
+    """Return the reasons of missing numbers by analysis, and the number of rows that probes are tested on."""
+    out = []
+    for name, result in results.items():
+        reasons = [why for line in result.lines if (why := getattr(line, "reason", None))]
+        tested = [f"an AUC over {line.n_test} test rows" for line in result.lines if hasattr(line, "n_test")]
+        out += [f"{name}: {text}" for text in dict.fromkeys((*reasons, *tested))]
+    return out
+
+
 def write(folder: Path, name: str, result: AnalysisResult) -> None:
     """Write `<name>.json` (all but the lines) and `<name>.parquet` (the lines) into a folder."""
     summary = {key: value for key, value in plain(result).items() if key != "lines"}

@@ -347,6 +347,7 @@ def _print(seen: InspectInputs) -> None:
     from rich.table import Table
 
     from expunge.core.console import Console
+    from expunge.interpretability.result import remarks
 
     shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for k, head in enumerate((seen.index, *seen.columns)):
@@ -360,5 +361,5 @@ def _print(seen: InspectInputs) -> None:
             "others" if layer is None else str(layer), *("-" if math.isnan(v) else f"{v:.4f}" for v in values)
         )
     Console().print(shown)
-    if seen.line:
-        say(seen.line)
+    for line in (*remarks(seen.results), *filter(None, [seen.line])):
+        say(line)
