@@ -94,7 +94,7 @@ def test_wrong_values_in_a_nested_group(train: Any, line: str) -> None:
     [
         ({"name": 3}, "name: should be a valid string, got 3"),
         ({"kind": "c"}, "kind: should be 'a' or 'b', got 'c'"),
-        ({"seeds": 3}, "seeds: should be a valid tuple, got 3"),
+        ({"seeds": 3}, "seeds: should be a list, got 3; write [3]"),
         ({"seeds": [1, "x"]}, "seeds[1]: should be a valid integer, got 'x'"),
         ({"seeds": [1, True]}, "seeds[1]: should be a number, got True"),
         ({"other": {"steps": "x"}}, "other.steps: should be a valid integer, got 'x'"),

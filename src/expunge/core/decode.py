@@ -178,6 +178,13 @@ def _refuse_odd_numbers(raw: Any, decoded: Any, where: str) -> None:
 
 
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+KINDS = {  # types of pydantic's problems; its own words name types of Python, but users write YAML
+    "dataclass_type": "should be a group of keys",
+    "dict_type": "should be a group of keys",
+    "mapping_type": "should be a group of keys",
+    "list_type": "should be a list",
+    "tuple_type": "should be a list",
+}
 MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 
 
@@ -197,11 +204,12 @@ def _explain(cls: type[Any], error: ValidationError, data: Any, where: str) -> s
     message, shown = problem["msg"].removeprefix("Value error, ").removeprefix("Input "), problem["input"]
     if problem["type"].endswith(("_parsing", "_from_float")):
         message = message.partition(",")[0]  # the rest describes how pydantic reads numbers
-    if problem["type"] == "dataclass_type":
-        message = "should be a group of keys"
+    message = KINDS.get(problem["type"], message)
     if problem["type"] == "value_error" and isinstance(shown, Mapping):
         message = str(getattr(problem["ctx"]["error"], "reason", message))
         return _of_field(key, cls, message, shown) + more
+    if problem["type"] in ("list_type", "tuple_type") and isinstance(shown, str | int | float):
+        more = f"; write [{shown!r}]{more}"
     return f"{key or cls.__name__}: {message}, got {shown!r}{more}"
 
 
