@@ -136,13 +136,22 @@ def unknown_key(mode: str, key: str, *, where: str = "") -> str:
             names = sorted({*names, *GROUPS[mode]})
         if not right and not nearest_name(key, names) and (places := _places(mode, key)):
             return f"{where}{key}: unknown key; did you mean {places}?"
+        last = parts[-1] if len(parts) == len(right) + 1 and parts[-1] not in USUAL_NAMES else ""
+        if right and last and (places := _places(mode, last, near=prefix)):
+            return f"{where}{key}: unknown key; did you mean {places}?"
         return f"{where}{key}: unknown key{nearest(key, names)}"
     return f"{where}{key}: unknown key{nearest(key, list(flat(tree_of(mode))), similar=True)}"
 
 
-def _places(mode: str, name: str) -> str:
-    """Return the full keys that end in a name, to choose from: "'train.seed' or 'unlearn.seed'"; "" without one."""
+def _places(mode: str, name: str, *, near: str = "") -> str:
+    """Return the full keys that end in a name, to choose from: "'train.seed' or 'unlearn.seed'"; "" without one.
+
+    near: a group; if such keys are in it, they are the only ones.
+    """
     full = [key for key in flat(tree_of(mode)) if key.rpartition(".")[2] == USUAL_NAMES.get(name, name)]
+    if near:
+        inner = [f"{near}.{of}.{name}" for of in keys_of(mode, near) if name in keys_of(mode, f"{near}.{of}")]
+        full = inner or [key for key in full if key.startswith(f"{near}.")] or full
     return " or ".join(f"'{key}'" for key in sorted(full, key=lambda key: key.count("."))[:MOST_PLACES])
 
 
