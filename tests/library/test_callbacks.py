@@ -196,6 +196,10 @@ def test_early_stopping_without_its_metric_is_an_error(full: Any, tokenizer: Any
         trained(full, tokenizer, stop, metric_for_best_model="forget_Q_A_Prob")
     with pytest.raises(ConfigError, match="did you mean 'eval_forget_Q_A_Prob'"):
         trained(full, tokenizer, Recorder(), eval_strategy="epoch", metric_for_best_model="forget_Q_A_Prb")
+    recorder, names = Recorder(), {"eval_metrics": ["forget_Q_A_Prob"], "metric_for_best_model": "retain_Q_A_Prob"}
+    with pytest.raises(ConfigError, match=r"^NPOConfig.metric_for_best_model: the evaluation has no metric"):
+        trained(full, tokenizer, recorder, eval_strategy="epoch", **names)
+    assert not recorder.events  # before any training
 
 
 def test_metrics_of_evaluation(full: Any, tokenizer: Any) -> None:

@@ -13,6 +13,7 @@ from expunge.core.errors import ConfigError, as_list, keys_named, kind_of, neare
 from expunge.core.hub import check_repository
 from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
+from expunge.evaluation.evaluator import EvalTask, choose_metrics
 from expunge.models.capabilities import n_logits
 from expunge.models.config import check_source
 from expunge.models.load import load_named, load_named_tokenizer, require_tokenizer
@@ -61,6 +62,16 @@ def eval_roles(data: Any) -> dict[str, Any] | None:
         'eval_dataset: expected a benchmark, or a mapping such as {"forget": rows, "retain": rows, "holdout": rows}, '
         f"got {kind_of(data)}"
     )
+
+
+def check_metrics(args: UnlearnConfig, task: EvalTask) -> None:
+    """Raise ConfigError for a metric in the settings that an evaluation on the task does not compute."""
+    where = type(args).__name__
+    with keys_named({"metrics": f"{where}.eval_metrics"}):
+        suite = [f"eval_{metric.name}" for metric in choose_metrics(task.panel, args.eval_metrics, task.sets)]
+    key = f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}"
+    if args.metric_for_best_model is not None and key not in suite:
+        raise ConfigError(f"{where}.metric_for_best_model: the evaluation has no metric {key!r}{nearest(key, suite)}")
 
 
 def reporting_callbacks(args: UnlearnConfig) -> list[transformers.TrainerCallback]:

@@ -23,7 +23,7 @@ from expunge.data.encoder import Encoded
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
-from expunge.evaluation.evaluator import EvalTask, choose_metrics, evaluate_task, resolve_generation
+from expunge.evaluation.evaluator import EvalTask, evaluate_task, resolve_generation
 from expunge.evaluation.result import EvalResult
 from expunge.models.adapters import save_to_share
 from expunge.models.capabilities import kept_modes
@@ -47,6 +47,7 @@ from expunge.training.in_memory.references import references_of, teacher_referen
 from expunge.training.in_memory.unlearn_config import UnlearnConfig
 from expunge.training.in_memory.unlearn_inputs import (
     check_callbacks,
+    check_metrics,
     check_reference,
     eval_roles,
     model_to_train,
@@ -120,8 +121,8 @@ class UnlearnTrainer:
         self._check_adapters(peft_config)
         self.forget_dataset, self.retain_dataset = self._datasets(forget_dataset, retain_dataset)
         self.eval_dataset = eval_roles(eval_dataset)
-        if self.args.eval_metrics is not None:
-            self._eval_task(self.eval_dataset)
+        if self.args.eval_metrics is not None or self.args.metric_for_best_model is not None:
+            check_metrics(self.args, self._eval_task(self.eval_dataset))
         reporting = reporting_callbacks(self.args)
         check_callbacks(callbacks, self.args)
         if self.args.push_to_hub:
@@ -359,17 +360,15 @@ class UnlearnTrainer:
     def evaluation(self, eval_dataset: Any = None) -> EvalResult:
         """Return the whole result of an evaluation (`EvalResult`), without adding it to the log."""
         task = self._eval_task(self.eval_dataset if eval_dataset is None else eval_roles(eval_dataset))
-        return evaluate_task(
-            self.model, self.encoder.tokenizer, task, template=self.encoder.template, generation=self.args.generation,
-            metrics=self.args.eval_metrics,
-        )  # fmt: skip
+        with keys_named({"metrics": f"{type(self.args).__name__}.eval_metrics"}):
+            return evaluate_task(
+                self.model, self.encoder.tokenizer, task, template=self.encoder.template,
+                generation=self.args.generation, metrics=self.args.eval_metrics,
+            )  # fmt: skip
 
     def _eval_task(self, roles: Mapping[str, Any] | None) -> EvalTask:
-        """Return the benchmark of `evaluate`. Raises ConfigError for a name in `eval_metrics` that it does not have."""
         roles = roles or {"forget": self.forget_dataset, "retain": self.retain_dataset}
         task: EvalTask = roles["benchmark"] if "benchmark" in roles else in_memory_benchmark(**roles)
-        with keys_named({"metrics": f"{type(self.args).__name__}.eval_metrics"}):
-            choose_metrics(task.panel, self.args.eval_metrics, task.sets)
         return task
 
     # Callbacks, the log, and saving.
