@@ -184,8 +184,9 @@ def test_an_analysis_says_what_it_lacks(full: Any, tokenizer: Any) -> None:
 
 
 def test_controls_that_no_finding_could_use_are_not_called_missing() -> None:
-    findings = AuditFindings((AuditFinding("grey_box", note="no rows"),))
+    findings = AuditFindings((AuditFinding("grey_box", note="no rows"), AuditFinding("white_box", 1.0, note="unlike")))
     report = AuditReport({"forensic": findings}, ("retain", "full"))
     assert report.verdict.forgot.word == "not tested" and "no retain model" not in str(report)
+    assert "forensic white_box: 1 not measurable (unlike)" in str(report)  # the reason, also next to a number
     alone = AuditReport({"forensic": findings}, ("full",))
     assert alone.verdict.forgot.sentence == "There is no retain model to compare it with."

@@ -30,7 +30,7 @@ from expunge.audits.changes import attacked_copy, check_forms, relearn, relearn_
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, as_list, kind_of, nearest
 from expunge.metrics.api import MetricResult
-from expunge.metrics.equivalence import AuditFinding
+from expunge.metrics.equivalence import NOT_MEASURABLE, AuditFinding
 from expunge.metrics.verdict import NO_CONTROLS, NO_MEASUREMENT, NOT_TESTED, Verdict, VerdictAnswer, make_verdict
 from expunge.training.config import TrainArgs
 
@@ -105,7 +105,7 @@ class AuditReport(Mapping[str, tuple[AuditFinding, ...]]):
             for one in readings:
                 place = "" if math.isnan(one.position) else f", position {one.position:.2f}"
                 value = "" if math.isnan(one.value) else f" {one.value:.3g}{place}"
-                note = f" ({one.note})" if math.isnan(one.value) and one.note else ""
+                note = f" ({one.note})" if one.verdict == NOT_MEASURABLE and one.note else ""
                 lines.append(f"  {name} {one.name}:{value} {one.verdict}{note}")
         return "\n".join(lines)
 
