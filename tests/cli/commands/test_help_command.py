@@ -56,6 +56,8 @@ def test_a_key_and_its_group(expunge: Run) -> None:
     code, out, err = expunge("help", "train.head_chunk")
     assert code == 0 and out.startswith("train.logits_chunk_size\n")
     assert err == "note: train.head_chunk is now train.logits_chunk_size; the old name works for this release\n"
+    code, out, err = expunge("help", "lr")
+    assert code == 0 and out.startswith("train.learning_rate\n") and err == "note: lr is called learning_rate here\n"
     code, out, _ = expunge("help", "data.args.holdout")
     assert code == 0 and "CustomArgs in benchmarks/custom.py" in out
     code, out, _ = expunge("help", "beta")

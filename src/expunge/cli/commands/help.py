@@ -15,7 +15,7 @@ from expunge.cli.lists import entry_lines, wrapped
 from expunge.cli.schema import GROUPS, hint_of
 from expunge.cli.setting_keys import KeyInfo, all_keys, value_text
 from expunge.core.decode import leaves
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import USUAL_NAMES, ConfigError, nearest
 from expunge.core.renamed import rename_key
 from expunge.core.terminal import complain, say
 
@@ -77,6 +77,10 @@ def show_key(name: str | None) -> int:
         say(f"{key_name}\n  {WORDS[key_name]}")
         return 0
     inside = [key for key in known if key.startswith((f"{key_name}.", f"{key_name}[]."))]
+    usual = USUAL_NAMES.get(key_name.lower())
+    if not matches and not inside and usual in {key.rpartition(".")[2] for key in known}:
+        complain(f"note: {key_name} is called {usual} here")
+        return show_key(usual)
     if not matches and not inside:
         return _show_other(name, key_name, [*known, *GROUPS["run"], *GROUPS["train"]])
     for i, info in enumerate(matches):
