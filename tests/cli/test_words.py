@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -52,6 +53,20 @@ def test_any_text_is_taken_as_it_stands(text: str) -> None:
     (word,) = split_words([f"forget={text}"])
     value = parse_value("run", word.key, word.text)
     assert value == (None if text == "null" else text)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["task_name=t", "trainer", "=", "NPO"], "write trainer=VALUE, without blanks"),
+        (["task_name=t", "trainer.args.seed", "=1"], "write trainer.args.seed=1, without blanks"),
+        (["task_name=t", "trainer=", "NPO"], "write trainer=NPO, without blanks"),
+        (["task_name=t", " trainer=NPO"], "write trainer=NPO; a backslash continues a command"),
+    ],
+)
+def test_blanks_around_a_word_are_named(words: list[str], hint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(hint)):
+        single_tree("unlearn", words)
 
 
 def test_null_is_no_value_where_the_key_allows_it() -> None:

@@ -71,6 +71,13 @@ def _not_a_word(word: str, before: str, after: Sequence[str], group: str) -> str
     key, equals, text = before.partition("=")
     if word.endswith((".yaml", ".yml")) or word in options(group):
         return f"{word!r}: not of the form key=value; did you mean '{group}={word}'?"
+    if "=" in word and word != word.strip():
+        hint = f"write {word.strip()}; a backslash continues a command if it is the last character of a line"
+        return f"{word!r}: not of the form key=value; {hint}"
+    if after and after[0].startswith("=") and KEY.fullmatch(word.lstrip("+")):
+        return f"{word!r}: not of the form key=value; write {word}={after[0][1:] or 'VALUE'}, without blanks around ="
+    if equals and not text:
+        return f"{word!r}: not of the form key=value; write {before}{word}, without blanks around ="
     if equals and (_open(text) or word[-1:] in "]})"):
         return f"{word!r}: not of the form key=value; the shell split the value of {key}. Write '{before} {word}'"
     if equals:

@@ -213,7 +213,7 @@ def as_read_there(words: Sequence[str], notes: list[str]) -> list[str]:
         else:
             new = OPTIMIZERS.get(value, value) if name == "optim" else value
         if new is not None:
-            out.append(f"{key}={new}")
+            out.append(word if new == value else f"{key}={new}")
         if new not in (value, None):
             notes.append(f"{word} is now trainer.args.{name}={new}")
     return out
