@@ -372,7 +372,7 @@ class _Carried:
         """Raise ConfigError for a key that the command does not have."""
         top = key.partition(".")[0]
         if not self.known.is_key(self.mode, top):
-            raise ConfigError(f"{top}: no setting here")
+            raise ConfigError(f"{top}{f'={_text(value)}' if key == top else ''}: no setting here")
         if not self.known.is_key(self.mode, key):
             raise ConfigError(f"{key}={_text(value)}: no setting here")
         group, _, name = key.removeprefix("model.").partition(".")
