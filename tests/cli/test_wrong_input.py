@@ -202,5 +202,7 @@ def test_an_output_folder_in_use_is_left_alone(
     mine.parent.mkdir()
     mine.write_text("years of work")
     words = (*UNLEARN, f"data.root={tofu_source}", "paths.output_dir=mine")
-    check(here, expunge(*words), ("task_name=x", "mine already contains something else"))
+    check(
+        here, expunge(*words), ("task_name=x", "mine already contains something else; choose another paths.output_dir")
+    )
     assert mine.read_text() == "years of work"

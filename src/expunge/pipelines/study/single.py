@@ -249,9 +249,9 @@ def shown(prepared: PreparedJob) -> bool:
     named = prepared.single.eval.metrics
     listed = f"eval.metrics=[{','.join(named)}]"
     more = f". To compute other metrics of its records, write expunge eval --refresh {folder} {listed}" if named else ""
+    other = "paths.output_dir" if prepared.single.paths.output_dir else "task_name or paths.output_dir"
     raise ConfigError(
-        f"task_name={prepared.single.task_name}: {folder} {reason}; choose another task_name or paths.output_dir, or "
-        f"move it away{more}"
+        f"task_name={prepared.single.task_name}: {folder} {reason}; choose another {other}, or move it away{more}"
     )
 
 
