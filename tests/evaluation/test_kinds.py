@@ -146,3 +146,12 @@ def test_a_table_with_other_rows_or_columns_is_refused(lines: list[dict[str, Any
     inputs = ScoringInputs(model=None, examples=rows, names=("answer",), encoder=None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=f"^record kind odd: {words}"):
         kind.table(inputs)
+
+
+def test_a_membership_attack_without_holdout_rows_names_their_setting() -> None:
+    with pytest.raises(ConfigError, match=r"^eval\.metrics: privleak reads holdout rows.*holdout_split=holdout10"):
+        added_metrics(["privleak"], [], {"forget_eval", "retain_eval"})
+    with pytest.raises(
+        ConfigError, match=r"^metrics: mia_min_k reads holdout rows, and there are none; write holdout="
+    ):
+        added_metrics(["mia_min_k"], [], {"forget_eval", "retain_eval"}, where="metrics")

@@ -56,6 +56,11 @@ def added_metrics(
     for name in dict.fromkeys(names):
         if name not in known:
             listed = [*known, *(m.name for m in suite)]
+            attack = name == "privleak" or name.startswith("mia_")
+            if attack and "holdout" not in sets and SIDES.keys() <= set(sets):
+                words = "holdout_split=holdout10 of TOFU, or data.args.holdout=FILE of your own rows"
+                place = "holdout=ROWS" if where == "metrics" else words
+                raise ConfigError(f"{where}: {name} reads holdout rows, and there are none; write {place}")
             hint = "" if where == "metrics" else "; load the file that defines another one with --plugin FILE.py"
             raise ConfigError(f"{where}: no metric named {name!r}{nearest(name, listed)}{hint}")
         if not rows:
