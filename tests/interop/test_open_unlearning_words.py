@@ -47,7 +47,7 @@ CORPUS = "data.forget.WMDP_forget.args.hf_args."
         ([f"{A}deepspeed=null"], []),
         ([f"{A}fsdp=[]", f"{A}lr_scheduler_kwargs={{}}", f"{A}hub_strategy=every_save"], []),
         ([f"{A}max_grad_norm=null", f"+{A}bf16=null"], [f"{A}max_grad_norm=0", f"{A}bf16=false"]),
-        ([f"{A}optim_args=null", f"{A}gradient_checkpointing=null"],
+        ([f"{A}optim_args=", f"{A}gradient_checkpointing=null"],
          [f"{A}optim_args={{}}", f"{A}activation_checkpointing=false"]),
         ([f"{A}greater_is_better=null", f"{A}evaluation_strategy=null"], []),
         ([f"{A}eval_strategy=steps", f"{A}eval_steps=null"], [f"{EVERY}=null", f"{STEPS}=5"]),

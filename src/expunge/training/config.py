@@ -188,7 +188,7 @@ class TrainArgs:
                 raise ValueError(f"{key} must be at least 1")
         for key in ("weight_decay", "warmup_steps", "max_grad_norm", "warmup_epochs"):
             if not (getattr(self, key) or 0) >= 0:
-                raise ValueError(f"{key} must be a number >= 0")
+                raise ValueError(f"{key} must be a number >= 0 (0: none)")
         for key in ("adam_beta1", "adam_beta2", "dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1")

@@ -169,7 +169,7 @@ REFUSED: Mapping[str, str] = {
     "train_sampling_strategy": "write trainer.args.group_by_length=true or false",
 }
 
-# The values that null stands for in transformers. None: the argument is not set.
+# The values that null and an empty text stand for in transformers. None: the argument is not set.
 NULL: Mapping[str, str | None] = {
     **dict.fromkeys(("bf16", "fp16", "group_by_length", "gradient_checkpointing", "torch_compile"), "false"),
     "eval_on_start": "false",
@@ -205,7 +205,7 @@ def as_read_there(words: Sequence[str], notes: list[str]) -> list[str]:
             continue
         if name == "lr_scheduler_type" and value in SCHEDULES:
             raise ConfigError(f"{word}: {SCHEDULES[value]}")
-        if value.lower() == "null" and name in NULL:
+        if value.lower() in ("null", "") and name in NULL:
             new = NULL[name]
         elif name in WARMUP and idle in ([True, False], [False, True]) and _is_zero(value):
             new = None
