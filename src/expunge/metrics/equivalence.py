@@ -140,7 +140,7 @@ def compare_to_controls(
         note = _joined(note, _left_out(len(sides[0]) - n))
     means = [float(side.mean()) if n else math.nan for side in (model, retain, full)]
     if n < 2:
-        why = f"only {n} rows have a value in the model and both controls"
+        why = f"only {n} {'row has' if n == 1 else 'rows have'} a value in the model and both controls"
         return AuditFinding(name, *_value(means), note=_joined(why, note), details=more, rows=n)
     gaps = full - retain
     low, high = mean_interval(gaps)

@@ -168,8 +168,8 @@ def load_named(model: Any, where: str = "model") -> Any:
 
     A compiled object has other names of modules and is read in slow ways. The model under it has the same weights.
 
-    where: the argument that gives the model, for the errors. Raises ConfigError for an object that is no causal
-    language model of transformers, or wraps none, for a part in `torch.compile`, and for a name that cannot be loaded.
+    where: the argument that gives the model, for the errors. Raises ConfigError for an object that is (or wraps)
+    no causal language model of transformers; for a part in `torch.compile`; for a name that cannot be loaded.
     """
     if not isinstance(model, str | Path):
         if not (hasattr(model, "config") and callable(getattr(model, "parameters", None))):
