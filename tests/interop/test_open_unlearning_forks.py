@@ -387,3 +387,15 @@ def test_a_suite_of_another_name_has_its_metrics(fork: Path, capsys: pytest.Capt
     assert (tree["benchmark"], tree["eval"]["metrics"]) == ("tofu", ["forget_truth_ratio", "privleak"])
     assert tree["holdout_split"] == "holdout05"
     assert "not carried: metrics own" in notes
+
+
+def test_odd_values_of_a_fork_act_and_hide_no_others(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = fork / "configs/experiment/unlearn/tofu/default.yaml"
+    tree = yaml.safe_load(path.read_text())
+    odd = {"warmup_steps": 0, "warmup_ratio": 0.1, "max_grad_norm": None, "lr_scheduler_type": "cosine_with_min_lr"}
+    tree["trainer"]["args"] |= {**odd, "weight_decay": 0.03}
+    path.write_text(yaml.safe_dump(tree))
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    args = tree_of(word)["trainer"]["args"]
+    assert (args["warmup_steps"], args["max_grad_norm"], args["weight_decay"]) == (0.1, 0, 0.03)
+    assert "lr_scheduler_type=cosine_with_min_lr: write cosine" in notes

@@ -237,6 +237,12 @@ def test_odd_values_of_transformers_act(word: str) -> None:
     assert check("unlearn", [TOFU, "task_name=t", f"{A}{word}"]).tree
 
 
+def test_a_warmup_of_zero_in_another_word_of_the_command() -> None:
+    words = translate([f"{A}warmup_ratio=0.1"], context=[f"{A}warmup_steps=0"])[0]
+    assert words == [f"{A}warmup_steps=0.1"]
+    assert translate([f"{A}warmup_steps=0"], context=[f"{A}warmup_ratio=0.1"])[0] == []
+
+
 def test_a_wrong_value_of_a_note_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"gradient_accumulation_steps: should be a valid integer, got None"):
         check("unlearn", [TOFU, "task_name=t", f"{A}gradient_accumulation_steps=null"])

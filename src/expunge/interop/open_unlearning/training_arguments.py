@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from expunge.core.errors import ConfigError
-
 RENAMED: Mapping[str, str] = {
     "gradient_checkpointing": "activation_checkpointing",
     "warmup_ratio": "warmup_steps",
@@ -188,12 +186,12 @@ SCHEDULES: Mapping[str, str] = {
 WARMUP = ("warmup_steps", "warmup_ratio")
 
 
-def as_read_there(words: Sequence[str], notes: list[str]) -> list[str]:
-    """Return the words with the values that transformers reads: null, shares, and a warm-up of zero next to another.
+def as_read_there(words: Sequence[str], notes: list[str], context: Sequence[str] = ()) -> list[str]:
+    """Return the words with the values that transformers reads: null, and a warm-up of zero next to another one.
 
-    Raises ConfigError for a schedule that cannot act here.
+    context: further words of the same command.
     """
-    values = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words}
+    values = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in (*context, *words)}
     warmup = [values.get(f"trainer.args.{name}") for name in WARMUP]
     idle = [_is_zero(value) for value in warmup if value is not None]
     out = []
@@ -203,8 +201,6 @@ def as_read_there(words: Sequence[str], notes: list[str]) -> list[str]:
         if group != "trainer.args":
             out.append(word)
             continue
-        if name == "lr_scheduler_type" and value in SCHEDULES:
-            raise ConfigError(f"{word}: {SCHEDULES[value]}")
         if value.lower() in ("null", "") and name in NULL:
             new = NULL[name]
         elif name in WARMUP and idle in ([True, False], [False, True]) and _is_zero(value):

@@ -114,7 +114,10 @@ def translate(
     here, with the word to type instead.
     """
     notes: list[str] = []
-    words = training_arguments.as_read_there(words, notes)
+    words, context = (
+        training_arguments.as_read_there(words, notes, context),
+        training_arguments.as_read_there(context, [], words),
+    )
     values = {w.partition("=")[0].lstrip("+"): w.partition("=")[2] for w in (*context, *words)}
     job = Translation(mode, values, notes=notes)
     for word in words:
@@ -415,6 +418,13 @@ def _root_dir(job: Translation, name: str, value: str) -> None:
     job.add("paths.parent", f"{folder}/saves/{mode}".replace("//", "/"), f"{name}={value}")
 
 
+def _schedule(job: Translation, name: str, value: str) -> None:
+    """Select a schedule. Raises ConfigError for one that needs settings of its own."""
+    if reason := training_arguments.SCHEDULES.get(value):
+        raise ConfigError(f"{name}={value}: {reason}")
+    job.out.append(f"{name}={value}")
+
+
 OPTIMIZER_ARGS = re.compile(r"\s*\w+\s*=[^={},]+(,\s*\w+\s*=[^={},]+)*\s*")
 
 
@@ -448,6 +458,7 @@ RULES: Mapping[str, Callable[[Translation, str, str], None]] = {
     "trainer.args.save_strategy": _save_strategy,
     "trainer.args.save_steps": _save_steps,
     "trainer.args.optim_args": _optim_args,
+    "trainer.args.lr_scheduler_type": _schedule,
     "paths.root_dir": _root_dir,
     "eval/tofu_metrics": _metrics,
     "eval/muse_metrics": _metrics,
