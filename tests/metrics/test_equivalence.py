@@ -117,7 +117,7 @@ def test_controls_that_do_not_differ_or_lack_rows_give_a_reason() -> None:
     assert wrong.verdict == NOT_MEASURABLE and "below the retain model" in wrong.note
     nan = math.nan
     left = compare_to_controls("x", (np.array([0.5, nan]), np.zeros(2), np.ones(2)))
-    assert left.verdict == NOT_MEASURABLE and "only 1 rows" in left.note and left.rows == 1
+    assert left.verdict == NOT_MEASURABLE and "only 1 row has" in left.note and left.rows == 1
     assert differ(np.zeros(5), np.ones(5)) and not differ(np.ones(5), np.ones(5))
 
 
