@@ -153,7 +153,13 @@ class Objective:
             return parts[name]
 
         if self.forgets:
-            weighted.append(of_forget * self.weights.gamma * note("forget", self._one_number(self._forget_loss(view))))
+            try:
+                loss = self.method.forget_loss(view)
+            except (AttributeError, TypeError, ValueError) as error:
+                if (undeclared := self._undeclared(error)) is not None:
+                    raise undeclared from error
+                raise
+            weighted.append(of_forget * self.weights.gamma * note("forget", self._one_number(loss)))
         if self.needs.retain is not None:
             own = getattr(self.method, "retain_loss", None)
             term = retain_loss(self.weights, view) if own is None else own(view)
@@ -164,19 +170,16 @@ class Objective:
             weighted.append(self.weights.nll_weight * note("retain_nll", require(view.retain, "retain").nll))
         return LossOutput(total=torch.stack(weighted).sum(), parts=parts)
 
-    def _forget_loss(self, view: LossInputs) -> Any:
-        """Return the result of `forget_loss`. Raises ConfigError if a user's method reads an input that is None."""
-        try:
-            return self.method.forget_loss(view)
-        except (AttributeError, TypeError, ValueError) as error:
-            if "NoneType" not in str(error) and "not provided" not in str(error):
-                raise
-            needs = dataclasses.asdict(self.needs).items()
-            declared = ", ".join(f"{side}={of.value!r}" for side, of in needs if isinstance(of, Quantity))
-            raise ConfigError(
-                f"method {self.spec.name}: its loss reads an input that is None ({' '.join(str(error).split()):.120}); "
-                f"its requirements are {declared}"
-            ) from error
+    def _undeclared(self, error: Exception) -> ConfigError | None:
+        """Return the error of a user's loss that reads an input which is None; None for any other error."""
+        if "NoneType" not in str(error) and "not provided" not in str(error):
+            return None
+        needs = dataclasses.asdict(self.needs).items()
+        declared = ", ".join(f"{side}={of.value!r}" for side, of in needs if isinstance(of, Quantity))
+        return ConfigError(
+            f"method {self.spec.name}: its loss reads an input that is None ({' '.join(str(error).split()):.120}); "
+            f"its requirements are {declared}"
+        )
 
     def _one_number(self, loss: Any) -> Tensor:
         """Return the result of `forget_loss`. Raises ConfigError unless it is a scalar: users also write methods."""
