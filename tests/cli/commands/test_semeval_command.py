@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from expunge.cli.commands import semeval_arguments
-from expunge.cli.commands.semeval import _tree
+from expunge.cli.commands.semeval import _summary, _tree
 from expunge.core.errors import JobError
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import TokenizerArgs
@@ -101,6 +102,15 @@ def test_the_iterative_pipeline_watches_validation_rows_and_keeps_the_best(
     assert [p["step"] for p in points] == [0, 2, 4]
     assert all(0 < p[f"{side}_validation_Prob"] < 1 for p in points for side in ("forget", "retain"))
     assert done.steps == min(points[1:], key=lambda p: p["forget_validation_Prob"])["step"]
+
+
+def test_the_last_line_names_the_best_model_of_a_whole_run() -> None:
+    done = semeval.Submission(Path("out"), "done", steps=2, planned=4, wall_s=9.0, note="")
+    assert _summary(done).startswith("written: out: the best model after 2 of 4 steps; all steps done")
+    last = dataclasses.replace(done, steps=4)
+    assert _summary(last).startswith("written: out: the model after 4 of 4 steps; all steps done")
+    cut = dataclasses.replace(done, stopped="time")
+    assert _summary(cut).startswith("written: out: the model after 2 of 4 steps; stopped by the time limit")
 
 
 class _Slow(Budget):

@@ -244,8 +244,9 @@ def _summary(done: Submission) -> str:
         "guard": "stopped by the guard against a diverging loss",
     }[done.stopped]
     note = f" ({done.note})" if done.note else ""
+    best = "best " if done.stopped == "done" and done.steps < done.planned else ""  # of the evaluations in training
     return (
-        f"written: {done.folder}: the model after {done.steps} of {done.planned} steps; {why}{note}; "
+        f"written: {done.folder}: the {best}model after {done.steps} of {done.planned} steps; {why}{note}; "
         f"{duration(done.wall_s)} used"
     )
 
