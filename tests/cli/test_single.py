@@ -76,6 +76,7 @@ def test_a_row_longer_than_the_context_is_refused_before_a_weight_is_read(
     assert code == 2 and "short/model.safetensors is not a complete safetensors file" in errors
 
 
+@pytest.mark.slow
 def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) -> None:
     words = (
         "unlearn", "--config-name=unlearn.yaml", "experiment=unlearn/tofu/default.yaml", "trainer=NPO",

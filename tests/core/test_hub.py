@@ -69,6 +69,7 @@ def test_files_in_the_cache_need_no_request(
     assert hub._answered is None  # no request: `hub_answers` has none
 
 
+@pytest.mark.slow
 def test_a_command_does_not_try_five_times(tmp_path: Path) -> None:
     words = ["eval", "experiment=eval/tofu/default", "model=Llama-3.2-1B-Instruct", "task_name=x"]
     hub_settings = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}

@@ -25,6 +25,7 @@ def test_a_tutorial_runs_as_it_is_written(page: Path, tmp_path: Path, warm: Warm
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_example_of_the_home_page_runs(tmp_path: Path) -> None:
     (pair,) = run_page(HOME, tmp_path)

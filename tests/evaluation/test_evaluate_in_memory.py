@@ -71,6 +71,7 @@ def test_a_benchmark_in_memory_has_the_numbers_of_the_job(job: tuple[Path, Path]
     assert {key: result.meta[key] for key in result.meta} == {key: meta[key] for key in result.meta}
 
 
+@pytest.mark.slow
 def test_a_retain_log_of_either_kind_serves_the_other(job: tuple[Path, Path], tmp_path: Path) -> None:
     folder, out = job
     benchmark = load_benchmark("world", world=WORLD)

@@ -81,6 +81,7 @@ def test_a_damaged_tokenizer(tmp_path: Path, tokenizer: Any, damage: Callable[[s
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_good_folder_is_tried_once_and_again_after_an_edit(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,7 @@ def test_the_texts_of_a_result_have_a_limit(model: ReportModel, monkeypatch: pyt
             query(results_table(model), sql)
 
 
+@pytest.mark.slow
 def test_a_query_cannot_raise_its_limits_or_write_files(
     model: ReportModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,9 @@ def test_damaged_texts_leave_out_one_model(micro: list[str], once: Path, tmp_pat
     assert gaps.label == "records NPO" and "forget_eval.texts.parquet" in gaps.reason
 
 
-@pytest.mark.parametrize("damage", ["one digit", "not JSON", "a folder"])
+@pytest.mark.parametrize(
+    "damage", ["one digit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("not JSON", "a folder"))]
+)
 def test_a_damaged_results_file_leaves_out_one_model(
     micro: list[str], once: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,6 +171,7 @@ def test_the_shipped_study_on_folders_of_the_same_names(folder: Path, tmp_path: 
     assert {job.kind for job in in_order(graph.jobs)} == {"score", "records", "metrics"}
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_compares_with_the_retain_model_or_its_log(folder: Path, tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(json.dumps(tree(folder)))

@@ -127,6 +127,7 @@ def jobs(micro: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[Job
     return in_order(result)
 
 
+@pytest.mark.slow
 def test_every_job_type_comes_back_with_its_key_and_its_fields(jobs: list[Job]) -> None:
     read = JobFile.of_text(JobFile.of(jobs).text)
     read.prepare()
@@ -141,6 +142,7 @@ def test_every_job_type_comes_back_with_its_key_and_its_fields(jobs: list[Job]) 
     assert {type(job).__name__ for job in jobs} == known - SINGLE_TYPES
 
 
+@pytest.mark.slow
 def test_a_source_loads_the_rows_that_its_jobs_were_planned_with(jobs: list[Job]) -> None:
     """Each context is loaded from its source alone, and has the rows of each job."""
     read = JobFile.of_text(JobFile.of(jobs).text)
