@@ -230,24 +230,24 @@ def unpadded(model: Any, lengths: Sequence[int], budget: int) -> list[torch.Tens
     return batches
 
 
-def bare_sizes(encoder: Encoder, work: Work, *, texts: bool = True) -> dict[str, list[tuple[int, int]]]:
+def bare_sizes(encoder: Encoder, work: Work) -> dict[str, list[tuple[int, int]]]:
     """The tokens that each model must read for an evaluation, and how many logits of them, one pair for each sequence.
 
-    "mine": every distinct answer and each question once, and each prompt with its answer in place of generating token
-    by token (the last ones; none without `texts`). "theirs": the answers that the second model reads. "slopes": the
-    rows of the gradient attack.
+    "answers": every distinct answer and each question once. "texts": each prompt with its answer, in place of
+    generating token by token. "theirs": the answers that the second model reads. "slopes": the rows of the gradient
+    attack.
     """
     wanted = requests(work.panel)
-    sizes: dict[str, list[tuple[int, int]]] = {"mine": [], "theirs": [], "slopes": []}
+    sizes: dict[str, list[tuple[int, int]]] = {"answers": [], "texts": [], "theirs": [], "slopes": []}
     for name, variants in wanted["tokens"].items():
         by_row: dict[int, list[Any]] = {}
         for item in encode_items(work.sets[name], variants, encoder):
             by_row.setdefault(item.row_id, []).append(item)
         for some in by_row.values():
             scored = sum(i.n_scored for i in some)
-            sizes["mine"].append((some[0].first - 1 + scored, scored))
+            sizes["answers"].append((some[0].first - 1 + scored, scored))
     theirs = requests(second_panel(work))["tokens"]
-    of_answers = [("theirs", theirs), ("slopes", wanted["grads"]), ("mine", wanted["texts"] if texts else {})]
+    of_answers = [("texts", wanted["texts"]), ("theirs", theirs), ("slopes", wanted["grads"])]
     for which, names in of_answers:
         for name in names:
             sizes[which] += [(len(i.read), i.n_scored) for i in encode_items(work.sets[name], ("answer",), encoder)]
@@ -260,14 +260,15 @@ def bare_work(model: Any, sizes: dict[str, list[tuple[int, int]]], reference: An
     A forward without padding and with the wanted logits only; a forward and a backward for the rows of the gradient
     attack.
     """
-    for which, some_model in (("mine", model), ("theirs", reference), ("slopes", model)):
-        left = sorted(sizes[which], reverse=True)
+    own = [*sizes["answers"], *sizes["texts"]]
+    for lengths, some_model in ((own, model), (sizes["theirs"], reference), (sizes["slopes"], model)):
+        left = sorted(lengths, reverse=True)
         for ids in unpadded(model, [n for n, _ in left], 2048):
             some, left = left[: len(ids)], left[len(ids) :]
             keep = round(sum(k for _, k in some) / len(some))
-            with torch.set_grad_enabled(which == "slopes"):
+            with torch.set_grad_enabled(lengths is sizes["slopes"]):
                 logits = some_model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-                if which == "slopes":
+                if lengths is sizes["slopes"]:
                     logits.backward(torch.ones_like(logits))
     model.zero_grad(set_to_none=True)
     return {}

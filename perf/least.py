@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evaluation import bare_sizes, bare_work, tofu_work, unpadded
+from evaluation import bare_sizes, bare_work, clock, load, tofu_work, unpadded
 from expunge.data.encoder import Encoder
 from expunge.data.loaders.tofu import load_tofu
 from expunge.data.template import Template
@@ -31,8 +30,6 @@ from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.loglikelihood import encode_items
 from expunge.metrics.compute import requests
-from expunge.models.config import ModelArgs, TokenizerArgs
-from expunge.models.load import load_model, load_tokenizer
 
 BATCH = 2048  # tokens
 
@@ -40,9 +37,7 @@ BATCH = 2048  # tokens
 def seconds(call: Callable[[], Any]) -> float:
     """The processor seconds of the second of two calls, because the first ones are slow."""
     call()
-    began = time.process_time()
-    call()
-    return time.process_time() - began
+    return clock(call)[2]
 
 
 def texts_of(encoder: Encoder, work: Any) -> list[str]:
@@ -72,9 +67,8 @@ def decoding_s(model: Any, encoder: Encoder, work: Any) -> float:
 
     def timed(*args: Any, **options: Any) -> Any:
         nonlocal spent
-        began = time.process_time()
-        out = forward(*args, **options)
-        spent += time.process_time() - began
+        out, _, cpu = clock(lambda: forward(*args, **options))
+        spent += cpu
         return out
 
     model.forward = timed
@@ -89,10 +83,10 @@ def decoding_s(model: Any, encoder: Encoder, work: Any) -> float:
 
 def parts(model: Any, retain: Any, encoder: Encoder, work: Any) -> dict[str, float]:
     """The processor seconds of each part of an evaluation."""
-    sizes, answers = bare_sizes(encoder, work), bare_sizes(encoder, work, texts=False)
-    written = {"mine": sizes["mine"][len(answers["mine"]) :], "theirs": [], "slopes": []}
+    sizes = bare_sizes(encoder, work)
+    written = {**{key: [] for key in sizes}, "texts": sizes["texts"]}
     texts = texts_of(encoder, work)
-    batches = [ids.numel() for ids in unpadded(model, [k for _, k in answers["mine"]], BATCH)]
+    batches = [ids.numel() for ids in unpadded(model, [k for _, k in sizes["answers"]], BATCH)]
     with torch.inference_mode():
         again = seconds(lambda: bare_work(model, written))
     return {
@@ -112,9 +106,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     sets = load_tofu(str(args.tofu), forget_split="forget10", retain_split="retain90", holdout_split="holdout10")
-    device = torch.device("cpu")
-    model, retain = (load_model(str(f), ModelArgs(dtype="float32"), device=device) for f in (args.model, args.retain))
-    encoder = Encoder(Template(max_length=2048), load_tokenizer(str(args.model), TokenizerArgs()))
+    (model, tokenizer), (retain, _) = (load(str(f), "float32", "", [], "cpu") for f in (args.model, args.retain))
+    encoder = Encoder(Template(max_length=2048), tokenizer)
     work = tofu_work(sets, everything=args.panel == "all")
     print(json.dumps({name: round(value, 2) for name, value in parts(model, retain, encoder, work).items()}))
 

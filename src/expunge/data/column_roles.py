@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import functools
 import io
 import itertools
 import math
@@ -49,6 +50,7 @@ WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
 CALLS = ("tool_calls", "function_call")  # fields of an assistant's turn whose content is no text
 SYSTEMS = ("system", "system_prompt")  # columns of a system message, next to a pair or a conversation
+HISTORY = ("history",)  # LLaMA-Factory's column of earlier turns
 RENDERED = ("tools", "documents", "chat_template_kwargs")  # columns that other programs pass to the chat template
 CELL_ERRORS = frozenset({"#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!"})  # of spreadsheets
 
@@ -333,18 +335,28 @@ def pair_record(
     return out | ({"perturbed_answer": wrong} if wrong else {})
 
 
+@functools.lru_cache(maxsize=256)
+def _columns_named(keys: tuple[Any, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the keys of a record that are one of these names. Cached: most records of a file have the same keys."""
+    return tuple(key for key in keys if isinstance(key, str) and _plain(key) in names)
+
+
 def earlier_turns(record: Mapping[str, Any]) -> list[Any]:
     """Return the earlier turns in LLaMA-Factory's column `history`, pairs of texts; empty without such a column."""
-    value = next((v for k, v in record.items() if isinstance(k, str) and _plain(k) == "history"), None)
-    pairs = value if isinstance(value, list | tuple) else ()
+    columns = _columns_named(tuple(record), HISTORY)
+    pairs = record[columns[0]] if columns else None
+    if not isinstance(pairs, list | tuple):
+        return []
     texts = all(isinstance(p, list | tuple) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in pairs)
     return list(pairs) if texts else []
 
 
 def system_column(record: Mapping[str, Any]) -> str | None:
     """Return the text in a record's column of a system message; None if there is none."""
-    values = [v for k, v in record.items() if isinstance(k, str) and _plain(k) in SYSTEMS]
-    return next((value for value in values if isinstance(value, str) and value.strip()), None)
+    for column in _columns_named(tuple(record), SYSTEMS):
+        if isinstance(text := record[column], str) and text.strip():
+            return text
+    return None
 
 
 def written_list(text: str) -> list[Any] | None:

@@ -67,7 +67,7 @@ def eval_roles(data: Any) -> dict[str, Any] | None:
 def check_metrics(args: UnlearnConfig, task: EvalTask) -> None:
     """Raise ConfigError for a metric in the settings that an evaluation on the task does not compute."""
     where = type(args).__name__
-    with keys_named({"metrics": f"{where}.eval_metrics"}):
+    with settings_named(args):
         suite = [f"eval_{metric.name}" for metric in choose_metrics(task.panel, args.eval_metrics, task.sets)]
     key = f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}"
     if args.metric_for_best_model is not None and key not in suite:
@@ -129,9 +129,10 @@ def shows_progress(disable: bool | None) -> bool:
 
 
 def settings_named(args: UnlearnConfig) -> AbstractContextManager[None]:
-    """Name a setting in errors as a field of its class, where jobs have the keys `trainer.args.*`."""
+    """Name a setting in errors as a field of its class, where jobs and `evaluate` have other keys."""
     own = type(args).__name__
-    return keys_named({"trainer.method_args": own if args.METHOD else f"{own}.method_args", "trainer.args": own})
+    method = own if args.METHOD else f"{own}.method_args"
+    return keys_named({"trainer.method_args": method, "trainer.args": own, "metrics": f"{own}.eval_metrics"})
 
 
 def shown_arguments(

@@ -16,7 +16,7 @@ import torch
 
 from expunge.benchmarks.in_memory import check_disjoint, in_memory_benchmark
 from expunge.core import distributed
-from expunge.core.errors import ConfigError, DataError, as_path, keys_named, kind_of
+from expunge.core.errors import ConfigError, DataError, as_path, kind_of
 from expunge.core.hub import card, create, upload
 from expunge.core.on_use import transformers
 from expunge.data.encoder import Encoded
@@ -360,7 +360,7 @@ class UnlearnTrainer:
     def evaluation(self, eval_dataset: Any = None) -> EvalResult:
         """Return the whole result of an evaluation (`EvalResult`), without adding it to the log."""
         task = self._eval_task(self.eval_dataset if eval_dataset is None else eval_roles(eval_dataset))
-        with keys_named({"metrics": f"{type(self.args).__name__}.eval_metrics"}):
+        with settings_named(self.args):
             return evaluate_task(
                 self.model, self.encoder.tokenizer, task, template=self.encoder.template,
                 generation=self.args.generation, metrics=self.args.eval_metrics,
