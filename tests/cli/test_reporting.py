@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 
 from expunge.cli import reporting
@@ -134,11 +137,46 @@ def test_figures_need_kaleido(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         static.write_figures(None, tmp_path, ["svg"])  # type: ignore[arg-type]
 
 
-def test_a_figure_that_was_not_drawn_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class _Kaleido:
+    """A stand-in of kaleido, whose browser loses the page of each figure in its first `losses` calls."""
+
+    def __init__(self, losses: int) -> None:
+        self.losses, self.calls = losses, 0
+
+    def write_fig_from_object_sync(
+        self, drawings: list[dict[str, Any]], kopts: dict[str, Any]
+    ) -> tuple[Exception, ...]:
+        assert kopts["mathjax"] is False  # else the page asks a server of the internet
+        self.calls += 1
+        if self.calls <= self.losses:
+            return (RuntimeError("the page\nwas lost"),) * len(drawings)
+        for drawing in drawings:
+            drawing["path"].write_text(drawing["opts"]["format"])
+        return ()
+
+
+def _drawn_with(kaleido: _Kaleido, monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[Path, ...]:
     from expunge.report import static
 
+    plane = SimpleNamespace(name="plane", figure=go.Figure())
+    monkeypatch.setattr(static, "figures", lambda model: [plane])
+    monkeypatch.setitem(sys.modules, "kaleido", kaleido)
     monkeypatch.setattr(static.importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(static, "figures", lambda model: [SimpleNamespace(name="plane", figure={})])
-    monkeypatch.setattr("plotly.io.write_images", lambda **source: None)  # as kaleido does of some labels
-    with pytest.raises(ConfigError, match=r"plane.svg could not be drawn"):
-        static.write_figures(None, tmp_path, ["svg"])  # type: ignore[arg-type]
+    return static.write_figures(None, folder, ["svg", "png"])  # type: ignore[arg-type]
+
+
+def test_a_figure_that_a_busy_browser_lost_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kaleido = _Kaleido(losses=1)
+    files = _drawn_with(kaleido, monkeypatch, tmp_path)
+    assert [(f.name, f.read_text()) for f in files] == [("plane.svg", "svg"), ("plane.png", "png")]
+    assert kaleido.calls == 2
+
+
+def test_a_figure_that_was_not_drawn_is_one_line_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--figures: plane.svg could not be drawn \(RuntimeError: the page was lost\)"
+    ):
+        _drawn_with(_Kaleido(losses=2), monkeypatch, tmp_path)
+    assert not list(tmp_path.iterdir())

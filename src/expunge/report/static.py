@@ -6,6 +6,7 @@ import importlib.util
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import write_bytes
@@ -14,6 +15,7 @@ from expunge.report.model import ReportModel
 
 FORMATS = ("svg", "pdf", "png")
 WIDTH = 720  # pixels; SVG and PDF scale
+TIMEOUT_S = 300  # for one figure, on a busy machine
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -23,28 +25,46 @@ def check_formats(formats: Sequence[str]) -> None:
             raise ConfigError(f"--figures: no format named {name!r}{nearest(name, FORMATS)}")
 
 
+def _short(error: BaseException) -> str:
+    """Return the text of an error of the browser in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _draw(files: Sequence[tuple[dict[str, Any], Path]]) -> tuple[Exception, ...]:
+    """Draw each figure into its file with one browser, and return the errors of the browser.
+
+    The page that draws loads nothing from the network: labels are no formulas.
+    """
+    import kaleido
+
+    drawings = [
+        {"fig": figure, "path": path, "opts": {"format": path.suffix[1:], "width": WIDTH, "scale": 2}}
+        for figure, path in files
+    ]
+    return tuple(kaleido.write_fig_from_object_sync(drawings, kopts={"mathjax": False, "timeout": TIMEOUT_S}) or ())
+
+
 def write_figures(model: ReportModel, folder: Path, formats: Sequence[str]) -> tuple[Path, ...]:
     """Write every figure of the report as NAME.FORMAT, each atomically. Raises ConfigError if that is impossible."""
     check_formats(formats)
     if importlib.util.find_spec("kaleido") is None:
         raise ConfigError("--figures: needs kaleido, which is not installed: pip install 'expunge[figures]'")
-    import plotly.io
-
-    named = [(about.name, about.figure) for about in figures(model) if about.figure is not None]
+    named = [(about.name, about.figure.to_dict()) for about in figures(model) if about.figure is not None]
     with tempfile.TemporaryDirectory() as temporary:
         files = [(figure, Path(temporary) / f"{name}.{kind}") for name, figure in named for kind in formats]
         try:
-            # One browser renders them all.
-            plotly.io.write_images(
-                fig=[figure for figure, _ in files], file=[path for _, path in files], width=WIDTH, scale=2
-            )
+            reasons = _draw(files)
+            if reasons:  # a busy machine can lose the page of a figure: a second browser draws it
+                reasons = _draw([(figure, path) for figure, path in files if not path.is_file()])
         except (RuntimeError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"--figures: the figures could not be drawn, is a Chromium installed? {reason}") from None
-        absent = next((path.name for _, path in files if not path.is_file()), None)  # kaleido skips some silently
-        if absent is not None:
             raise ConfigError(
-                f"--figures: {absent} could not be drawn; does the label of a run contain control characters?"
+                f"--figures: the figures could not be drawn, is a Chromium installed? {_short(error)}"
+            ) from None
+        absent = next((path.name for _, path in files if not path.is_file()), None)
+        if absent is not None:
+            why = "; ".join(dict.fromkeys(map(_short, reasons)))
+            raise ConfigError(
+                f"--figures: {absent} could not be drawn ({why}); does a label contain control characters?"
             )
         for _, path in files:
             write_bytes(folder / path.name, path.read_bytes())
