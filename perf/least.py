@@ -1,10 +1,11 @@
 """The least processor seconds of a TOFU evaluation with one model: its arithmetic, and the steps no program leaves out.
 
-    python perf/least.py TOFU MODEL RETAIN default|all
+    python perf/least.py TOFU MODEL default|all
 
-TOFU is a folder of TOFU's JSON files, MODEL and RETAIN are folders of models with their tokenizers. Prints JSON:
+TOFU is a folder of TOFU's JSON files, MODEL is a folder of a model with its tokenizer. Prints JSON:
 
-- arithmetic: the forward of `bare_work` in evaluation.py, with each prompt and its answer in place of decoding;
+- arithmetic: the forward of `bare_work` in evaluation.py, with each prompt and its answer in place of decoding, and
+  without the reference model, whose losses can come from its log;
 - tokenising: one call of the tokenizer with the texts of all distinct answers and of each question once;
 - statistics: the log-softmax of the logits of these answers, the tokens' entries of it, and the largest logits;
 - decoding: the model's forward while texts are written token by token, more than its part of the arithmetic.
@@ -81,16 +82,16 @@ def decoding_s(model: Any, encoder: Encoder, work: Any) -> float:
     return spent
 
 
-def parts(model: Any, retain: Any, encoder: Encoder, work: Any) -> dict[str, float]:
+def parts(model: Any, encoder: Encoder, work: Any) -> dict[str, float]:
     """The processor seconds of each part of an evaluation."""
-    sizes = bare_sizes(encoder, work)
+    sizes = {**bare_sizes(encoder, work), "theirs": []}
     written = {**{key: [] for key in sizes}, "texts": sizes["texts"]}
     texts = texts_of(encoder, work)
     batches = [ids.numel() for ids in unpadded(model, [k for _, k in sizes["answers"]], BATCH)]
     with torch.inference_mode():
         again = seconds(lambda: bare_work(model, written))
     return {
-        "arithmetic": seconds(lambda: bare_work(model, sizes, retain)),
+        "arithmetic": seconds(lambda: bare_work(model, sizes)),
         "tokenising": seconds(lambda: encoder.tokenizer(texts, add_special_tokens=False)),
         "statistics": seconds(lambda: statistics(torch.randn(max(batches), model.config.vocab_size), batches)),
         "decoding": decoding_s(model, encoder, work) - again,
@@ -100,16 +101,16 @@ def parts(model: Any, retain: Any, encoder: Encoder, work: Any) -> dict[str, flo
 def main() -> None:
     """Measure the parts and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("tofu", "model", "retain"):
+    for name in ("tofu", "model"):
         parser.add_argument(name, type=Path)
     parser.add_argument("panel", choices=("default", "all"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     sets = load_tofu(str(args.tofu), forget_split="forget10", retain_split="retain90", holdout_split="holdout10")
-    (model, tokenizer), (retain, _) = (load(str(f), "float32", "", [], "cpu") for f in (args.model, args.retain))
+    model, tokenizer = load(str(args.model), "float32", "", [], "cpu")
     encoder = Encoder(Template(max_length=2048), tokenizer)
     work = tofu_work(sets, everything=args.panel == "all")
-    print(json.dumps({name: round(value, 2) for name, value in parts(model, retain, encoder, work).items()}))
+    print(json.dumps({name: round(value, 2) for name, value in parts(model, encoder, work).items()}))
 
 
 if __name__ == "__main__":
