@@ -76,7 +76,7 @@ def test_the_least_parts_of_an_evaluation_are_measured(script: Any) -> None:
     sets = evaluation.tofu_rows(0.005)
     model, tokenizer = evaluation.load(None, "float32", "llama-64k", [sets], "cpu")
     encoder = evaluation.Encoder(evaluation.Template(), tokenizer)
-    parts = least.parts(model, model, encoder, evaluation.tofu_work(sets, everything=True))
+    parts = least.parts(model, encoder, evaluation.tofu_work(sets, everything=True))
     assert list(parts) == ["arithmetic", "tokenising", "statistics", "decoding"]
     assert all(value > 0 for value in parts.values())
 
