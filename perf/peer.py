@@ -8,8 +8,7 @@ folders of Llama models with their tokenizers. Both sides get the same words, wi
 one thread, in turns. The numbers of RETAIN are computed once on each side, before the table. A line "first" is a
 command in an empty store, where the configuration and the tokenizer are also tried in a limited process; "again" is
 a command in a store that has seen the model under another name. "imports" is the processor time of the imports of a
-plain transformers model on our side, the least so far. "arithmetic", "tokenising", "statistics" and "decoding" are the
-parts of least.py.
+plain transformers model on our side. "arithmetic", "tokenising", "statistics" and "decoding" are the parts of least.py.
 "Limit" is a program that does these five and nothing else. The least time of the rounds is in the table.
 
 Of the panels, `default` has the metrics of the peer's eval/tofu, and `all` has every metric that needs no download.
@@ -143,10 +142,9 @@ def difference(theirs: Mapping[str, float], ours: Mapping[str, float]) -> tuple[
     return len(both), sizes.get(worst, math.nan), worst
 
 
-def measure(sides: Sides, panel: str, rounds: int, logs: Mapping[str, Path], imports_s: list[float]) -> list[str]:
-    """Run both sides in turns. Returns the lines of the table. The times of the imports are added to `imports_s`."""
+def measure(sides: Sides, panel: str, rounds: int, logs: Mapping[str, Path]) -> list[str]:
+    """Run both sides in turns. Returns the lines of the table."""
     spent: dict[str, list[float]] = {name: [] for name in ("theirs", "first", "again", *PARTS)}
-    spent["imports"] = imports_s
     for i in range(rounds):
         seconds, theirs = sides.theirs("model", panel, f"{panel}_{i}", logs["theirs"])
         spent["theirs"].append(seconds)
@@ -187,13 +185,12 @@ def main() -> None:
         sides.ours("retain", "all", "retain", None)
         kept = shutil.copytree(folder / "ours", folder / "kept")
         logs = {"theirs": folder / "saves/eval/retain/TOFU_EVAL.json", "ours": kept / "TOFU_EVAL.json"}
-        imports_s: list[float] = []
         names = ["panel", "theirs s", "ours, first s", "ours, again s", *(f"{name} s" for name in PARTS)]
         names += ["first", "again", "limit", "numbers", "largest difference"]
         print("| " + " | ".join(names) + " |")
         print("| --- |" + " --: |" * (len(names) - 2) + " --- |", flush=True)
         for panel in args.panels.split(","):
-            print("\n".join(measure(sides, panel, args.rounds, logs, imports_s)), flush=True)
+            print("\n".join(measure(sides, panel, args.rounds, logs)), flush=True)
 
 
 if __name__ == "__main__":

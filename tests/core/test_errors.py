@@ -11,9 +11,11 @@ from expunge.core.errors import (
     JobError,
     UserError,
     as_path,
+    first_line,
     keys_named,
     kind_of,
     nearest,
+    one_line,
 )
 
 
@@ -78,3 +80,17 @@ def test_a_path_is_read_or_its_type_named(tmp_path: Path) -> None:
             as_path(value, "save")
     with pytest.raises(ConfigError, match=r"^save: .*file is a file; name a folder$"):
         as_path(tmp_path / "file", "save", folder=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "line", "first"),
+    [
+        ("", "OSError", "OSError"),
+        (" \n ", "OSError", "OSError"),
+        ("one", "one", "one"),
+        ("\n\n  the file\n\n is  short\t", "the file is short", "the file"),
+    ],
+)
+def test_errors_of_other_libraries_are_one_line(message: str, line: str, first: str) -> None:
+    assert one_line(OSError(message)) == line
+    assert first_line(OSError(message)) == first

@@ -14,7 +14,7 @@ from typing import Any
 
 from expunge.cli.config_files import options
 from expunge.cli.schema import GROUPS, hint_of, is_text, item_hint, members, optional
-from expunge.core.errors import ConfigError, nearest_name
+from expunge.core.errors import ConfigError, first_line, nearest_name
 
 KEY = re.compile(r"[A-Za-z_][\w/@-]*(\.[\w/@-]+)*")
 PLAIN = re.compile(r"-?\d+")
@@ -184,7 +184,7 @@ def _grammar(key: str, text: str) -> Any:
                 f"{key}={text}: the value has no closing bracket. If the shell split it at a blank, quote the whole "
                 f"word: '{key}={text} ...'"
             ) from None
-        raise ConfigError(f"{key}={text}: not a value: {_first(error)}") from None
+        raise ConfigError(f"{key}={text}: not a value: {first_line(error)}") from None
     if twice is not None:
         raise ConfigError(f"{key}={text}: the key {twice!r} stands twice in one mapping; write it once")
     if parsed.is_sweep_override():
@@ -235,8 +235,4 @@ def sweep_of(mode: str, word: Word) -> list[str] | None:
     except HydraException as error:
         if text:
             return None
-        raise ConfigError(f"--multirun: {word.key}={word.text}: {_first(error)}") from None
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
+        raise ConfigError(f"--multirun: {word.key}={word.text}: {first_line(error)}") from None

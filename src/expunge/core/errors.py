@@ -67,6 +67,16 @@ def keys_named(names: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line; the name of its class without a message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not blank; the name of its class without one."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+
+
 def kind_of(value: object) -> str:
     """Return the type of a value for messages: "a Linear", "an int", "an NPOConfig", "None"."""
     if value is None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from expunge.core.errors import ConfigError, JobError
+from expunge.core.errors import ConfigError, JobError, one_line
 
 Kind = Literal["model", "dataset"]
 CARD = "README.md"
@@ -125,7 +125,7 @@ def _errors_of_uploads(name: str, option: str, complete: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, getattr(hub_errors, "HTTPError", OSError)) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)[:200]
         raise JobError(
             f"{option}: {name} was not uploaded: {reason}; {complete} (`hf auth login` gives access)"
         ) from None

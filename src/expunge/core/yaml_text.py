@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, one_line
 
 MOST_BYTES = 1_000_000  # a study of thousands of settings has less than a tenth
 MOST_DEPTH = 50
@@ -95,7 +95,7 @@ def parse_yaml(text: str, where: str) -> Any:
     except _RepeatedKeyError as error:
         raise ConfigError(f"{where}: {error}") from None
     except _FAULTS as error:
-        raise ConfigError(f"{where} is not YAML: {_one_line(error)}") from None
+        raise ConfigError(f"{where} is not YAML: {one_line(error)[:300]}") from None
 
 
 def read_yaml(path: Path, key: str) -> dict[str, Any]:
@@ -115,7 +115,3 @@ def read_yaml(path: Path, key: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ConfigError(f"{where} holds no keys")
     return loaded
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

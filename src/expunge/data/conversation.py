@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from expunge.core.errors import ConfigError, DataError
+from expunge.core.errors import ConfigError, DataError, first_line
 from expunge.core.records import CLOSED_THOUGHT
 from expunge.data.answer_ends import KEY, MARKER, QUESTION, TRACE, AnswerEnds, Messages, rendered_frame
 from expunge.data.column_roles import TRACE_FIELDS
@@ -139,10 +139,10 @@ class Conversation:
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
         except jinja2.TemplateSyntaxError as error:
-            raise ConfigError(f"{KEY}.chat_template: line {error.lineno} is not valid: {_line(error)}") from None
+            raise ConfigError(f"{KEY}.chat_template: line {error.lineno} is not valid: {first_line(error)}") from None
         except jinja2.UndefinedError as error:
             raise ConfigError(
-                f"{KEY}.template_kwargs: the chat template reads a variable that is not set: {_line(error)}"
+                f"{KEY}.template_kwargs: the chat template reads a variable that is not set: {first_line(error)}"
             ) from None
         except Exception as error:  # a template is a program, and may raise anything
             raise self._refusal(messages, error, extra) from None
@@ -167,10 +167,11 @@ class Conversation:
                 pass
             else:
                 return ConfigError(
-                    f"{KEY}.system_prompt: the chat template rejects a system message: {_line(error)}; set it to null"
+                    f"{KEY}.system_prompt: the chat template rejects a system message: {first_line(error)}; "
+                    "set it to null"
                 )
         subject = "this conversation" if isinstance(error, jinja2.TemplateError) else "a plain conversation"
-        return ConfigError(f"{KEY}.chat_template: the template cannot render {subject}: {_line(error)}")
+        return ConfigError(f"{KEY}.chat_template: the template cannot render {subject}: {first_line(error)}")
 
     def check(self, opening: Messages) -> None:
         """Render one conversation, choose how to close an open thought, and note differences from plain use.
@@ -383,7 +384,3 @@ def _open(text: str) -> bool:
     opened = [m.start() for m in _OPENED.finditer(text)]
     closed = [m.start() for m in _CLOSED.finditer(text)]
     return bool(opened) and (not closed or closed[-1] < opened[-1])
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

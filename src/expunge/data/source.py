@@ -6,12 +6,11 @@ import ast
 import re
 from pathlib import Path
 
-from expunge.core.errors import ConfigError, DataError, nearest, nearest_name
+from expunge.core.errors import ConfigError, DataError, nearest, nearest_name, one_line
 from expunge.data.table_files import (
     Records,
     as_record,
     decode_text,
-    one_line,
     parse_json,
     read_arrow,
     read_csv,

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import DataError, kind_of, nearest
+from expunge.core.errors import DataError, kind_of, nearest, one_line
 
 Records = list[dict[str, Any]]
 
@@ -369,8 +369,3 @@ def read_saved_dataset(folder: Path) -> Records | None:
     if not files or any(not (folder / name).is_file() for name in files):
         raise DataError(f"{folder}: state.json names Arrow files that are not there")
     return [record for name in files for record in read_arrow(folder / name)]
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line; the name of its class without a message."""
-    return " ".join(str(error).split()) or type(error).__name__

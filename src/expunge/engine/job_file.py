@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, nearest, one_line
 from expunge.core.files import write_json
 from expunge.core.plugins import load_plugins
 from expunge.engine.job import SHARED, STORED, Job, in_order, job_types
@@ -73,7 +73,7 @@ class JobFile:
             tree = json.loads(path.read_text(encoding="utf-8"))
             whole = isinstance(tree, dict) and {"version", "plugins", "modules", "tasks", "values", "jobs"} <= set(tree)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: not a job file: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{path}: not a job file: {one_line(error)}") from None
         if not whole:
             raise ConfigError(f"{path}: not a job file")
         if tree["version"] != VERSION:
@@ -156,7 +156,7 @@ class JobFile:
                 self._values[at] = adapter.validate_python(self._tree["values"][value[REF]])
             return self._values[at]
         except (ValidationError, KeyError) as error:
-            raise ConfigError(f"{self._where}: {cls.__name__}.{name}: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{self._where}: {cls.__name__}.{name}: {one_line(error)}") from None
 
 
 class _Writer:

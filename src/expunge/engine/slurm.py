@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import ConfigError, JobError
+from expunge.core.errors import ConfigError, JobError, one_line
 from expunge.core.files import write_text
 from expunge.engine.job import Job, in_order
 from expunge.engine.job_file import JobFile
@@ -199,7 +199,7 @@ def _submit(stage: SlurmStage, tasks: Sequence[SlurmTask], after: Sequence[str],
         with executor.batch():
             jobs = [executor.submit(task) for task in tasks]
     except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
-        raise JobError(f"sbatch refused stage {stage.name}: {' '.join(str(error).split())}") from None
+        raise JobError(f"sbatch refused stage {stage.name}: {one_line(error)}") from None
     return [str(job.job_id) for job in jobs]
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from expunge.core import distributed
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, first_line
 from expunge.data.batch import Batch, collate
 from expunge.data.encoder import Encoded
 from expunge.evaluation.config import Generation
@@ -163,7 +163,7 @@ class _Observer:
         except torch.OutOfMemoryError:
             raise
         except FAILURES as error:
-            raise ConfigError(f"model: {self.name} cannot be scored: its forward fails: {_first_line(error)}") from None
+            raise ConfigError(f"model: {self.name} cannot be scored: its forward fails: {first_line(error)}") from None
         if logits.shape[0] != len(ids):
             raise ConfigError(
                 f"model: {self.name} cannot be scored: it returns logits of {logits.shape[0]} of {len(ids)} tokens"
@@ -319,8 +319,3 @@ def _floating(model: Any) -> torch.dtype:
         return torch.bfloat16
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return min(types, key=lambda t: torch.finfo(t).bits, default=torch.float32)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

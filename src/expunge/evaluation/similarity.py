@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, first_line
 from expunge.core.hub import cache_if_unreachable
 from expunge.core.records import SIMILARITY, GeneratedTexts
 from expunge.data.batch import budget_batches
@@ -47,8 +47,7 @@ class Embedder:
         except ConfigError as error:
             raise ConfigError(f"{KEY}: {error}") from None
         except Exception as error:  # the tokenizers library raises bare Exceptions
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(f"{KEY}: {source} cannot be loaded: {first}") from None
+            raise ConfigError(f"{KEY}: {source} cannot be loaded: {first_line(error)}") from None
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._model = model.to(device).eval()

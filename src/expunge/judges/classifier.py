@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from expunge.core.decode import decode, strict
-from expunge.core.errors import ConfigError, DataError
+from expunge.core.errors import ConfigError, DataError, first_line
 from expunge.core.files import whole_folder, write_json
 from expunge.core.records import Floats
 from expunge.judges.api import JudgeReply, JudgeScores
@@ -136,7 +136,7 @@ def load_classifier(folder: Path) -> TextClassifier:
         content = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{folder}: not a saved classifier: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{folder}: not a saved classifier: {first_line(error)}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{folder}: classifier.json is not of format {FORMAT}")
     vocabulary, stored = content.get("vocabulary"), content.get("calibration")

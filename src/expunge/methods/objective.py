@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.core.decode import decode, field_names, strict
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, nearest, one_line
 from expunge.core.on_use import torch
 from expunge.methods.api import (
     LossInputs,
@@ -177,7 +177,7 @@ class Objective:
         needs = dataclasses.asdict(self.needs).items()
         declared = ", ".join(f"{side}={of.value!r}" for side, of in needs if isinstance(of, Quantity))
         return ConfigError(
-            f"method {self.spec.name}: its loss reads an input that is None ({' '.join(str(error).split()):.120}); "
+            f"method {self.spec.name}: its loss reads an input that is None ({one_line(error):.120}); "
             f"its requirements are {declared}"
         )
 

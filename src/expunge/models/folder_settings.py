@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, nearest, one_line
 from expunge.core.files import write_text
 
 MOST_BYTES = 200_000_000  # an index of a large mixture of experts has a few MB
@@ -104,7 +104,7 @@ def _read(path: Path, source: str, key: str) -> dict[str, Any]:
             raise ConfigError(f"{where} has {path.stat().st_size} bytes, at most {MOST_BYTES} are read")
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not JSON: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where} is not JSON: {one_line(error)}") from None
     except OSError as error:
         raise ConfigError(f"{where} cannot be read: {error.strerror or error}") from None
     if not isinstance(values, dict):

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from expunge.core.errors import DataError
+from expunge.core.errors import DataError, one_line
 from expunge.core.on_use import transformers
 
 SHAPE = ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len")
@@ -82,7 +82,7 @@ def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> transfor
     try:
         loaded = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise DataError(f"{where}: {' '.join(str(error).split())[:200]}") from None
+        raise DataError(f"{where}: {one_line(error)[:200]}") from None
     absent = [key for key in loaded.missing_keys if key not in ("lm_head.weight", "model.embed_tokens.weight")]
     if absent or not {"lm_head.weight", "model.embed_tokens.weight"} & state.keys():
         raise DataError(f"{where}: the weights lack {(absent or ['the embedding'])[0]}")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.core.errors import ConfigError, keys_named, kind_of
+from expunge.core.errors import ConfigError, first_line, keys_named, kind_of
 from expunge.core.on_use import import_model_base, torch, transformers
 from expunge.models.config import (
     ADAPTER,
@@ -223,7 +223,7 @@ def _with_adapter(model: Any, source: str) -> Any:
             warnings.simplefilter("ignore")  # about the path of the base model, which is this folder
             merged = PeftModel.from_pretrained(model, _expand(source)).merge_and_unload()
     except Exception as error:  # configurations are checked in many places, which share no base class
-        raise ConfigError(f"model {source}: its adapter does not fit its weights: {_first_line(error)}") from None
+        raise ConfigError(f"model {source}: its adapter does not fit its weights: {first_line(error)}") from None
     merged.config._name_or_path = _expand(source)
     return merged.requires_grad_(True)  # peft freezes the weights that it puts an adapter on
 
@@ -236,7 +236,7 @@ def _quantized(bits: Bits, device: torch.device) -> dict[str, Any]:
     try:
         import bitsandbytes
     except ImportError as error:
-        raise ConfigError(f"{key} needs bitsandbytes: {_first_line(error)}; pip install 'expunge[quant]'") from None
+        raise ConfigError(f"{key} needs bitsandbytes: {first_line(error)}; pip install 'expunge[quant]'") from None
     if device.type not in bitsandbytes.supported_torch_devices:
         raise ConfigError(f"{key}: bitsandbytes {bitsandbytes.__version__} does not support {device.type}")
     options: dict[str, Any] = (
@@ -387,10 +387,10 @@ def _revision(source: str, revision: str | None) -> str:
 def _not_loaded(noun: str, source: str, revision: str | None, error: Exception) -> ConfigError:
     """Return the error about a source that transformers refuses: a hub id may be the name of a missing folder."""
     if looks_local(source):
-        return ConfigError(f"{noun} {source}: cannot be loaded: {_first_line(error)}")
+        return ConfigError(f"{noun} {source}: cannot be loaded: {first_line(error)}")
     if hub_file(source, revision, ADAPTER) is not None:
         return ConfigError(only_as_folder(source, "an adapter"))
-    reason = f"there is no such folder{_near_folder(source)}, and {_first_line(error)}"
+    reason = f"there is no such folder{_near_folder(source)}, and {first_line(error)}"
     return ConfigError(f"{noun} {source}: cannot be loaded: {reason}")
 
 
@@ -405,7 +405,3 @@ def _near_folder(source: str) -> str:
 
 def _expand(source: str) -> str:
     return os.path.expanduser(source) if looks_local(source) else source
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

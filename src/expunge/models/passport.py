@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, first_line, nearest, one_line
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.core.on_use import transformers
 from expunge.models.capabilities import Capabilities
@@ -277,7 +277,7 @@ def _damaged(folder: Path, name: str, keys: Mapping[str, type], tensors: str) ->
             if not isinstance(values, dict) or not isinstance(values.get(key), kind):
                 return f"{name} is damaged: it has no {key}"
     except (OSError, ValueError, RecursionError) as error:
-        return f"{name} is damaged: {' '.join(str(error).split())}"
+        return f"{name} is damaged: {one_line(error)}"
     if not (folder / tensors).is_file():
         return f"{name} has no {tensors} next to it"
     try:
@@ -341,11 +341,10 @@ def _template(tokenizer: Any) -> PassportLine:
         text = tokenizer.apply_chat_template(list(TURNS), tokenize=False)
         tokenizer.apply_chat_template(list(TURNS[:1]), tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template may raise anything: it is a program
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return PassportLine(
             "chat template",
             "fallback",
-            f"it fails on a question and its answer ({first}); set apply_chat_template=false",
+            f"it fails on a question and its answer ({first_line(error)}); set apply_chat_template=false",
         )
     if str(TURNS[1]["content"]) not in str(text):
         return PassportLine("chat template", "fallback", "it does not write the answer as given; see template_args")

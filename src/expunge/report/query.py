@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expunge.core.errors import ConfigError, DataError
+from expunge.core.errors import ConfigError, DataError, one_line
 from expunge.core.files import write_bytes
 from expunge.core.limited import LimitError, ProcessLimits, run_limited
 from expunge.core.numbers import finite
@@ -128,7 +128,7 @@ def read_results(files: Sequence[Path]) -> pa.Table:
                 table = table.append_column("cell", pa.nulls(len(table), pa.string()))
             tables.append(table.select(RESULTS.names).cast(RESULTS))
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise DataError(f"{file}: not a table of results: {' '.join(str(error).split())}") from None
+            raise DataError(f"{file}: not a table of results: {one_line(error)}") from None
     return pa.concat_tables(tables) if tables else RESULTS.empty_table()
 
 

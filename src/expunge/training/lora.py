@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.core.decode import strict
-from expunge.core.errors import ConfigError, JobError, nearest
+from expunge.core.errors import ConfigError, JobError, nearest, one_line
 from expunge.core.names import AdaptedName
 
 
@@ -110,7 +110,7 @@ def with_adapters(model: Any, config: Any, seed: int) -> Any:
         try:
             wrapped = get_peft_model(model, config)
         except (ValueError, TypeError, KeyError) as error:  # peft's errors about target modules are ValueErrors
-            raise ConfigError(f"peft_config: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"peft_config: {one_line(error)}") from None
     # Checkpointed layers pass gradients on only if their inputs require one, and the embeddings are frozen.
     wrapped.enable_input_require_grads()
     return wrapped.eval()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, first_line, nearest
 from expunge.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -119,9 +119,8 @@ def refused_weights(args: TrainArgs, where: str = "trainer.args") -> Iterator[No
     except Exception as error:  # each class checks its settings in its own way
         if not own_optimizer(args.optim):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         own = f" with optim_args={dict(args.optim_args)}" if args.optim_args else ""
-        raise ConfigError(f"{where}.optim: {args.optim}{own} cannot train these weights: {first}") from None
+        raise ConfigError(f"{where}.optim: {args.optim}{own} cannot train these weights: {first_line(error)}") from None
 
 
 def _settings(cls: type[Any], args: TrainArgs) -> dict[str, Any]:

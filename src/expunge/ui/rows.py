@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expunge.core.errors import ConfigError, DataError, JobError, nearest
+from expunge.core.errors import ConfigError, DataError, JobError, nearest, one_line
 from expunge.core.records import GeneratedText, text_records
 from expunge.engine.record import RECORD, read_record
 from expunge.engine.store import wrong_file
@@ -100,7 +100,7 @@ def texts_of(model: Model) -> Texts:
         try:
             lines = text_records(pq.read_table(file))
         except (pa.ArrowException, OSError, TypeError) as error:
-            raise DataError(f"{file}: no table of generations: {' '.join(str(error).split())[:200]}") from None
+            raise DataError(f"{file}: no table of generations: {one_line(error)[:200]}") from None
         out[file.name.removesuffix(ENDING)] = {line.row_id: line for line in lines if line.sample == 0}
     return out
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import ConfigError, DataError
+from expunge.core.errors import ConfigError, DataError, one_line
 from expunge.core.files import whole_folder
 from expunge.core.fingerprints import file_sha256
 from expunge.data.source import EXTENSIONS, HUB_ID, load_raw, read_file
@@ -186,7 +186,7 @@ def _stream(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
                 if member.isreg() and not hidden and member.name.lower().endswith((".json", ".jsonl")):
                     yield member, archive
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{path}: not an archive that can be read: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: not an archive that can be read: {one_line(error)}") from None
 
 
 def _decoded(data: bytes, where: str) -> list[Any]:

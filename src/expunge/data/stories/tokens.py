@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from expunge.core.errors import DataError
+from expunge.core.errors import DataError, one_line
 from expunge.core.fingerprints import fingerprint
 
 Ids = NDArray[np.unsignedinteger[Any]]
@@ -71,7 +71,7 @@ def load_tokenizer(folder: Path) -> StoryTokenizer:
         text = path.read_text(encoding="utf-8")
         core = Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exceptions
-        raise DataError(f"{path}: not a tokenizer: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: not a tokenizer: {one_line(error)}") from None
     core.no_padding()
     core.no_truncation()
     core.encode_special_tokens = True  # a story with the text "<bos>" does not start a document

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Benchmark
-from expunge.core.errors import ExpungeError, JobError
+from expunge.core.errors import ExpungeError, JobError, one_line
 from expunge.core.records import text_records
 from expunge.engine.job import in_order
 from expunge.engine.run import RunOutcome
@@ -189,7 +189,7 @@ def counted(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _unread(error: Exception) -> str:
-    return f"cannot be read: {' '.join(str(error).split())}; `expunge verify` lists damaged files"
+    return f"cannot be read: {one_line(error)}; `expunge verify` lists damaged files"
 
 
 N_SHOWN = 8

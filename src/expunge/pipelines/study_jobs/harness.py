@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from expunge.core.errors import ConfigError, JobError, nearest
+from expunge.core.errors import ConfigError, JobError, nearest, one_line
 from expunge.core.fingerprints import folder_sha256
 from expunge.engine.job import Progress
 from expunge.engine.store import store_around
@@ -93,7 +93,7 @@ def measure_tasks(
             log_samples=False,
         )
     except Exception as error:  # the tasks' own code and the data sets' loaders share no base class
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = one_line(error)
         raise JobError(f"{KEY}.tasks={','.join(config.names)}: lm-eval could not run them: {message}") from error
     results = task_results(output["results"] if output else {})
     write_results(folder, results, meta, prefix=LM_EVAL)

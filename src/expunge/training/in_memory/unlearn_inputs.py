@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
-from expunge.core.errors import ConfigError, as_list, keys_named, kind_of, nearest
+from expunge.core.errors import ConfigError, as_list, keys_named, kind_of, nearest, one_line
 from expunge.core.hub import check_repository
 from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
@@ -87,7 +87,7 @@ def reporting_callbacks(args: UnlearnConfig) -> list[transformers.TrainerCallbac
         try:
             out.append(INTEGRATION_TO_CALLBACK[name]())
         except (ImportError, RuntimeError) as error:
-            raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{where}: {one_line(error)}") from None
     return out
 
 
