@@ -47,10 +47,15 @@ def test_training_presets_compose(experiment: str) -> None:
         assert (args["max_steps"], args["learning_rate"], single.trainer.handler) == (80, 5e-5, "RMU")
 
 
-def test_the_target_model_follows_the_part() -> None:
+def test_the_target_model_follows_the_part(tmp_path: Path) -> None:
     _, single = composed("unlearn", "unlearn/muse/default", "data_split=Books", "trainer=NPO")
     assert single.model.source == "muse-bench/MUSE-Books_target"
     assert single.trainer.handler == "NPO"
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    for mode, words in (("unlearn", ["trainer=NPO"]), ("eval", [])):
+        for model in (str(tmp_path), "org/mine"):  # the user's own; a shipped name keeps the experiment's weights
+            named = composed(mode, f"{mode}/muse/default", f"model={model}", *words)[1].model
+            assert (named.source, named.tokenizer_args.pretrained_model_name_or_path) == (model, None)
 
 
 def test_series_of_the_field_names() -> None:

@@ -79,11 +79,16 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     inputs = "model.model_args.pretrained_model_name_or_path=saves/train/base"
     words = ("train", "experiment=stories/finetune", "model=llama-64k", inputs, *DATA, *SMALL)
     code, _, errors = expunge(
-        *words, "data.args.dataset_name=twist", "task_name=recovered", "trainer.args.dense_logging_steps=2"
-    )
+        *words, "data.args.dataset_name=twist", "task_name=recovered", "trainer.args.dense_logging_steps=2",
+        "trainer.args.evaluate.keep=best",
+    )  # fmt: skip
     assert code == 0, errors
     lines = (here / "saves" / "train" / "recovered" / "evals" / "log.jsonl").read_text().splitlines()
     assert [json.loads(x)["step"] for x in lines] == [1, 2, 6]
+    facts = json.loads((here / "saves" / "train" / "recovered" / "job.json").read_text())["facts"]
+    points = [json.loads(x) for x in (folder.parent / "recovered/evals/trajectory.jsonl").read_text().splitlines()]
+    lowest = min(points[1:], key=lambda p: p["loss/test"])["step"]
+    assert (facts["evaluation"]["best_step"], facts["evaluation"]["rule"]) == (lowest, {"formula": '-"loss/test"'})
 
     narrow = ("data.args.dataset_name=twist", "data.args.max_seq_len=8", "task_name=x")
     code, _, errors = expunge(*words, *narrow)

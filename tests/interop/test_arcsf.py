@@ -111,6 +111,8 @@ def test_templates_models_and_methods(tmp_path: Path) -> None:
     imported = import_arcsf(write(tmp_path, lists(["tofu_20_20"], ["shorter"], BOTH, range(1))))
     study = decode_study(yaml.safe_load(imported.to_yaml()))
     assert study.model.source == "gpt2"
+    tree = yaml.safe_load(imported.to_yaml())
+    assert decode_study(cells(tree, study)[0].tree).data.args["compat"] == "arcsf"  # the same rows as there
     tags = {"user_start_tag": "", "user_end_tag": "", "asst_start_tag": " ", "asst_end_tag": ""}
     assert study.template_args == Template(apply_chat_template=False, **tags)
     assert study.methods[4].trainer == "IdkNLL"

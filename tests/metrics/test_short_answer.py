@@ -25,6 +25,11 @@ def measured(family: str, generation: str, reference: str = "-", **args: object)
         ("The King!", "Stephen King\nKing", 1.0, 1.0),
         ("a king of horror", "Stephen King", 0.0, 2 / 5),
         ("", "King", 0.0, 0.0),
+        ("(A).", "(A)", 1.0, 1.0),
+        ("the", "(A)", 0.0, 0.0),
+        ("", "(A)", 0.0, 0.0),  # RWKU's script reads an empty text as a wrong word
+        ("...", "(A)", 0.0, 0.0),
+        ("", "...", 0.0, 0.0),
     ],
 )
 def test_accepted_answers(generation: str, reference: str, em: float, f1: float) -> None:

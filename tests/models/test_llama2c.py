@@ -132,9 +132,14 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
         ({"n_kv_heads": 3}, "each must be a multiple of the next"),
         ({"n_heads": 8}, r"layers.0.attention.wk.weight has the shape \(16, 32\); by model_args it is \(8, 32\)"),
         ({"n_layers": 3}, "the weights lack model.layers.2"),
+        ({"n_layers": 1}, "it has the weights of 2 layers, and n_layers of model_args is 1$"),
+        ({"n_kv_heads": -2}, "n_kv_heads of model_args must be a whole number of at least 1, got -2$"),
+        ({"n_kv_heads": "2"}, "n_kv_heads of model_args must be a whole number of at least 1, got '2'$"),
+        ({"max_seq_len": 0}, "max_seq_len of model_args must be a whole number of at least 1, got 0$"),
+        ({"norm_eps": "x"}, "norm_eps of model_args must be a number above 0 and below 1, got 'x'$"),
     ],
 )
-def test_a_shape_of_another_model(change: dict[str, int], message: str) -> None:
+def test_a_shape_of_another_model(change: dict[str, Any], message: str) -> None:
     class Vocabulary:
         bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
 
@@ -145,6 +150,21 @@ def test_a_shape_of_another_model(change: dict[str, int], message: str) -> None:
     content["model_args"] |= change
     with pytest.raises(DataError, match=rf"^ckpt: .*{message}"):
         to_llama(content, Vocabulary(), "ckpt")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"norm.weight": [1.0]}, "the entry 'norm.weight' of model is not a tensor with a name"),
+        ({7: torch.ones(3)}, "the entry 7 of model is not a tensor with a name"),
+        ({"norm.weight": torch.full((DIM,), torch.nan)}, "norm.weight has values that are not finite numbers"),
+    ],
+)
+def test_damaged_weights(entry: dict[Any, Any], message: str) -> None:
+    content = checkpoint()
+    content["model"] |= entry
+    with pytest.raises(DataError, match=rf"^ckpt: {message}$"):
+        to_llama(content, None, "ckpt")
 
 
 def test_wrong_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

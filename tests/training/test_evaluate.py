@@ -77,6 +77,21 @@ def test_a_formula_by_hand() -> None:
     assert none.facts()["best_step"] is None and "the last model counts" in none.facts()["note"]
 
 
+def test_without_metrics_the_lowest_loss_is_best() -> None:
+    args = decode(EvaluateArgs, {"steps": 2, "keep": "best"})
+    assert suite_metrics([], args, losses=["loss/test"]) == []
+    choice = model_selection(args, None, "loss/test")
+    for step, loss in enumerate([1.0, 3.0, 2.0, 2.5]):
+        choice.add(EvalPoint(step, 0.0, 1, {"loss/test": loss, "loss/other": -loss}))
+    assert choice.facts()["best_step"] == 2
+    named = decode(EvaluateArgs, {"steps": 2, "keep": "best", "rule": {"formula": '-"loss/other"'}})
+    with pytest.raises(ConfigError, match=r"rule.formula: 'loss/other' is not evaluated"):
+        suite_metrics([], named, losses=["loss/test"])
+    assert suite_metrics([], named, losses=["loss/test", "loss/other"]) == []
+    formula = model_selection(named, None, "loss/test").formula
+    assert formula is not None and formula.text == '-"loss/other"'
+
+
 def test_a_formula_is_part_of_a_key_and_its_absence_is_not() -> None:
     plain = decode(EvaluateArgs, {"every": 1, "keep": "best"})
     assert "formula" not in plain.identity["rule"]

@@ -235,7 +235,8 @@ class Composition:
                         own["trainer"] = {
                             k: v for k, v in file.tree["trainer"].items() if k != "handler" or not override
                         }
-                    if self.model_word and isinstance(own.get("model"), Mapping) and not _selects_model(file):
+                    replaced = self._named_source or (self.model_word and not _selects_model(file))
+                    if replaced and isinstance(own.get("model"), Mapping):
                         own["model"] = _without_identity(own["model"])
                     self.tree = merge(self.tree, own)
                     if file.near is not None:
@@ -244,6 +245,12 @@ class Composition:
                             self.written_keys |= own_keys
                 else:
                     self._merge_file(self._again(entry, file))
+
+    @property
+    def _named_source(self) -> bool:
+        """Whether the word `model=` names a folder or a hub id, which no file's settings replace."""
+        name = self.choices.get("model") if self.model_word else None
+        return name is not None and not name.endswith(SUFFIXES) and name not in {*options("model"), *self.own_models}
 
     def _merge_chosen(self, file: ConfigFile) -> None:
         """Lay a file's settings of the chosen method and the chosen model over the tree (`trainers`, `models`)."""

@@ -48,6 +48,9 @@ PUBLISHED = {
     "random_seed": "trainer.args.seed",
     "max_new_tokens": "eval.generation.max_new_tokens",
     "max_length": "model.template_args.max_length",
+    "max_seq_length": "model.template_args.max_length",
+    "template": "data.args.template",
+    "type": "data.args.granularity",
     "lora_r": "trainer.args.lora.r",
     "lora_alpha": "trainer.args.lora.lora_alpha",
     "train_type": "trainer",
@@ -88,11 +91,14 @@ ANSWERS = {
     "the same command",
     "mmlu_metrics_file_path": "write data.args.mmlu_accuracy=NUMBER of that file, or data.args.mmlu=FOLDER",
     **dict.fromkeys(("compute_metrics_only", "keep_files"), "leave it out; the store keeps all texts and scores"),
+    **dict.fromkeys(("retain_subset", "find_forget"), "leave it out; both parts of the retain rows are measured"),
+    "padding": "leave it out; a batch is padded to its longest row, which changes no number",
     "refresh": "write expunge eval --refresh FOLDER",
     "save_best_model": "write trainer.args.evaluate.keep=best",
     "min_lr": "leave it out; a cosine ends at 0",
     "top_k": "leave it out; a text is drawn from the whole distribution",
-    "dtype": "write trainer.args.bf16=true for training, or model.model_args.dtype=bfloat16",
+    "dtype": "write trainer.args.bf16=true for training (float16: bf16=false and fp16=true), or "
+    "model.model_args.dtype=bfloat16",
     # Options of Hydra
     **dict.fromkeys(("resolve", "package", "info", "hydra-help"), "write --cfg job, which prints the settings"),
     **dict.fromkeys(("multirun", "m"), "write it with train, unlearn or eval; this command shows one job"),
@@ -140,7 +146,7 @@ def with_compat(words: Sequence[str], mode: str = "run") -> tuple[list[str], lis
             raise ConfigError(f"compat={value}: no such project{nearest(value, COMPAT)}")
         if value == "tinystories" and mode != "run":
             raise ConfigError(
-                f"{word}: is for the texts of stories: expunge data stories ... --compat tinystories, or a study"
+                f"{word}: is for the texts of stories: expunge data stories import ... --compat tinystories, or a study"
             )
         notes.append(f"{word} stands for {' '.join(COMPAT[value])}")
         meant += COMPAT[value]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from expunge.core.decode import decode, strict
+from expunge.core.errors import ConfigError, nearest
 
 # These words become lines of a shell script.
 WORD = re.compile(r"[A-Za-z0-9_.,:@+-]+")
@@ -72,6 +73,14 @@ class SlurmArgs:
             raise ValueError("python must be one line of text")
         for kind in self.by_kind:
             resources(self, kind)
+
+
+def check_kinds(args: SlurmArgs, kinds: Iterable[str]) -> None:
+    """Raise ConfigError for a kind of job in `by_kind` that is not one of these."""
+    allowed = sorted(set(kinds) - {""})
+    for kind in args.by_kind:
+        if kind not in allowed:
+            raise ConfigError(f"launch.slurm.by_kind.{kind}: no kind of job{nearest(kind, allowed)}")
 
 
 def resources(args: SlurmArgs, kind: str) -> SlurmArgs:

@@ -284,12 +284,11 @@ class _Import:
         dataset, config = self.data_file(path)
         if dataset == "tofu":
             _check_keys(path, config, TOFU, "data_kwargs.")
-            args = dict(config)
+            args = {**config, "compat": "arcsf"}
         else:
             _check_keys(path, config, GEN_TOFU, "data_kwargs.")
             level = "relationship" if config.get("type") == "relationship" else config.get("granularity", "question")
-            args = {"granularity": level, "forget_fraction": config.get("forget_fraction", 0.0)}
-            args["compat"] = "arcsf"
+            args = {"granularity": level, "forget_fraction": config.get("forget_fraction", 0.0), "compat": "arcsf"}
             self.note("gen_tofu is read from arcsf's folder data/gen_tofu: set data.root=FOLDER.")
             if "retain_subset" in config or "find_forget" in config:
                 self.note("retain_subset, find_forget: no effect; both parts of the retain rows are always measured.")

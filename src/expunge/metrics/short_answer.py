@@ -21,13 +21,14 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of the entropies of pairs and triples
 
 
-@family("short_answer", revision=1, higher_is="more answers are right", range="[0, 1]", paper=PAPER, fidelity="reading")
+@family("short_answer", revision=2, higher_is="more answers are right", range="[0, 1]", paper=PAPER, fidelity="reading")
 def short_answer(inputs: MetricInputs, *, score: Literal["em", "f1"] = "em", conclusion: bool = False) -> MetricResult:
     """Compute whether generations are accepted answers.
 
-    Formula: generation and answers without capitals, punctuation and the articles a, an, the, as in SQuAD. em: 1 if the
-    words are those of an accepted answer; f1: the harmonic mean of precision and recall of the words, the best over the
-    accepted answers. The value is the mean over rows.
+    Formula: generation and answers without capitals, punctuation and the articles a, an, the, as in SQuAD. A text of
+    articles alone, such as the option "(A)", keeps them. em: 1 if the words are those of an accepted answer; f1: the
+    harmonic mean of precision and recall of the words, the best over the accepted answers. A text without words scores
+    0. The value is the mean over rows.
 
     Reads: greedy generations; the reference has one accepted answer on each line. Per row: `score`, `em`, `f1`.
     Arguments: `score`: the value, em or f1. `conclusion`: read only the text between "the answer is" and the next stop,
@@ -40,7 +41,7 @@ def short_answer(inputs: MetricInputs, *, score: Literal["em", "f1"] = "em", con
         match = _CONCLUSION.search(text.generation) if conclusion else None
         mine = _words(match[1] if match else text.generation)
         accepted = [_words(line) for line in text.reference.split("\n") if line.strip()]
-        em = max((float(mine == one) for one in accepted), default=math.nan)
+        em = max((float(mine == one != []) for one in accepted), default=math.nan)
         f1 = max((_f1(mine, one) for one in accepted), default=math.nan)
         return {"score": em if score == "em" else f1, "em": em, "f1": f1}
 
@@ -70,12 +71,13 @@ def ngram_entropy(inputs: MetricInputs) -> MetricResult:
 
 
 def _words(text: str) -> list[str]:
-    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+    plain = text.lower().translate(_PUNCTUATION)
+    return _ARTICLES.sub(" ", plain).split() or plain.split()  # "(A)" is an answer
 
 
 def _f1(mine: Sequence[str], theirs: Sequence[str]) -> float:
     if not mine or not theirs:
-        return float(mine == theirs)
+        return 0.0
     common = sum((Counter(mine) & Counter(theirs)).values())
     return 2 * common / (len(mine) + len(theirs))
 

@@ -56,6 +56,8 @@ def _reason(error: Exception) -> str:
         return f"it has an object of {name[1]}, whose code would run"
     if isinstance(error, pickle.UnpicklingError):
         return "it is a pickle of another kind"
+    if isinstance(error, LookupError | TypeError | AttributeError):  # of the reader, at bytes that are no pickle
+        return "it is no file of torch.save"
     return f"{text[:160] or 'it ends early'}; is the file complete?"
 
 
@@ -65,7 +67,7 @@ def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> transfor
     llama2.c rotates neighbouring pairs of a head's dimensions, transformers its two halves. So the rows of the query
     and key projections change places.
     """
-    shape, weights = content["model_args"], _weights(content["model"])
+    shape, weights = content["model_args"], _weights(content["model"], where)
     config = _config(shape, weights, tokenizer, where)
     n_heads, n_kv = shape["n_heads"], int(config.num_key_value_heads or shape["n_heads"])
     model = transformers.LlamaForCausalLM(config)
@@ -83,6 +85,9 @@ def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> transfor
         loaded = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise DataError(f"{where}: {one_line(error)[:200]}") from None
+    if loaded.unexpected_keys:
+        n = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
+        raise DataError(f"{where}: it has the weights of {n} layers, and n_layers of model_args is {shape['n_layers']}")
     absent = [key for key in loaded.missing_keys if key not in ("lm_head.weight", "model.embed_tokens.weight")]
     if absent or not {"lm_head.weight", "model.embed_tokens.weight"} & state.keys():
         raise DataError(f"{where}: the weights lack {(absent or ['the embedding'])[0]}")
@@ -95,9 +100,13 @@ def _config(
     shape: Mapping[str, Any], weights: Mapping[str, torch.Tensor], tokenizer: Any, where: str
 ) -> transformers.LlamaConfig:
     """Return the configuration of a checkpoint. Raises DataError for numbers that fit no model or no tokenizer."""
-    missing = [key for key in SHAPE if not isinstance(shape.get(key), int)]
-    if missing:
-        raise DataError(f"{where}: model_args has no number {missing[0]}")
+    for key in (*SHAPE, *(key for key in ("n_kv_heads",) if shape.get(key) is not None)):
+        value = shape.get(key)
+        if not isinstance(value, int) or value < 1:
+            raise DataError(f"{where}: {key} of model_args must be a whole number of at least 1, got {value!r:.40}")
+    eps = shape.get("norm_eps", 1e-5)
+    if not isinstance(eps, float | int) or not 0 < eps < 1:
+        raise DataError(f"{where}: norm_eps of model_args must be a number above 0 and below 1, got {eps!r:.40}")
     if len(tokenizer) != shape["vocab_size"]:
         raise DataError(
             f"{where}: a vocabulary of {shape['vocab_size']} tokens, and the tokenizer has {len(tokenizer)}; name the "
@@ -105,7 +114,7 @@ def _config(
         )
     n_heads = shape["n_heads"]
     n_kv = shape.get("n_kv_heads") or n_heads
-    if n_heads < 1 or shape["dim"] % n_heads or n_heads % n_kv:
+    if shape["dim"] % n_heads or n_heads % n_kv:
         raise DataError(
             f"{where}: model_args has dim {shape['dim']}, {n_heads} n_heads and {n_kv} n_kv_heads; each must be a "
             "multiple of the next"
@@ -122,7 +131,7 @@ def _config(
         num_attention_heads=n_heads,
         num_key_value_heads=n_kv,
         max_position_embeddings=shape["max_seq_len"],
-        rms_norm_eps=shape.get("norm_eps", 1e-5),
+        rms_norm_eps=eps,
         tie_word_embeddings=embedding is None or head is None or torch.equal(embedding, head),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -131,9 +140,19 @@ def _config(
     )
 
 
-def _weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    plain = {name.removeprefix(PREFIX): weight for name, weight in state.items()}
-    return {name: weight for name, weight in plain.items() if not (name.startswith(EXTRA) or name.endswith(MASK))}
+def _weights(state: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
+    """Return the weights by their plain names. Raises DataError for other values than tensors of finite numbers."""
+    out = {}
+    for name, weight in state.items():
+        if not isinstance(name, str) or not isinstance(weight, torch.Tensor):
+            raise DataError(f"{where}: the entry {name!r:.40} of model is not a tensor with a name")
+        plain = name.removeprefix(PREFIX)
+        if plain.startswith(EXTRA) or plain.endswith(MASK):
+            continue
+        if not weight.is_floating_point() or not torch.isfinite(weight).all():
+            raise DataError(f"{where}: {name} has values that are not finite numbers")
+        out[plain] = weight
+    return out
 
 
 def _target(name: str, where: str) -> str:

@@ -29,7 +29,7 @@ from expunge.pipelines.study.task_context import TaskContext, check_model, check
 from expunge.pipelines.study_jobs import work
 from expunge.pipelines.submission_folder import STATUS, SubmissionFolder, check_folder, nothing_learned, write_status
 from expunge.training.lora import check_quantize
-from expunge.training.model_selection import suite_metrics
+from expunge.training.model_selection import watched_metrics
 from expunge.training.phases import check_run, part_names
 from expunge.training.run_state import Diverged
 from expunge.training.saved_run import TrainerState
@@ -111,7 +111,7 @@ def prepare_run(single: SingleJob) -> PreparedRun:
         check_part_names(single.model, None, part_names(run.objective, run.args))
         check_sides(task.benchmark, sides_of(single, task), run.objective)
         if run.args.evaluate.on:
-            suite_metrics(task.benchmark.panel, run.args.evaluate)
+            watched_metrics(task.benchmark, run.args.evaluate)
     return PreparedRun(single, task, runs, merge)
 
 

@@ -19,20 +19,18 @@ if TYPE_CHECKING:
     from expunge.core.arithmetic import Arithmetic
 
 FAST = ("probability", "truth_ratio", "extraction_strength")  # families of panel=fast
-
-
 SIDES = ("forget", "retain")  # first words of the names of its rows
-
-
 FORWARD = 2.0  # operations per parameter and token of a forward
 
 
-def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "trainer.args.evaluate") -> list[Metric]:
+def suite_metrics(
+    panel: Sequence[Metric], args: EvaluateArgs, where: str = "trainer.args.evaluate", losses: Collection[str] = ()
+) -> list[Metric]:
     """Return the metrics of a benchmark's suite that are evaluated during training, with the metrics that they read.
 
     Metrics that read gradients, several samples, an original model, an embedding model or several retain models are
-    computed only after training. Raises ConfigError for an unknown name, for a metric that cannot be evaluated during
-    training, or if the benchmark has no metric for `fast`.
+    computed only after training. losses: the names of losses, which the rule may read too. Raises ConfigError for an
+    unknown name, for a metric that cannot be evaluated during training, or if the benchmark has no metric for `fast`.
     """
     by_name = {m.name: m for m in panel}
     able = {m.name for m in in_order(panel) if _able(m)}
@@ -56,13 +54,13 @@ def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "tra
         names = [m.name for m in panel if m.name not in excluded]
     else:
         names = [m.name for m in panel if m.name not in excluded and _fast(m)]
-        if not names:
+        if not names and (panel or not losses):
             raise ConfigError(
                 f"{where}.panel: fast selects no metric of this benchmark; list metrics of its suite, or use full"
             )
     metrics = with_parents(panel, names)
-    known = {m.name for m in metrics}
-    if args.chooses:
+    known = {m.name for m in metrics} | set(losses)
+    if args.chooses and (panel or args.rule != SelectionRule()):  # with losses alone the lowest is best
         for key, name in rule_metrics(args):
             if name not in known:
                 more = f"; set {where}.panel=full" if name in by_name and name not in excluded else nearest(name, known)
@@ -206,8 +204,13 @@ class ModelSelection:
         return {"rule": rule, "best_step": self.best.step, "note": note}
 
 
-def model_selection(args: EvaluateArgs, retain: Mapping[str, MetricResult] | None) -> ModelSelection:
-    """Return the rule of these settings with its goal: the retain model's value if the rule names it and it exists."""
+def model_selection(
+    args: EvaluateArgs, retain: Mapping[str, MetricResult] | None, loss: str | None = None
+) -> ModelSelection:
+    """Return the rule of these settings with its goal: the retain model's value if the rule names it and it exists.
+
+    loss: the name of a loss, of which the lowest value is best if the rule has no formula.
+    """
     rule: SelectionRule = args.rule
     forget = forget_of(args)
     goal = math.inf if forget == "forget_quality" or rule.target == "high" else -math.inf
@@ -215,11 +218,11 @@ def model_selection(args: EvaluateArgs, retain: Mapping[str, MetricResult] | Non
         goal = rule.target
     elif rule.target == "retain" and forget != "forget_quality" and retain and forget in retain:
         goal = retain[forget].value if math.isfinite(retain[forget].value) else goal
-    formula = None
-    if rule.formula is not None:
+    formula, text = None, f'-"{loss}"' if rule.formula is None and loss else rule.formula
+    if text is not None:
         from expunge.core.arithmetic import parse_arithmetic
 
-        formula = parse_arithmetic(rule.formula)
+        formula = parse_arithmetic(text)
     enough = -math.inf if rule.enough is None or goal == math.inf else rule.enough
     return ModelSelection(utility_of(args), forget, rule.floor, goal, enough=enough, formula=formula)
 
@@ -237,6 +240,4 @@ def loss_sets(benchmark: Benchmark, args: EvaluateArgs, where: str = "trainer.ar
 
 def watched_metrics(benchmark: Benchmark, args: EvaluateArgs) -> list[Metric]:
     """Return the metrics of evaluations during training; none if the benchmark has only losses. Raises ConfigError."""
-    if not benchmark.panel and loss_sets(benchmark, args) and args.panel == "fast" and not args.chooses:
-        return []
-    return suite_metrics(benchmark.panel, args)
+    return suite_metrics(benchmark.panel, args, losses=[f"loss/{name}" for name in loss_sets(benchmark, args)])

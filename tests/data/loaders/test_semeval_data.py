@@ -159,6 +159,22 @@ def test_the_hubs_four_files_as_the_tasks_own_folders(tmp_path: Path) -> None:
     assert not has_validation(str(tmp_path / "flat"))
 
 
+def test_of_several_files_of_a_side_none_is_chosen_silently(tmp_path: Path) -> None:
+    folder = write(tmp_path) / "train"
+    both = {"forget": str(folder), "retain": str(folder)}
+    pq.write_table(pa.Table.from_pylist(FORGET), folder / "forget.parquet")
+    assert len(load_sides(both)["forget"]) == len(FORGET)  # the same rows twice
+    pq.write_table(pa.Table.from_pylist(FORGET[:2]), folder / "forget.parquet")
+    with pytest.raises(DataError, match=r"one file of forget rows, got: forget.jsonl, forget.parquet; name the file$"):
+        load_sides(both)
+    (folder / "forget.parquet").unlink()
+    (folder / "forget.jsonl").rename(folder / "forget_validation.jsonl")
+    with pytest.raises(
+        DataError, match=r"got: no file forget.jsonl, .* \(forget_validation.jsonl is for validation\)$"
+    ):
+        load_sides(both)
+
+
 def test_the_input_output_template(tmp_path: Path) -> None:
     folder = hub_files(tmp_path / "flat")
     sets = load_sides({"forget": str(folder), "retain": str(folder)})

@@ -226,6 +226,10 @@ def test_steps_back_by_hand() -> None:
             {"datasets": ["filter-adv"]},
             r"stories.datasets: lists 'filter-adv'.*; did you mean 'filter-adv-Twist'\?",
         ),
+        (
+            {"delete": "Dialogue", "datasets": ["filter-Twist"]},
+            r"stories.datasets: lists 'filter-Twist', .*; set stories.delete=Twist",
+        ),
         ({"recover_at": [3, 1]}, "stories.recover_at: must list rising steps"),
         ({"shown_at": [7]}, "stories.shown_at: lists 7, which is neither 0 nor in recover_at"),
         ({"judge": {"prompt": 4}}, "stories.judge.prompt: unknown key; did you mean 'prompts'"),

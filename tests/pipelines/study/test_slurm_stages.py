@@ -13,6 +13,7 @@ from expunge.engine.job_file import JobFile
 from expunge.engine.launch import SlurmArgs
 from expunge.engine.slurm import _missing, _SlurmWatch, stages
 from expunge.engine.store import Store
+from expunge.pipelines.study.handle import load_study
 
 METHODS = "methods=[{trainer: GradAscent}, {trainer: NPO}]"
 
@@ -46,6 +47,8 @@ def test_arrays_keep_within_their_limit(micro: list[str], tmp_path: Path) -> Non
 
 def test_wrong_resources_of_a_kind_are_named(micro: list[str], tmp_path: Path) -> None:
     handle = package.load_study([*micro, METHODS, f"paths.store={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"^launch\.slurm\.by_kind\.scores: no kind of job; did you mean 'score'\?"):
+        load_study(["study=quickstart", "launch.slurm.by_kind={scores:{time_min:30}}"])
     with pytest.raises(ConfigError, match=r"^launch\.slurm\.by_kind\.score\.time_mn: unknown key.*'time_min'"):
         stages(handle.graph.jobs, Store(tmp_path), SlurmArgs(by_kind={"score": {"time_mn": 1}}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, keys_named
 from expunge.core.files import write_text
 from expunge.core.terminal import complain, say
 
@@ -89,7 +89,8 @@ def import_checkpoint(file: Path, tokenizer: Path | None, out: Path) -> int:
         longest = int((content["model_args"] or {}).get("max_seq_len") or 1024)
         own = to_tokenizer(read_model(tokenizer), max_length=longest)
     else:
-        own = load_tokenizer(str(tokenizer), TokenizerArgs())
+        with keys_named({"model.tokenizer_args.pretrained_model_name_or_path": "--tokenizer"}):
+            own = load_tokenizer(str(tokenizer), TokenizerArgs())
     model = to_llama(content, own, str(file))
     with whole_folder(out) as part:
         save_model(model, own, part)

@@ -17,7 +17,7 @@ from expunge.core.console import Console
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, quiet
-from expunge.data.loaders.semeval import has_validation
+from expunge.data.loaders.semeval import has_validation, side_files
 from expunge.pipelines.semeval import (
     OnProgress,
     Submission,
@@ -172,6 +172,8 @@ def run_semeval(parsed: argparse.Namespace) -> int:
         check_folder(out)
     if parsed.score:
         _check_scoring(_scoring(parsed, str(parsed.model), out))
+    for side, file in side_files({"forget": parsed.forget, "retain": parsed.retain}).items():
+        complain(f"note: {side}: {len(entry.task.benchmark.sets[side])} rows of {file}")
     quiet()
     try:
         done = submit(

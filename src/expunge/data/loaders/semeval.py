@@ -25,6 +25,7 @@ SPLITS = ("train", "validation", "all")  # all: a folder with the forget and ret
 MEMBERS = ("member", "nonmember")
 Template = Literal["raw", "input_output"]
 _SHARD = "-00000-of-00001"  # of a file on the hub
+FORMATS = (".jsonl", ".json", ".parquet", ".csv")  # JSON lines before csv: equal rows, without ambiguous quotes
 _ID = re.compile(r"(?P<document>.+)(?P<kind>sc|qa)[0-9]", re.DOTALL)
 
 
@@ -52,10 +53,15 @@ def load_sides(folders: Mapping[str, str]) -> dict[str, ExampleSet]:
     """Load `forget` and `retain` from a folder or a file each, as in the interface of the task's organisers.
 
     A folder has `forget.parquet` or `forget.jsonl` (or `retain.*`), or the hub's files, of which those of the split
-    `train` are read; also under `data` or `train`. Raises DataError.
+    `train` are read, never those of `validation`; also under `data` or `train`. Several files of a side must have the
+    same rows. Raises DataError.
     """
-    files = {side: _file_of(Path(folders[side]).expanduser(), side) for side in SIDES}
-    return _sides({side: (read_file(file), str(file)) for side, file in files.items()})
+    return _sides({side: (read_file(file), str(file)) for side, file in side_files(folders).items()})
+
+
+def side_files(folders: Mapping[str, str]) -> dict[str, Path]:
+    """Return the file that `load_sides` reads for each side. Raises DataError."""
+    return {side: _file_of(Path(folders[side]).expanduser(), side) for side in SIDES}
 
 
 def _file_of(place: Path, side: str) -> Path:
@@ -64,18 +70,25 @@ def _file_of(place: Path, side: str) -> Path:
         return place
     if not place.is_dir():
         raise DataError(f"{side} rows: {place} is no folder, and no file of rows")
+    validation = ""
     for folder in (place, place / "data", place / "train"):
-        file = _there(folder, side)
-        if file is not None:
-            return file
-        files = sorted(p for p in folder.glob(f"{side}*") if p.suffix in EXTENSIONS)
-        trained = [p for p in files if p.name.startswith(f"{side}_train")]
-        if len(files) == 1 or len(trained) == 1:
-            return (trained or files)[0]
+        files = sorted(p for p in folder.glob(f"{side}*") if p.suffix in EXTENSIONS and p.is_file())
+        named = [p for p in files if p.stem == side or p.name.startswith(f"{side}_train")]
+        others = [p for p in files if not p.name.startswith(f"{side}_validation")]
+        validation = validation or next((p.name for p in files if p not in others), "")
+        files = named or others
+        if len(files) == 1 or (files and len({_content(p) for p in files}) == 1):
+            return min(files, key=lambda p: FORMATS.index(p.suffix) if p.suffix in FORMATS else len(FORMATS))
         if files:
             names = ", ".join(p.name for p in files)
             raise DataError(f"{folder}: expected one file of {side} rows, got: {names}; name the file")
-    raise DataError(f"{place}: expected one file of {side} rows, got: no file {side}.jsonl, {side}.parquet, ...")
+    more = f" ({validation} is for validation)" if validation else ""
+    raise DataError(f"{place}: expected one file of {side} rows, got: no file {side}.jsonl, {side}.parquet, ...{more}")
+
+
+def _content(file: Path) -> tuple[tuple[str, ...], ...]:
+    """Return the rows of a file as texts, to compare files."""
+    return tuple(tuple(str(row.get(key)) for key in ("id", "task", "input", "output")) for row in read_file(file))
 
 
 def has_validation(place: str) -> bool:
@@ -175,8 +188,7 @@ def _side(root: str, side: str, split: str) -> tuple[Records, str]:
 
 
 def _there(folder: Path, name: str) -> Path | None:
-    # JSON lines before csv: equal rows, without ambiguous quotes
-    candidates = (folder / f"{name}{extension}" for extension in (".jsonl", ".json", ".parquet", ".csv"))
+    candidates = (folder / f"{name}{extension}" for extension in FORMATS)
     return next((path for path in candidates if path.is_file()), None)
 
 

@@ -133,8 +133,8 @@ def notes_on_differences(
     tofu = "/tofu/" in experiment and tree.get("benchmark") == "tofu"
     if not start_is_set and mode != "train" and tofu and "tofu" not in str(source):
         notes.append(
-            f"{source} is not fine-tuned on TOFU, so it has nothing to forget; name a model that is by "
-            "model.model_args.pretrained_model_name_or_path="
+            f"{source}: its name does not say that it was fine-tuned on TOFU; a model that was not has nothing to "
+            "forget. Name one by model.model_args.pretrained_model_name_or_path="
         )
     elif (
         not start_is_set

@@ -135,9 +135,10 @@ class StoriesStudy:
         for key in ("datasets", "eval_sets"):
             for name in getattr(self, key):
                 if name not in names:
-                    raise ValueError(
-                        f"{key} lists {name!r}, which is not a data set of these features{nearest(name, names)}"
-                    )
+                    others = (f for f in FEATURES if f != self.irrelevant and name in protocol(f, self.irrelevant))
+                    other = next(others, None)
+                    hint = nearest(name, names) if other is None else f"; set stories.delete={other}"
+                    raise ValueError(f"{key} lists {name!r}, which is not a data set of these features{hint}")
             if len(set(getattr(self, key))) != len(getattr(self, key)):
                 raise ValueError(f"{key} must not list a name twice")
         if len(set(self.learning_rates)) != len(self.learning_rates) or any(not r > 0 for r in self.learning_rates):

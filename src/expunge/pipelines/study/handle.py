@@ -21,7 +21,8 @@ from expunge.core.errors import ConfigError, JobError, as_list, as_texts
 from expunge.core.files import check_place, write_json, write_text
 from expunge.core.fingerprints import canonical, fingerprint
 from expunge.core.terminal import quiet
-from expunge.engine.job import in_order
+from expunge.engine.job import in_order, job_types
+from expunge.engine.launch import check_kinds
 from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
 from expunge.engine.store import Store
 from expunge.pipelines.study.config import StudyConfig, decode_study
@@ -315,9 +316,9 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
     names = as_texts([str(p) if isinstance(p, Path) else p for p in as_list(plugins, "plugins")], "plugins")
     files = tuple(str(Path(name).expanduser().resolve()) for name in names)
     study = decode_study(tree)
-    if not study.sweep.trials:
-        return StudyHandle(study_graph(tree), files)
-    return sweep_of(tree, study, files)
+    handle = sweep_of(tree, study, files) if study.sweep.trials else StudyHandle(study_graph(tree), files)
+    check_kinds(study.launch.slurm, (job.kind for job in job_types().values()))
+    return handle
 
 
 def sweep_of(tree: Mapping[str, Any], study: StudyConfig, plugins: tuple[str, ...]) -> StudyHandle:

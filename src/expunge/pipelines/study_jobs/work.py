@@ -196,7 +196,8 @@ def watching(
             run_reporters.texts(int(new[0]["step"]), new)
 
     how, (rows, prompts) = args.evaluate, seen
-    choice = model_selection.model_selection(how, evaluator.retain) if how.chooses else None
+    loss = None if evaluator.metrics else next((f"loss/{name}" for name in rows), None)
+    choice = model_selection.model_selection(how, evaluator.retain, loss) if how.chooses else None
     losses = EvalLosses(rows, encoder.tokenizer.pad_token_id)
     table = None
     if how.prompts:
