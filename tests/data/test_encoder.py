@@ -273,6 +273,35 @@ def one_row(form: Form, question: str, answer: str, shots: tuple[tuple[str, str]
 
 
 @pytest.mark.parametrize(
+    ("form", "question", "answer", "limit"),
+    [
+        ("completion", "Ana wrote", "the red book.", None),
+        ("completion", "Ana wrote", "the red book.", 2),
+        ("text", "", "The red book.", None),
+        ("text", "", "The red book.", 2),
+    ],
+)
+def test_texts_as_openunlearning_reads_them(
+    tokenizer: Any, form: Form, question: str, answer: str, limit: int | None
+) -> None:
+    """The prefix's tokens, at most `max_length` more, no end token, and no loss on the prefix."""
+    rows = ExampleSet("set", (Example(0, question, {"answer": answer}),), form, max_length=limit)
+    encoder = Encoder(Template(compat="openunlearning"), tokenizer)
+    prefix = tokenizer(question)["input_ids"]
+    whole = tokenizer(f"{question} {answer}" if question else answer)["input_ids"]
+    ids = whole if limit is None else whole[: len(prefix) + limit]
+    for encoded in (encoder.row(rows, rows[0], "answer"), *encoder.rows(rows, [(rows[0], "answer")])):
+        assert (list(encoded.ids), encoded.n_prompt, encoded.truncated) == (ids, len(prefix), len(whole) - len(ids))
+    assert encoder.row_prompts(rows, rows.rows) == [encoder.row_prompt(rows, rows[0])] == [prefix]
+
+
+def test_openunlearning_cuts_a_long_prompt_of_tags(tokenizer: Any) -> None:
+    rows = ExampleSet("set", (Example(0, "When was it? " * 9, {"answer": "1991"}),), "qa", max_length=12)
+    encoder = Encoder(Template(compat="openunlearning"), tokenizer)
+    assert len(encoder.row_prompt(rows, rows[0])) == len(encoder.row_prompts(rows, rows.rows)[0]) == 12
+
+
+@pytest.mark.parametrize(
     ("form", "question", "answer", "prompt", "tail"),
     [
         ("qa", "When?", "1991", "<bos>Question: When?\nAnswer:", " 1991<eos>"),

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from expunge.cli.compose import check, single_tree
+from expunge.cli.compose import check, compose, single_tree
 from expunge.cli.schema import hint_of
 from expunge.core.errors import ConfigError
 from expunge.interop.open_unlearning.words import REFUSED as REFUSED_WORDS
@@ -468,3 +468,21 @@ EARLIER = (
 @pytest.mark.parametrize("name", EARLIER.split())
 def test_each_earlier_argument_of_transformers_is_answered(name: str) -> None:
     assert f"{A}{name}" in {*RENAMED, *WITHOUT_EFFECT, *REFUSED_WORDS, *RULES}
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["task_name=n_${trainer.method_args.beta}_${trainer.args.learning_rate}"], "n_0.1_1e-05"),
+        (["trainer=NPO.yaml", "eval=tofu.yaml", "task_name=n"], "n"),
+    ],
+)
+def test_references_to_defaults_and_files_of_groups_are_read_as_by_hydra(words: list[str], value: str) -> None:
+    tree = compose("unlearn", ["experiment=unlearn/tofu/default", "trainer=NPO", *words]).tree
+    assert (tree["task_name"], tree["trainer"]["handler"]) == (value, "NPO")
+
+
+@pytest.mark.parametrize("name", ["trainer.args.lr", "trainer.method_args.bta"])
+def test_a_name_with_a_reference_to_no_key_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^task_name.*(did you mean 'trainer.args.learning_rate'|refers to no key)"):
+        compose("unlearn", ["experiment=unlearn/tofu/default", "trainer=NPO", f"task_name=n_${{{name}}}"])

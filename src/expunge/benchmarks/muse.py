@@ -42,7 +42,8 @@ def muse(config: BenchmarkConfig) -> Benchmark:
 
     data_split: News (default) or Books. forget_split: forget (default); for News also scal_1..scal_4 (growing) and
     sust_1..sust_4 (consecutive). retain_split: retain1 (default) or retain2. data.root: a folder of the same layout in
-    place of the hub. Training reads the texts in pieces of data.args.max_length tokens (2048).
+    place of the hub. Training reads the texts in pieces of data.args.max_length tokens (2048). Of each text
+    of privleak as many are read, and of each row of verbmem twice as many.
 
     The panel: forget_knowmem_ROUGE and retain_knowmem_ROUGE (answers of 32 tokens after ten solved questions),
     forget_verbmem_ROUGE (128 tokens that continue a text), all ROUGE-L F1; extraction_strength; privleak (min-k 40 %,

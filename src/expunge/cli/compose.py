@@ -6,6 +6,7 @@ Everything here runs without torch, so a wrong word is reported at once.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from expunge.cli.effects import notes_on_effects
 from expunge.cli.field_docs import fields_of
 from expunge.cli.references import resolve
 from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_text, members, tree_of, unknown_key
-from expunge.cli.words import REFERRED, Verbatim, Word, has_references, parse_value, split_words
+from expunge.cli.words import NAMES, REFERRED, Verbatim, Word, has_references, parse_value, split_words
 from expunge.core.decode import decode, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_keys, rename_value
@@ -123,6 +124,8 @@ def compose(mode: str, overrides: Sequence[str], *, unnamed: bool = False) -> Co
         if word.key in GROUPS[mode]:
             value = None if word.remove else parse_value(mode, word.key, word.text)
             choices[word.key] = None if value is None else str(value)
+    if (name := str(choices.get("trainer"))).endswith(".yaml") and not Path(name).is_file():
+        choices["trainer"] = name.removesuffix(".yaml")  # as Hydra reads it
     plain = "model" not in choices and _names_a_folder(words)
     files = Composition(mode, choices, other_model=PLAIN_MODEL if plain else None)
     tree = _for_benchmark(mode, files.run(), words, notes)
@@ -136,7 +139,7 @@ def compose(mode: str, overrides: Sequence[str], *, unnamed: bool = False) -> Co
     if mode != "run" and not isinstance(tree.get("task_name"), str):
         missing: Any = Verbatim("???") if unnamed else "???"
         tree["task_name"] = missing if tree.get("task_name") is None else tree["task_name"]
-    tree = resolve(tree)
+    tree = resolve(tree, None if mode == "run" else functools.partial(_elsewhere, mode, tree))
     if isinstance(tree.get("model"), Mapping):
         tree["model"] = with_options(tree["model"])
     if mode == "run":
@@ -151,6 +154,12 @@ def compose(mode: str, overrides: Sequence[str], *, unnamed: bool = False) -> Co
             notes += notes_on_differences(mode, experiment, tree, MODEL_KEY in files.user_keys | typed, replaced)
     notes += [*files.notes, *notes_on_effects(mode, tree, files.user_keys - files.written_keys | typed)]
     return Composed(tree, tuple(dict.fromkeys(notes)))
+
+
+def _elsewhere(mode: str, tree: dict[str, Any], name: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the present name of a key, and the tree with the method's defaults if it is one of its settings."""
+    (name,) = rename_keys(mode, [name], [])
+    return name, _whole(tree) if name.startswith("trainer.method_args.") else tree
 
 
 def _for_benchmark(mode: str, tree: dict[str, Any], words: Sequence[Word], notes: list[str]) -> dict[str, Any]:
@@ -219,9 +228,14 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
         raise ConfigError(_unknown(mode, word.key, tree))
     parts = word.key.split(".")
     if word.remove:
+        present: Any = tree
+        for part in parts:
+            present = present.get(part) if isinstance(present, Mapping) else None
+        if word.text and present is not None and parse_value(mode, word.key, word.text) != present:
+            raise ConfigError(f"~{word.key}={word.text}: its value is {present}; write ~{word.key}")
         return _without(tree, parts)
     if is_text(known):
-        notes += _quoted(mode, word)
+        notes += _quoted(mode, word, tree)
     value = rename_value(mode, word.key, parse_value(mode, word.key, word.text), notes)
     if isinstance(value, Mapping) and not any(member is Any for member in members(known)):
         check_tree(mode, value, "", prefix=f"{word.key}.")
@@ -232,12 +246,20 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
     return laid
 
 
-def _quoted(mode: str, word: Word) -> list[str]:
-    """Return a note for a text in quotes: earlier versions removed them, now they are part of the value."""
+def _quoted(mode: str, word: Word, tree: Mapping[str, Any]) -> list[str]:
+    """Return a note for a text in quotes: earlier versions removed them, now they are part of the value.
+
+    Raises ConfigError for a name with a reference to an unknown key.
+    """
     text = word.text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]:
         return [f"{word.key}: the quotes are part of the value {text}; only the shell removes quotes"]
     if mode != "run" and REFERRED.search(text) and not has_references(mode, word.key, text):
+        unknown = next(
+            (n for n in REFERRED.findall(text) if hint_of(mode, n) is None and "." in n and ":" not in n), ""
+        )
+        if word.key in NAMES and unknown:
+            raise ConfigError(f"{word.key}={text}: {_unknown(mode, unknown, tree)}")
         return [f"{word.key}: the value {text} is read unchanged; only task_name and paths.output_dir have references"]
     return []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from expunge.cli.words import Verbatim
@@ -17,24 +17,29 @@ from expunge.core.errors import ConfigError, nearest
 ALLOW_ENV = "EXPUNGE_ALLOW_ENV"
 MOST_REFERENCES = 1_000_000
 
+_ABSENT = object()
 REFERENCE = re.compile(r"(\\?)\$\{([^{}]*)\}")
 
 
-def resolve(tree: dict[str, Any]) -> dict[str, Any]:
+Elsewhere = Callable[[str], tuple[str, Mapping[str, Any]]]
+
+
+def resolve(tree: dict[str, Any], elsewhere: Elsewhere | None = None) -> dict[str, Any]:
     r"""Return the tree with `${key}` replaced by that key's value and `${oc.env:NAME}` by a variable.
 
-    `\${` stands for the characters `${`. Words of the command line for text keys stay unchanged.
+    `\${` stands for the characters `${`. Words of the command line for text keys stay unchanged. elsewhere: the present name of an
+    absent key, and a tree that may have it, such as one with defaults.
     Raises ConfigError for a reference to nothing, and for a value `???` that was not given.
     """
-    out: dict[str, Any] = _Resolver(tree).value(tree, "")
+    out: dict[str, Any] = _Resolver(tree, elsewhere).value(tree, "")
     return out
 
 
 class _Resolver:
     """Replaces the references of one tree. Counts characters, because references can multiply."""
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self._root = root
+    def __init__(self, root: Mapping[str, Any], elsewhere: Elsewhere | None) -> None:
+        self._root, self._elsewhere = root, elsewhere
         self._size = 0
 
     def value(self, value: Any, key: str, depth: int = 0) -> Any:
@@ -57,12 +62,12 @@ class _Resolver:
             raise ConfigError(f"{key}: {value!r} refers to itself")
         whole = REFERENCE.fullmatch(value)
         if whole is not None and not whole[1]:
-            return self.value(_referred(whole[2], self._root, key), key, depth + 1)
+            return self.value(self._referred(whole[2], key), key, depth + 1)
 
         def text(match: re.Match[str]) -> str:
             if match[1]:
                 return f"${{{match[2]}}}"
-            value = self.value(_referred(match[2], self._root, key), key, depth + 1)
+            value = self.value(self._referred(match[2], key), key, depth + 1)
             if isinstance(value, Mapping):
                 raise ConfigError(
                     f"{key}: ${{{match[2]}}} refers to a group{nearest(match[2], _names(match[2], value))}"
@@ -73,21 +78,29 @@ class _Resolver:
 
         return REFERENCE.sub(text, value)
 
+    def _referred(self, name: str, key: str) -> Any:
+        if name.startswith("oc.env:"):
+            return Verbatim(_variable(name, key))
+        here = _at(name, self._root)
+        if here is _ABSENT and self._elsewhere is not None:
+            here = _at(*self._elsewhere(name))
+        if here is _ABSENT:
+            raise ConfigError(f"{key}: ${{{name}}} refers to no key{nearest(name, self._root)}")
+        if here == "???":
+            raise ConfigError(f"{name}: missing; give {name}=...")
+        return here
+
 
 def _names(group: str, tree: Mapping[str, Any]) -> list[str]:
     return [f"{group}.{key}" for key, value in tree.items() if not isinstance(value, Mapping)]
 
 
-def _referred(name: str, root: Mapping[str, Any], key: str) -> Any:
-    if name.startswith("oc.env:"):
-        return Verbatim(_variable(name, key))
+def _at(name: str, root: Mapping[str, Any]) -> Any:
     here: Any = root
     for part in name.split("."):
         if not isinstance(here, Mapping) or part not in here:
-            raise ConfigError(f"{key}: ${{{name}}} refers to no key{nearest(name, root)}")
+            return _ABSENT
         here = here[part]
-    if here == "???":
-        raise ConfigError(f"{name}: missing; give {name}=...")
     return here
 
 

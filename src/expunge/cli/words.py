@@ -20,7 +20,7 @@ KEY = re.compile(r"[A-Za-z_][\w/@-]*(\.[\w/@-]+)*")
 PLAIN = re.compile(r"-?\d+")
 FLOAT = re.compile(r"-?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
 NAMES = ("task_name", "paths.output_dir")  # texts with references, as in `task_name=npo_${forget_split}`
-REFERRED = re.compile(r"\$\{([^{}]*)\}")
+REFERRED = re.compile(r"(?<!\\)\$\{([^{}]*)\}")
 CONSTANTS = {"true": True, "false": False, "null": None}
 
 

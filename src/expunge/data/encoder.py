@@ -170,8 +170,8 @@ class Encoder:
         with the trace) or "trace+answer".
         """
         own, where = self._for(rows), f"{rows.name} row {row.row_id}"
-        if rows.form == "qa" and self.template.compat != "clean":
-            return own._join_peer(*own.text.peer_row(rows, row, variant))
+        if self.template.compat != "clean":
+            return own._join_peer(*own.text.peer_row(rows, row, variant), rows.form)
         return own._join(own.text.row_parts(rows, row, variant, where), where, rows.long)
 
     def rows(self, rows: ExampleSet, answers: Sequence[tuple[Example, str]]) -> list[Encoded]:
@@ -180,10 +180,10 @@ class Encoder:
         answers: pairs of a row and a variant.
         """
         own = copy.copy(self._for(rows))
-        if rows.form == "qa" and self.template.compat != "clean":
+        if self.template.compat != "clean":
             pairs = [own.text.peer_row(rows, row, variant) for row, variant in answers]
-            own._known = own._known_to_peer([text for pair in pairs for text in pair])
-            encoded = [own._join_peer(*pair) for pair in pairs]
+            own._known = own._known_to_peer([text for pair in pairs for text in pair], rows.form)
+            encoded = [own._join_peer(*pair, rows.form) for pair in pairs]
         else:
             places = [f"{rows.name} row {row.row_id}" for row, _ in answers]
             every = [own.text.row_parts(rows, r, v, where) for (r, v), where in zip(answers, places, strict=True)]
@@ -203,7 +203,7 @@ class Encoder:
         Only an answer whose number of bytes does not rule a cut out is tokenised.
         """
         own = self._for(rows)
-        known = rows.form != "qa" or self.template.compat == "clean"
+        known = self.template.compat == "clean"
         n = 0
         for first in range(0, len(answers), _AT_ONCE):
             some = answers[first : first + _AT_ONCE]
@@ -221,9 +221,8 @@ class Encoder:
         """Return the prompts of many rows as `row_prompt` does, tokenised in one call."""
         own = copy.copy(self._for(rows))
         places = [f"{rows.name} row {row.row_id}" for row in examples]
-        if rows.form == "qa" and self.template.compat != "clean":
-            questions = [own.text.single_question(*pair).question for pair in zip(examples, places, strict=True)]
-            own._known = own._known_to_peer([own.text.prompt(question) for question in questions])
+        if self.template.compat != "clean":
+            own._known = own._known_to_peer([own.text.peer_prompt(rows, row) for row in examples], rows.form)
         else:
             own._known = own._many([own._prompt_texts(*own.text.row_prompt(rows, row)) for row in examples], places)
         prompts = [own.row_prompt(rows, row) for row in examples]
@@ -260,8 +259,8 @@ class Encoder:
     def row_prompt(self, rows: ExampleSet, row: Example) -> list[int]:
         """Return the ids that generation starts from, for a row of a set."""
         own = self._for(rows)
-        if rows.form == "qa" and self.template.compat != "clean":
-            return own.prompt(own.text.single_question(row, f"{rows.name} row {row.row_id}").question)
+        if self.template.compat != "clean":
+            return own._peer_prompt(own.text.peer_prompt(rows, row), rows.form)
         ids = own._prompt_ids(*own.text.row_prompt(rows, row))
         return own._started(ids, bos=rows.form != "qa" or own.text.chat is None)
 
@@ -339,13 +338,13 @@ class Encoder:
     def prompt(self, question: str) -> list[int]:
         """Return the ids that generation starts from."""
         if self.template.compat == "openunlearning":
-            return self._peer_ids(self.text.prompt(question))
+            return self._peer_prompt(self.text.prompt(question), "qa")
         return self._started(self._prompt_ids(*without_blanks(self.text.prompt(question))), bos=self.text.chat is None)
 
     def encode(self, question: str, answer: str, *, where: str = "row") -> Encoded:
         """Return the ids of the whole row. Raises DataError if truncation would leave no answer token."""
         if self.template.compat == "openunlearning":
-            return self._join_peer(*self.text.peer(question, answer))
+            return self._join_peer(*self.text.peer(question, answer), "qa")
         return self._join(self.text.parts(question, answer, where), where)
 
     def pairs(self, name: str, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
@@ -397,25 +396,31 @@ class Encoder:
         known = self._known.get(text)
         return self.tokens.ids([text])[0] if known is None else known
 
-    def _peer_ids(self, text: str) -> list[int]:
+    def _peer_ids(self, text: str, form: str) -> list[int]:
         known = self._known.get(text)
-        return self._known_to_peer([text])[text] if known is None else known
+        return self._known_to_peer([text], form)[text] if known is None else known
 
-    def _known_to_peer(self, texts: Sequence[str]) -> dict[str, list[int]]:
+    def _known_to_peer(self, texts: Sequence[str], form: str) -> dict[str, list[int]]:
         """Return the ids of texts as OpenUnlearning tokenises them, by text."""
         every = list(dict.fromkeys(texts))
-        ids = self.tokens.plain_ids(every, special=not self.template.apply_chat_template)
+        ids = self.tokens.plain_ids(every, special=form != "qa" or not self.template.apply_chat_template)
         return dict(zip(every, ids, strict=True))
 
-    def _join_peer(self, prompt: str, whole: str) -> Encoded:
-        """Return the ids of an example whose label boundary is the number of tokens of its prompt alone."""
-        limit = self.max_length if self.text.chat is None else None  # a chat template is not cut there
-        every = self._peer_ids(whole)
-        ids = every[:limit]
+    def _peer_prompt(self, prompt: str, form: str) -> list[int]:
+        cut = form == "qa" and self.text.chat is None  # a chat template and a text's beginning are not cut there
+        return self._peer_ids(prompt, form)[: self.max_length if cut else None]
+
+    def _join_peer(self, prompt: str, whole: str, form: str) -> Encoded:
+        """Return the ids of an example whose label boundary is the number of tokens of its prompt alone.
+
+        A text has no end token, and `max_length` tokens after its beginning.
+        """
+        n, every = len(self._peer_prompt(prompt, form)), self._peer_ids(whole, form)
+        ids = every[: n + self.max_length if form != "qa" else self.max_length if self.text.chat is None else None]
         over = len(every) - len(ids)
-        if ids[-1] != self.eos:
+        if form == "qa" and ids[-1] != self.eos:
             ids = [*ids, self.eos]
-        n_prompt = 0 if self.template.labels == "all" else min(len(self._peer_ids(prompt)[:limit]), len(ids) - 1)
+        n_prompt = 0 if self.template.labels == "all" else max(min(n, len(ids) - 1), form != "qa")
         return Encoded(tuple(ids), n_prompt, over)
 
 

@@ -110,8 +110,16 @@ class ExampleText:
         return row
 
     def peer_row(self, rows: ExampleSet, row: Example, variant: str) -> tuple[str, str]:
-        """Return the texts of `peer` for one answer of a row."""
+        """Return the texts of `peer` for one answer of a row. A completion follows its prompt after a blank."""
+        if rows.form != "qa":
+            return row.question, f"{row.question} {row.answers[variant]}" if row.question else row.answers[variant]
         return self.peer(self.single_question(row, f"{rows.name} row {row.row_id}").question, row.answers[variant])
+
+    def peer_prompt(self, rows: ExampleSet, row: Example) -> str:
+        """Return the text that OpenUnlearning generates from."""
+        if rows.form != "qa":
+            return row.question
+        return self.prompt(self.single_question(row, f"{rows.name} row {row.row_id}").question)
 
     def peer(self, question: str, answer: str) -> tuple[str, str]:
         """Return a prompt, and the prompt with the answer, as OpenUnlearning writes them."""

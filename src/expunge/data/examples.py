@@ -138,7 +138,8 @@ class ExampleSet:
         """The setting of the largest number of tokens, for errors."""
         if self.max_length is None:
             return TEMPLATE_LIMIT
-        return "the benchmark's limit of these rows, a key of data.args (`expunge list benchmarks NAME` has them)"
+        limit = f"the benchmark's limit of these rows ({self.max_length}), a key of data.args"
+        return f"{limit} (`expunge list benchmarks NAME` has them)"
 
     @property
     def n_tokens(self) -> int | None:

@@ -58,14 +58,15 @@ def find_local(place: str, name: str) -> Path | None:
     return None if is_hub_id(place) else _find(Path(place).expanduser(), name)
 
 
-def load_split(place: str, subset: str, split: str) -> tuple[Records, str]:
+def load_split(place: str, subset: str, split: str, key: str = "data.root") -> tuple[Records, str]:
     """Read one split of one subset of a data set, and return it with a label of its source.
 
     `place` is a hub id, or a local folder with the same layout: `subset/split-*-of-*.parquet` as on the hub, or
-    `subset/split` or `subset` with one of the extensions of `read_file`. Raises DataError.
+    `subset/split` or `subset` with one of the extensions of `read_file`. key: the setting of `place`, for errors.
+    Raises DataError.
     """
     if is_hub_id(place):
-        return _from_hub(place, subset, split)
+        return _from_hub(place, subset, split, key)
     folder = Path(place).expanduser()
     shards = sorted((folder / subset).glob(f"{split}-*-of-*.parquet"))
     if shards:
@@ -201,13 +202,13 @@ def _without_comma(line: str) -> str:
     return plain.removesuffix(",") if plain.endswith("},") else line
 
 
-def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str]:
+def _from_hub(hub_id: str, subset: str | None, split: str, key: str = "data.root") -> tuple[Records, str]:
     import datasets  # takes seconds to import, so only for the hub
 
     from expunge.core.hub import cache_if_unreachable
 
     where = hub_id + (f":{subset}" if subset else "") + f"[{split}]"
-    advice = f"; there is no local folder '{hub_id}' either; to read a local folder, set data.root= (root= in Python)"
+    advice = f"; there is no local folder '{hub_id}' either; to read a local folder, set {key}= (root= in Python)"
     try:
         with cache_if_unreachable():
             data = datasets.load_dataset(hub_id, subset, split=split)

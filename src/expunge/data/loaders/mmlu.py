@@ -66,7 +66,7 @@ def _questions(root: str, split: str) -> dict[str, list[ChoiceQuestion]]:
     files = sorted((Path(root).expanduser() / split).glob(f"*_{split}.csv"))
     if files:
         return {f.name.removesuffix(f"_{split}.csv"): read_questions(read_file(f), str(f)) for f in files}
-    raw, where = load_split(root, "all", split)
+    raw, where = load_split(root, "all", split, "data.args.mmlu")
     if "subject" not in raw[0]:
         raise DataError(f"{where}: no column 'subject'{nearest('subject', raw[0])}")
     out: dict[str, list[ChoiceQuestion]] = {}

@@ -374,6 +374,7 @@ def _without_groups(job: Translation, value: str, old: str) -> list[str]:
 
 def _eval_group(job: Translation, name: str, value: str) -> None:
     """Accept `eval=GROUP` if it names the benchmark of the experiment. Raises ConfigError."""
+    value = value.removesuffix(".yaml")
     if value == "lm_eval" and job.mode == "eval":
         job.add("benchmark", "lm_eval", f"{name}={value}")
     elif value == "lm_eval" and job.benchmark != "wmdp":

@@ -51,7 +51,7 @@ def refresh(
     retain: Mapping[str, Any] | None = None
     if single.retain_logs_path:
         path = Path(single.retain_logs_path).expanduser()
-        retain = check_retain_file(path, meta, len(setting.benchmark.sets["forget_eval"].rows), lambda: mark)
+        retain = check_retain_file(path, meta, len(setting.benchmark.sets.get("forget_eval", ())), lambda: mark)
     changed = [name for name in changed_files(folder) if "records" in Path(name).parts]
     if changed:
         raise ConfigError(f"--refresh: {folder / changed[0]} was changed after it was written; score again")
