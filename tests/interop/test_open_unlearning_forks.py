@@ -399,3 +399,61 @@ def test_odd_values_of_a_fork_act_and_hide_no_others(fork: Path, capsys: pytest.
     args = tree_of(word)["trainer"]["args"]
     assert (args["warmup_steps"], args["max_grad_norm"], args["weight_decay"]) == (0.1, 0, 0.03)
     assert "lr_scheduler_type=cosine_with_min_lr: write cosine" in notes
+
+
+def write(fork: Path, name: str, content: dict[str, Any], package: str = "") -> None:
+    """Write a file of the fork's configs. package: the key of its settings, as its first line gives it."""
+    path = fork / "configs" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text((f"# a comment\n\n# @package {package}\n" if package else "") + yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize(
+    ("defaults", "package", "expected"),
+    [
+        (["_self_", "NPO"], "", (0.7, 3e-5)),
+        (["NPO", "_self_"], "", (0.9, 0.5)),
+        (["NPO"], "_group_", (0.9, 0.5)),
+        (["_self_", "/trainer/NPO@_here_"], "", (0.7, 3e-5)),
+        (["_self_", "NPO@trainer"], "_global_", (0.7, 3e-5)),
+        ([{"/trainer@trainer": "NPO"}, "_self_"], "_global_", (0.9, 0.5)),
+    ],
+)
+def test_a_file_of_a_method_counts_at_its_place(
+    fork: Path, defaults: list[Any], package: str, expected: tuple[float, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own: dict[str, Any] = {"args": {"learning_rate": 0.5}, "method_args": {"beta": 0.9}}
+    if package == "_global_":
+        own = {"trainer": own, "data": {"anchor": "retain"}}
+    write(fork, "trainer/Placed", {"defaults": defaults, **own}, package)
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    tree = tree_of(word, "trainer=Placed")["trainer"]
+    assert (tree["handler"], tree["method_args"]["beta"], tree["args"]["learning_rate"]) == ("NPO", *expected)
+    assert ("trainer=Placed: data.anchor: outside trainer" in notes) == (package == "_global_")
+
+
+@pytest.mark.parametrize(
+    ("defaults", "expected"),
+    [
+        (["_self_", "default"], (4, "forget05", 0.3)),
+        (["default", "_self_"], (7, "forget01", 0.3)),
+        (["default"], (7, "forget01", 0.3)),
+    ],
+)
+def test_an_experiment_counts_at_its_place(
+    fork: Path, defaults: list[Any], expected: tuple[int, str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"forget_split": "forget01", "trainer": {"args": {"num_train_epochs": 7, "weight_decay": 0.3}}}
+    entries = [*defaults, {"override /trainer": "NPO_long"}]
+    write(fork, "experiment/unlearn/tofu/placed", {"defaults": entries, **own}, "_global_")
+    tree = tree_of(imported(fork, "unlearn/tofu/placed", capsys)[0])
+    args = tree["trainer"]["args"]
+    assert (args["num_train_epochs"], tree["forget_split"], args["weight_decay"]) == expected
+    assert (args["lr_scheduler_type"], tree["trainer"]["method_args"]["beta"]) == ("cosine", 0.2)
+
+
+def test_a_file_of_a_model_counts_at_its_place(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"template_args": {"user_start_tag": "Mine: ", "system_prompt": "S"}}
+    write(fork, "model/placed", {"defaults": ["_self_", "tiny"], **own}, "model")
+    template = tree_of(imported(fork, "unlearn/tofu/default", capsys)[0], "model=placed")["model"]["template_args"]
+    assert (template["user_start_tag"], template["system_prompt"]) == ("Q: ", "S")

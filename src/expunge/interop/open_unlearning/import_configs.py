@@ -17,6 +17,7 @@ from expunge.core.yaml_text import read_yaml
 from expunge.interop.open_unlearning.datasets import BENCHMARKS, DATASETS
 from expunge.interop.open_unlearning.fork_files import (
     MODES,
+    composed,
     configs_of,
     experiment_tree,
     experiments,
@@ -24,7 +25,6 @@ from expunge.interop.open_unlearning.fork_files import (
     overrides,
     suite_file,
     suite_of,
-    with_defaults,
 )
 from expunge.interop.open_unlearning.words import METRICS, translate, without_effect
 from expunge.models.options import with_options
@@ -175,7 +175,16 @@ class _Carried:
         return [f"not carried: metrics {', '.join(own)}: no metrics here; write them in a plugin"] if own else []
 
     def _file_of(self, trainer: str) -> dict[str, Any]:
-        return {"trainer": with_defaults(self.configs, "trainer", trainer)} if trainer else {"trainer": {}}
+        return self._group_file("trainer", trainer) if trainer else {"trainer": {}}
+
+    def _group_file(self, group: str, name: str) -> dict[str, Any]:
+        """Return the settings of a file of a group, with a note on its settings outside the group."""
+        tree = composed(self.configs, group, name)
+        if others := [key for key, _ in leaves(tree) if not key.startswith(f"{group}.")]:
+            self.notes.append(
+                f"not carried: {group}={name}: {', '.join(others)}: outside {group}; write them into the experiment"
+            )
+        return {group: tree.get(group) or {}}
 
     def _datasets(self) -> dict[str, Any]:
         """Return the fork's files of the selected data sets, as part of the key `data`."""
@@ -239,7 +248,7 @@ class _Carried:
         adapted = []
         for path in sorted((self.configs / "model").glob("*.yaml")):
             try:
-                tree = {"model": with_defaults(self.configs, "model", path.stem)}
+                tree = self._group_file("model", path.stem)
             except ConfigError as error:
                 if path.stem == choice:
                     raise
