@@ -12,7 +12,6 @@ from expunge.core.decode import merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.yaml_text import read_yaml
 
-EVALUATORS = {"TOFUEvaluator": "tofu", "MUSEEvaluator": "muse", "LMEvalEvaluator": "lm_eval"}
 MODES = {"unlearn": "unlearn", "finetune": "train", "eval": "eval"}
 PACKAGE = re.compile(r"#\s*@package\s+(\S+)")  # the line that gives the key of a file's settings
 
@@ -71,7 +70,7 @@ def package_of(path: Path, group: str) -> str | None:
     return None
 
 
-def at_key(key: str, body: dict[str, Any]) -> dict[str, Any]:
+def at_key(key: str, body: Any) -> Any:
     """Return settings below a dotted key; the empty key is the top."""
     for part in reversed(key.split(".") if key else ()):
         body = {part: body}
@@ -95,35 +94,21 @@ def overrides(entries: Any) -> dict[str, str | None]:
     return out
 
 
-def suite_file(configs: Path, name: str) -> dict[str, Any]:
-    """Return a file of the group eval; nothing if the fork has none of this name."""
-    path = configs / "eval" / f"{name}.yaml"
-    return read_yaml(path, "") if path.is_file() else {}
-
-
-def suite_of(suite: Mapping[str, Any], name: str) -> str:
-    """Return the suite of metrics that a file of the group eval is for, by its class; its own name otherwise."""
-    return EVALUATORS.get(str(suite.get("handler")), name)
-
-
-def metrics_of(suite: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that a file of the group eval lists."""
-    lists = [names for entry in suite.get("defaults") or [] if isinstance(entry, dict) for names in entry.values()]
-    return [str(name) for each in lists if isinstance(each, list) for name in each]
-
-
 def composed(
     configs: Path, group: str, name: str, *,
-    package: str | None = None, default: str | None = None, above: tuple[Path, ...] = (),
+    package: str | None = None, default: str | None = None, above: tuple[Path, ...] = (), absent: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the whole tree of a file of a group and of the files that its `defaults` name, in Hydra's order.
 
     package: the key of the file's settings, which replaces that of its `# @package` line. default: that key for a file
-    without this line; None for the group's name. above: the files that include this one. Raises ConfigError.
+    without this line; None for the group's name. above: the files that include this one. absent: whether files may be
+    absent. Raises ConfigError.
     """
     path = configs / group / f"{name.removesuffix('.yaml')}.yaml"
     if path in above:
         raise ConfigError(f"{path}: its defaults include it again, by {above[-1].stem}")
+    if absent and not path.is_file():
+        return {}
     if not path.is_file():
         raise ConfigError(f"{group}: no file {path}{nearest(name, [p.stem for p in path.parent.glob('*.yaml')])}")
     entries, body = read_file(path)
@@ -136,7 +121,7 @@ def composed(
             tree = merge(tree, at_key(package, body))
             continue
         for other, file, key, explicit in _included(entry, group, package):
-            below = composed(configs, other, file, package=explicit, default=key, above=(*above, path))
+            below = composed(configs, other, file, package=explicit, default=key, above=(*above, path), absent=absent)
             tree = merge(tree, below)
     return tree
 
