@@ -399,3 +399,213 @@ def test_odd_values_of_a_fork_act_and_hide_no_others(fork: Path, capsys: pytest.
     args = tree_of(word)["trainer"]["args"]
     assert (args["warmup_steps"], args["max_grad_norm"], args["weight_decay"]) == (0.1, 0, 0.03)
     assert "lr_scheduler_type=cosine_with_min_lr: write cosine" in notes
+
+
+def write(fork: Path, name: str, content: dict[str, Any], package: str = "") -> None:
+    """Write a file of the fork's configs. package: the key of its settings, as its first line gives it."""
+    path = fork / "configs" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text((f"# a comment\n\n# @package {package}\n" if package else "") + yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize(
+    ("defaults", "package", "expected"),
+    [
+        (["_self_", "NPO"], "", (0.7, 3e-5)),
+        (["NPO", "_self_"], "", (0.9, 0.5)),
+        (["NPO"], "_group_", (0.9, 0.5)),
+        (["_self_", "/trainer/NPO@_here_"], "", (0.7, 3e-5)),
+        (["_self_", "NPO@trainer"], "_global_", (0.7, 3e-5)),
+        ([{"/trainer@trainer": "NPO"}, "_self_"], "_global_", (0.9, 0.5)),
+    ],
+)
+def test_a_file_of_a_method_counts_at_its_place(
+    fork: Path, defaults: list[Any], package: str, expected: tuple[float, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own: dict[str, Any] = {"args": {"learning_rate": 0.5}, "method_args": {"beta": 0.9}}
+    if package == "_global_":
+        own = {"trainer": own, "data": {"anchor": "retain"}}
+    write(fork, "trainer/Placed", {"defaults": defaults, **own}, package)
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    tree = tree_of(word, "trainer=Placed")["trainer"]
+    assert (tree["handler"], tree["method_args"]["beta"], tree["args"]["learning_rate"]) == ("NPO", *expected)
+    assert ("trainer=Placed: data.anchor: outside trainer" in notes) == (package == "_global_")
+
+
+@pytest.mark.parametrize(
+    ("defaults", "expected"),
+    [
+        (["_self_", "default"], (4, "forget05", 0.3)),
+        (["default", "_self_"], (7, "forget01", 0.3)),
+        (["default"], (7, "forget01", 0.3)),
+    ],
+)
+def test_an_experiment_counts_at_its_place(
+    fork: Path, defaults: list[Any], expected: tuple[int, str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"forget_split": "forget01", "trainer": {"args": {"num_train_epochs": 7, "weight_decay": 0.3}}}
+    entries = [*defaults, {"override /trainer": "NPO_long"}]
+    write(fork, "experiment/unlearn/tofu/placed", {"defaults": entries, **own}, "_global_")
+    tree = tree_of(imported(fork, "unlearn/tofu/placed", capsys)[0])
+    args = tree["trainer"]["args"]
+    assert (args["num_train_epochs"], tree["forget_split"], args["weight_decay"]) == expected
+    assert (args["lr_scheduler_type"], tree["trainer"]["method_args"]["beta"]) == ("cosine", 0.2)
+
+
+def test_a_file_of_a_model_counts_at_its_place(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"template_args": {"user_start_tag": "Mine: ", "system_prompt": "S"}}
+    write(fork, "model/placed", {"defaults": ["_self_", "tiny"], **own}, "model")
+    template = tree_of(imported(fork, "unlearn/tofu/default", capsys)[0], "model=placed")["model"]["template_args"]
+    assert (template["user_start_tag"], template["system_prompt"]) == ("Q: ", "S")
+
+
+def metric_files(fork: Path) -> None:
+    """Add the files of a suite of two metrics, which read one data set each."""
+    qa = {"handler": "QADataset", "args": {"hf_args": {"path": "locuslab/TOFU", "split": "train"}, "max_length": 256}}
+    split = {"args": {"hf_args": {"name": "${eval.tofu.forget_split}_perturbed"}}}
+    for name in ("TOFU_QA_forget", "TOFU_QA_retain", "TOFU_QA_forget_para"):
+        write(fork, f"data/datasets/{name}", {name: qa})
+    texts = {"do_sample": False, "max_new_tokens": 200}
+    write(fork, "generation/default", texts)
+    write(fork, "collator/Padded", {"Padded": {"args": {"padding_side": "right"}}})
+    for name, dataset in (("forget_Q_A_ROUGE", "TOFU_QA_forget"), ("forget_Q_A_PARA_ROUGE", "TOFU_QA_forget_para")):
+        entries = [{"../../data/datasets@datasets": dataset}, {"../../generation@generation_args": "default"}]
+        entries.append({"../../collator@collators": "Padded"})
+        own = {"defaults": entries, "handler": "rouge", "rouge_type": "rougeL_recall", "datasets": {dataset: split}}
+        write(fork, f"eval/tofu_metrics/{name}", own, f"eval.tofu.metrics.{name}")
+    write(fork, "eval/tofu_metrics/mia_min_k", {"handler": "mia_min_k", "k": 0.4}, "eval.tofu.metrics.mia_min_k")
+    privleak = {"defaults": [{".@pre_compute.mia_min_k": "mia_min_k"}], "handler": "privleak", "ref_value": 0.5}
+    write(fork, "eval/tofu_metrics/privleak", privleak, "eval.tofu.metrics.privleak")
+    metrics = ["forget_Q_A_ROUGE", "forget_Q_A_PARA_ROUGE", "privleak", "mia_min_k"]
+    suite = {"handler": "TOFUEvaluator", "forget_split": "forget10", "question_key": "question", "batch_size": 32}
+    write(fork, "eval/tofu", {"defaults": [{"tofu_metrics": metrics}], **suite}, "eval.tofu")
+
+
+def change(fork: Path, name: str, old: str, new: str) -> None:
+    path = fork / "configs" / f"{name}.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "key", "value"),
+    [
+        ("generation/default", "200", "50", "eval.generation.max_new_tokens", 50),
+        ("eval/tofu", "question_key: question", "question_key: paraphrased_question", "data.args.question_key",
+         "paraphrased_question"),
+        ("eval/tofu", "- mia_min_k", "- mia_gradnorm", "eval.extras", ["gradnorm"]),
+    ],
+)  # fmt: skip
+def test_changed_files_of_a_suite_act(
+    fork: Path, name: str, old: str, new: str, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metric_files(fork)
+    assert "eval" not in imported(fork, "unlearn/tofu/default", capsys)[1]
+    change(fork, name, old, new)
+    (fork / "unlearn_tofu_default.yaml").unlink()
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    tree: Any = tree_of(word)
+    for part in key.split("."):
+        tree = tree[part]
+    assert tree == value
+    assert not re.search("metric|not carried: eval", notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "line"),
+    [
+        ("eval/tofu_metrics/mia_min_k", "0.4", "0.2", "k=0.2 of mia_min_k: a metric has no settings of its own here"),
+        ("eval/tofu_metrics/forget_Q_A_ROUGE", "_recall", "_f1", "rouge_type=rougeL_f1 of forget_Q_A_ROUGE: a metric"),
+        ("eval/tofu_metrics/forget_Q_A_ROUGE", "handler: rouge", "handler: mine", "handler=mine of forget_Q_A_ROUGE"),
+        ("eval/tofu_metrics/forget_Q_A_ROUGE", "handler: rouge", "new_key: 1", "new_key=1 of forget_Q_A_ROUGE"),
+        ("eval/tofu_metrics/forget_Q_A_ROUGE", "handler: rouge", "generation_args: {max_new_tokens: 50}",
+         "generation_args.max_new_tokens=50 of forget_Q_A_ROUGE"),
+        ("data/datasets/TOFU_QA_retain", "256", "128", "max_length=128 of TOFU_QA_retain: one length counts"),
+        ("data/datasets/TOFU_QA_forget_para", "256", "128", "max_length=128 of TOFU_QA_forget_para: one length"),
+        ("data/datasets/TOFU_QA_forget_para", "locuslab", "me",
+         "datasets.TOFU_QA_forget_para.args.hf_args.path=me/TOFU of forget_Q_A_PARA_ROUGE"),
+        ("collator/Padded", "right", "left", "collator.Padded.args.padding_side=left: padding is never read"),
+        ("eval/tofu", "TOFUEvaluator", "Mine", "eval.tofu.handler=Mine: a class of the fork"),
+    ],
+)  # fmt: skip
+def test_changed_files_that_cannot_act_are_listed_once(
+    fork: Path, name: str, old: str, new: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metric_files(fork)
+    change(fork, "experiment/unlearn/tofu/default", "defaults:", "defaults:\n- override /collator: Padded")
+    assert line not in imported(fork, "unlearn/tofu/default", capsys)[1]
+    change(fork, name, old, new)
+    (fork / "unlearn_tofu_default.yaml").unlink()
+    word, notes = imported(fork, "unlearn/tofu/default", capsys)
+    assert notes.count(f"not carried: {line}") == 1
+    tree = tree_of(word)
+    assert (tree["benchmark"], tree["model"]["template_args"]["max_length"]) == ("tofu", 256)
+    assert tree["eval"]["generation"]["max_new_tokens"] == 200
+
+
+def test_the_lengths_of_an_evaluation_and_of_a_corpus(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metric_files(fork)
+    write(fork, "experiment/eval/tofu/default", {"defaults": [{"override /eval": "tofu"}]}, "_global_")
+    imported(fork, "eval/tofu/default", capsys)
+    tree = yaml.safe_load((fork / "eval_tofu_default.yaml").read_text())
+    assert tree["model"]["template_args"]["max_length"] == 256
+    for side, length in (("forget", 777), ("retain", 2048)):
+        corpus = {"handler": "PretrainingDataset", "args": {"text_key": "text", "max_length": length}}
+        write(fork, f"data/datasets/MUSE_{side}", {f"MUSE_{side}": corpus})
+    sides = [{f"override /data/datasets@data.{side}": f"MUSE_{side}"} for side in ("forget", "retain")]
+    write(fork, "experiment/unlearn/muse/default", {"defaults": [*sides, {"override /eval": "muse"}]}, "_global_")
+    word, notes = imported(fork, "unlearn/muse/default", capsys)
+    assert tree_of(word)["data"]["args"]["max_length"] == 2048
+    assert notes.count("not carried: max_length=777 of MUSE_forget: one length counts for all data sets, 2048") == 1
+
+
+def test_the_anchor_of_the_file_of_data(fork: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(fork, "data/unlearn", {"defaults": [{"datasets@forget": "TOFU_QA_forget"}], "anchor": "retain"})
+    assert tree_of(imported(fork, "unlearn/tofu/default", capsys)[0])["trainer"]["args"]["anchor"] == "retain"
+
+
+@pytest.mark.parametrize("package", ["eval.tofu", "eval.short"])
+def test_a_suite_over_another_keeps_its_benchmark(fork: Path, package: str, capsys: pytest.CaptureFixture[str]) -> None:
+    metric_files(fork)
+    own = {"defaults": ["tofu", {"tofu_metrics": ["exact_memorization", "own"]}]}
+    write(fork, "eval/short", own, package)
+    content = {"defaults": ["default", {"override /eval": "short"}], "holdout_split": "holdout05"}
+    write(fork, "experiment/unlearn/tofu/short", content, "_global_")
+    word, notes = imported(fork, "unlearn/tofu/short", capsys)
+    tree = tree_of(word)
+    assert (tree["benchmark"], tree["forget_split"], tree["holdout_split"]) == ("tofu", "forget05", "holdout05")
+    names = ["forget_Q_A_ROUGE", "forget_Q_A_PARA_ROUGE", "privleak", "mia_min_k", "exact_memorization"]
+    assert tree["eval"]["metrics"] == names
+    assert "not carried: metrics own: no metrics here" in notes
+
+
+@pytest.mark.parametrize("own", [{"override /data/datasets@data.forget": "MINE"}, {"override /eval": "mine"}])
+def test_data_or_a_suite_of_the_fork_leaves_out_the_splits(
+    fork: Path, own: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "me/tiny-${forget_split}"
+    splits = {"retain_split": "retain95", "holdout_split": None, "question_key": "question", "task_name": "t"}
+    model = {"model": {"model_args": {"pretrained_model_name_or_path": name}}}
+    write(fork, "experiment/unlearn/tofu/own", {"defaults": ["default", own], **splits, **model}, "_global_")
+    word, notes = imported(fork, "unlearn/tofu/own", capsys)
+    line = (
+        "forget_split=forget05, retain_split=retain95, question_key=question: the benchmark custom has no such setting"
+    )
+    assert notes.count(f"not carried: {line}") == 1
+    for side in ("forget", "retain"):
+        (tmp_path / f"{side}.csv").write_text(f"question,answer\n{side}1,a\n{side}2,b\n")
+    tree = tree_of(word, f"forget={tmp_path}/forget.csv", f"retain={tmp_path}/retain.csv")
+    assert (tree["benchmark"], tree["forget_split"], tree["retain_split"]) == ("custom", None, None)
+    assert tree["model"]["model_args"]["pretrained_model_name_or_path"] == "me/tiny-forget05"
+
+
+def test_own_rows_of_a_fine_tuning_are_trained_on(
+    fork: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {"defaults": [{"override /data/datasets@data.train": "MINE"}], "forget_split": "forget05"}
+    write(fork, "experiment/finetune/tofu/own", content, "_global_")
+    word, _ = imported(fork, "finetune/tofu/own", capsys)
+    (tmp_path / "rows.csv").write_text("question,answer\nq1,a\nq2,b\n")
+    words = [word, f"forget={tmp_path}/rows.csv", "task_name=t"]
+    check("train", words)
+    assert single_tree("train", words)[0]["train_split"] == "forget"

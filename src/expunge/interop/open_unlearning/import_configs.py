@@ -17,16 +17,16 @@ from expunge.core.yaml_text import read_yaml
 from expunge.interop.open_unlearning.datasets import BENCHMARKS, DATASETS
 from expunge.interop.open_unlearning.fork_files import (
     MODES,
+    at_key,
+    composed,
     configs_of,
     experiment_tree,
     experiments,
-    metrics_of,
     overrides,
-    suite_file,
-    suite_of,
-    with_defaults,
+    read_file,
 )
-from expunge.interop.open_unlearning.words import METRICS, translate, without_effect
+from expunge.interop.open_unlearning.suite_files import Suite, collator_notes, one_length
+from expunge.interop.open_unlearning.words import translate, without_effect
 from expunge.models.options import with_options
 
 WHOLE_REFERENCE = re.compile(r"\$\{[^{}]*\}")
@@ -41,6 +41,12 @@ METHOD_ARGS = "trainer.method_args."
 # Texts of a template that a model has only if its file has them.
 TEXTS = tuple(f"template_args.{name}" for name in ("system_prompt", "system_prompt_with_special_tokens", "date_string"))
 SUITES = (*BENCHMARKS, "lm_eval")
+# Keys that name data of OpenUnlearning's benchmarks, and the benchmarks here that refuse them.
+SPLITS = ("forget_split", "retain_split", "holdout_split", "data_split")
+WITHOUT_SPLITS: Mapping[str, tuple[str, ...]] = {
+    "custom": (*SPLITS, "question_key"), "lm_eval": SPLITS, "muse": ("holdout_split",), "tofu": ("data_split",),
+    "wmdp": ("holdout_split",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,9 +117,11 @@ class _Carried:
             out["defaults"] = [{"override /model": model}]
         skipped = ("hydra", "trainer") if self.mode == "eval" else ("hydra",)
         body = merge(merge(self._suite(), self._datasets()), {k: v for k, v in self.body.items() if k not in skipped})
+        body = self._with_one_length(body)
         if "hydra" in self.body or "hydra/sweeper" in self.groups:
             self.notes.append("not carried: hydra: a search is the key `sweep` of a study, or --multirun")
         if self.mode != "eval":
+            self.notes += collator_notes(self.configs, self.groups.get("collator", ""))
             self._methods(out, body)
             for key, value in adapters.items():
                 _set_key(out, key, value)
@@ -122,11 +130,13 @@ class _Carried:
         for key, value in own.items():
             if self._is_setting(self.handler, key):
                 _set_key(out, key, value)
+        if self.mode == "train" and self.benchmark == "custom":
+            out["train_split"] = "forget"  # the rows of forget=FILE
         if models:
             out["models"] = models
         task = self.body.get("task_name")
         if isinstance(task, str) and task != "???":
-            out["task_name"] = task
+            out["task_name"] = self._resolved(task)
         return ImportedExperiment(self.name, self.mode, out, tuple(dict.fromkeys(self.notes)))
 
     @cached_property
@@ -148,8 +158,7 @@ class _Carried:
     @cached_property
     def benchmark(self) -> str:
         """The benchmark whose data sets and metrics the experiment has; `custom` for data of the fork's own."""
-        name = self.groups.get("eval", "tofu")
-        suite = suite_of(self.suite_file, name)
+        name, suite = self.suite.name, self.suite.kind
         sets = {key: name for key, name in self.groups.items() if key.startswith("data/datasets@")}
         own = [name for name in sets.values() if name not in DATASETS]
         unnamed = self.mode in SIDES and SIDES[self.mode] not in sets
@@ -160,26 +169,34 @@ class _Carried:
                 f"not carried: {', '.join(dict.fromkeys(names))}: of the fork's own; name your rows by {files}"
             )
             return "custom"
-        self.notes += self._unknown_metrics()
+        if unknown := self.suite.unknown():
+            self.notes.append(f"not carried: metrics {', '.join(unknown)}: no metrics here; write them in a plugin")
         corpus = sets.get("data/datasets@data.forget", "").startswith("WMDP")
         return "wmdp" if suite == "lm_eval" and (corpus or "wmdp" in self.name) else suite
 
     @cached_property
-    def suite_file(self) -> dict[str, Any]:
-        """The file of the experiment's suite of metrics."""
-        return suite_file(self.configs, self.groups.get("eval", "tofu"))
-
-    def _unknown_metrics(self) -> list[str]:
-        """Return a note on the metrics of the fork's suite that do not exist here."""
-        own = [name for name in metrics_of(self.suite_file) if METRICS.get(name, name) not in self.known.metrics]
-        return [f"not carried: metrics {', '.join(own)}: no metrics here; write them in a plugin"] if own else []
+    def suite(self) -> Suite:
+        """The files of the experiment's suite of metrics."""
+        return Suite(self.configs, self.groups.get("eval", "tofu"), self.known.metrics)
 
     def _file_of(self, trainer: str) -> dict[str, Any]:
-        return {"trainer": with_defaults(self.configs, "trainer", trainer)} if trainer else {"trainer": {}}
+        return self._group_file("trainer", trainer) if trainer else {"trainer": {}}
+
+    def _group_file(self, group: str, name: str) -> dict[str, Any]:
+        """Return the settings of a file of a group, with a note on its settings outside the group."""
+        tree = composed(self.configs, group, name)
+        if others := [key for key, _ in leaves(tree) if not key.startswith(f"{group}.")]:
+            self.notes.append(
+                f"not carried: {group}={name}: {', '.join(others)}: outside {group}; write them into the experiment"
+            )
+        return {group: tree.get(group) or {}}
 
     def _datasets(self) -> dict[str, Any]:
         """Return the fork's files of the selected data sets, as part of the key `data`."""
         out: dict[str, Any] = {}
+        top = self.configs / "data" / f"{self.groups.get('data')}.yaml"
+        if self.mode != "eval" and top.is_file():
+            out = {"data": read_file(top)[1]}
         for group, name in self.groups.items():
             side = group.partition("@data.")[2]
             path = self.configs / "data" / "datasets" / f"{name}.yaml"
@@ -239,7 +256,7 @@ class _Carried:
         adapted = []
         for path in sorted((self.configs / "model").glob("*.yaml")):
             try:
-                tree = {"model": with_defaults(self.configs, "model", path.stem)}
+                tree = self._group_file("model", path.stem)
             except ConfigError as error:
                 if path.stem == choice:
                     raise
@@ -269,6 +286,8 @@ class _Carried:
         return {key: value for key, value in leaves(self.body) if not self._is_word(key, value)}
 
     def _is_word(self, key: str, value: Any) -> bool:
+        if key in WITHOUT_SPLITS.get(self.benchmark, ()):
+            return False
         try:
             words = translate([f"{key}={_text(value)}"], self.mode, context=[f"experiment={self.name}"])[0]
         except ConfigError:
@@ -297,19 +316,31 @@ class _Carried:
         return self._resolved(text, depth - 1)
 
     def _suite(self) -> dict[str, Any]:
-        """Return the settings of the fork's suite: its holdout split, if the experiment names none, and its metrics."""
-        if "eval" not in self.groups:
+        """Return the settings of the fork's suite that differ from OpenUnlearning's, and its metrics."""
+        if "eval" not in self.groups or self.benchmark == "custom":
             return {}
-        name = self.groups["eval"]
-        suite = suite_of(self.suite_file, name)
-        split = self.suite_file.get("holdout_split")
-        out: dict[str, Any] = {}
-        if isinstance(split, str) and not _refers(split) and "holdout_split" not in self.body:
-            out["eval"] = {suite: {"holdout_split": split}}
-        metrics = [n for n in metrics_of(self.suite_file) if METRICS.get(n, n) in self.known.metrics]
-        if metrics and name != suite and suite in BENCHMARKS:
-            out[f"eval/{suite}_metrics"] = f"[{','.join(metrics)}]"
-        return out
+        own = self.suite.own_settings()
+        splits = own.get("eval", {}).get(self.suite.kind, {})
+        if "holdout_split" in self.body or _refers(splits.get("holdout_split")):
+            splits.pop("holdout_split", None)
+        changed, notes = self.suite.changed()
+        self.notes += notes
+        return {**merge(own, changed), **self.suite.selection()}
+
+    def _with_one_length(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings with the same length for each data set: one length counts for all of them here."""
+        if self.benchmark == "custom":
+            return body
+        keys = {key: value for key, value in leaves({"data": body.get("data") or {}}) if key.endswith(".max_length")}
+        trained = {key.split(".")[2]: value for key, value in keys.items() if isinstance(value, int)}
+        length, notes = one_length(trained, self.suite.lengths())
+        self.notes += notes
+        if not trained:
+            other = length not in (None, 512)
+            return merge(at_key("model.template_args.max_length", length), body) if other else body
+        for key, value in keys.items():
+            body = merge(body, at_key(key, length if isinstance(value, int) else value))
+        return body
 
     def _is_setting(self, method: str, key: str) -> bool:
         """Return whether a method has a setting, with a note if not. True for every other key."""
@@ -330,12 +361,17 @@ class _Carried:
         sets. quiet: note nothing.
         """
         values = self._values(tree)
+        absent = {k: values.pop(k) for k in WITHOUT_SPLITS.get(self.benchmark, ()) if k in values}
+        if listed := [f"{key}={_text(value)}" for key, value in absent.items() if value is not None]:
+            self.notes.append(f"not carried: {', '.join(listed)}: the benchmark {self.benchmark} has no such setting")
         values = {key: value for key, value in values.items() if key not in DROPPED and key not in self.used}
         if values.get(ATTENTION) == FLASH:
             del values[ATTENTION]
             self.notes.append(f"not carried: {ATTENTION}={FLASH}: transformers chooses; it differs by rounding")
         if self.benchmark == "wmdp":
-            values.pop("eval.lm_eval.tasks", None)  # the benchmark has the same questions
+            tasks = values.pop("eval.lm_eval.tasks", None)  # the benchmark has the questions of wmdp and mmlu
+            others = [t for t in tasks if not str(t).startswith(("wmdp", "mmlu"))] if isinstance(tasks, list) else []
+            values |= {"eval.lm_eval.tasks": others} if others else {}
         if self.benchmark == "custom":  # one note names the data and the metrics of the fork
             keep = ("data.anchor",)
             values = {k: v for k, v in values.items() if k in keep or not k.startswith(("data.", "eval.", "eval/"))}
@@ -352,6 +388,8 @@ class _Carried:
                     key, _, text = new.partition("=")
                     value = values[key] if key in values and _text(values[key]) == text else yaml.safe_load(text)
                     self._check(key, value)
+                    if key in SPLITS and out.get(key, value) != value:
+                        self.notes.append(f"not carried: {key}={out[key]}: {word} is another value of this setting")
                     out[key] = _as_ours(key, value)
             except ConfigError as error:
                 if not quiet:
