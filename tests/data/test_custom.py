@@ -459,6 +459,21 @@ def test_a_note_says_what_is_read_and_what_is_not(tmp_path: Path) -> None:
     assert "set model.template_args.system_prompt in a study file" in lines and "\n" not in lines
 
 
+def test_errors_count_the_rows_that_were_left_out(tmp_path: Path) -> None:
+    for texts, problem in (
+        (["A b", "", None], "row 2: 'text' must be text"),
+        (["A", "", "\ud83d"], "row 2: 'text' con"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            read(tmp_path, "r.json", json.dumps([{"text": text} for text in texts]))
+    rows = read(tmp_path, "r.json", json.dumps(["a b", "", "a b", "One", "Tom &amp; Jerry"]))
+    with pytest.raises(DataError, match=r"^r\.json row 3: a text of one word"):
+        continuations(rows, "forget", "r.json")
+    with pytest.raises(DataError, match=r"^r\.json row 3 is also k\.json row 0"):
+        refuse_shared(rows, read(tmp_path, "k.json", '["One"]'), ("r.json", "k.json"))
+    assert "&amp; (row 4)" in load_examples(str(tmp_path / "r.json"), "x", Columns()).note
+
+
 @pytest.mark.shared
 def test_shared_files_are_read(shared: Path) -> None:
     result = load_examples(str(shared / "data/muse_news/raw/retain1.jsonl"), "retain", Columns())

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import datetime
 import functools
-import io
-import itertools
 import math
 import re
 import shlex
-import tokenize
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +15,9 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
+from expunge.data.cells.written import QUOTED_LIST, WrittenError, squad_texts, written_turns, written_value
 from expunge.data.examples import UNWANTED, Form
-from expunge.data.record_shapes import number_in_list, rows_below, squad_texts, written_turns
+from expunge.data.record_shapes import rows_below
 from expunge.data.table_files import PAIR, Records, WrittenFloat
 
 TEXT = "text"
@@ -46,7 +43,6 @@ TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant
 OPTION = re.compile(r"(?:opt(?:ion)?|op|choice|ans(?:wer)?)?[ _-]?[a-j0-9]", re.IGNORECASE)  # a column of one option
 CONTEXTS = ("input", "context")  # columns that belong to an instruction: Alpaca's and Dolly's
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
-WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
 CALLS = ("tool_calls", "function_call")  # fields of an assistant's turn whose content is no text
 SYSTEMS = ("system", "system_prompt")  # columns of a system message, next to a pair or a conversation
@@ -235,22 +231,41 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     )
 
 
-def cell_text(value: Any, place: str) -> Any:
-    """Return a cell as text: a number by its `repr`, a list of one value as that value.
+def cell_text(value: Any, place: str, as_text: str | None = "") -> Any:
+    """Return a cell as text: a number by its `repr`, a list of one value as that value, also if it is written as text.
+
+    as_text: the end of an error for a text such as "[1, 2]": how to read it unchanged. None: read it unchanged.
 
     Raises DataError for a list of several values; a truth value; NaN; an error of a spreadsheet; a whole number that a
     table stores as a fraction; text without a visible character. Other values (None, a missing text) are returned
     unchanged; the construction of rows refuses them.
     """
-    if isinstance(value, str) and WRITTEN_LIST.match(value) and (listed := written_list(value)) is not None:
-        value = listed
-    elif isinstance(value, str) and (number := number_in_list(value)) is not None:
-        value = number
+    if not isinstance(value, str):
+        return _one_text(value, place)
+    texts = False  # whether it is a list of texts, which is no text in any column
+    try:
+        if (parsed := written_value(value)) is not None:
+            texts = QUOTED_LIST.match(value) is not None and all(isinstance(item, str) for item in parsed)
+            text = _one_text(parsed, place)
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"{place} is {_short(value)}, a list without a text")
+            value = text
+    except WrittenError as error:
+        if as_text is not None:
+            raise DataError(f"{place} {error}, {_short(value)}{as_text}") from None
+    except DataError as error:
+        if as_text is not None or texts:
+            raise DataError(f"{error}{'' if texts else as_text}") from None
+    return check_text(value, place)
+
+
+def _one_text(value: Any, place: str) -> Any:
+    """Return a value that is no text as text, as `cell_text` does."""
     value = squad_texts(value)
     if isinstance(value, list | tuple):
         if len(value) != 1:
             raise DataError(f"{place} lists {len(value)} values, {_short(value)}; give one answer in each row")
-        value = value[0]
+        return _one_text(value[0], place)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy, with a repr of its own
         value = value.item()
     if isinstance(value, bool):
@@ -293,8 +308,10 @@ def with_context(record: Mapping[str, Any], question: Any, place: str) -> Any:
     context = None if key is None else record[key]
     if context is None or (isinstance(context, float) and math.isnan(context)):
         return question
-    if not isinstance(context, str) or context.strip():
+    if not isinstance(context, str):
         context = cell_text(context, f"{place}: {key!r}")
+    elif context.strip():  # a list written as text is part of the task, as in Alpaca's "Sort it." and "[3, 1]"
+        check_text(context, f"{place}: {key!r}")
     if not isinstance(context, str):
         raise DataError(f"{place}: {key!r} must be text, got {_short(context)}")
     return "\n\n".join(part for part in (question, context) if part.strip())
@@ -307,13 +324,17 @@ def context_column(names: Iterable[Any]) -> str | None:
 
 
 def pair_record(
-    record: Mapping[str, Any], question: str, answer: str, i: int, where: str, parts: Sequence[str] = ()
+    record: Mapping[str, Any],
+    question: str,
+    answer: str,
+    i: int,
+    where: str,
+    parts: Sequence[str] = (),
+    as_text: str | None = "",
 ) -> dict[str, Any]:
-    """Return two columns of a record for `qa_rows`, and its further answers, numbered ones in one list.
+    """Return two columns of a record for `qa_rows`, and its further answers.
 
-    Empty optional values are left out.
-
-    parts: the columns of a trace and of earlier turns, if they are read.
+    parts: the columns of a trace and of earlier turns, if they are read. as_text: see `cell_text`.
     """
     out = {key: record[key] for key in (question, answer) if key in record}
     out |= {key: record[key] for key in parts if record.get(key) is not None}
@@ -321,17 +342,36 @@ def pair_record(
         out["turns"] = earlier
     if question.strip().lower() == "instruction" and isinstance(out.get(question), str):
         out[question] = with_context(record, out[question], f"{where} row {i}")
+    return out | variants_in(record, f"{where} row {i}", as_text)
+
+
+def variants_in(record: Mapping[str, Any], place: str, as_text: str | None = "") -> dict[str, Any]:
+    """Return the further answers of a record, numbered ones in one list. Empty optional values are left out.
+
+    as_text: see `cell_text`.
+    """
+    out: dict[str, Any] = {}
     for key in VARIANTS:
-        if record.get(key) not in (None, ""):
-            value = record[key]
-            out[key] = (written_list(value) if isinstance(value, str) else None) or value
-            for text in out[key] if isinstance(out[key], list) else [out[key]]:
-                check_text(text, f"{where} row {i}: {key!r}")
+        value, at = record.get(key), f"{place}: {key!r}"
+        if value is None or (isinstance(value, str) and not value):
+            continue
+        if key.startswith("paraphrased"):
+            out[key] = cell_text(value, at, as_text)
+            continue
+        if isinstance(value, str) and (as_text is not None or QUOTED_LIST.match(value)):
+            try:
+                parsed = written_value(value)
+            except WrittenError as error:
+                raise DataError(f"{at} {error}, {_short(value)}; use the columns {key}_1, {key}_2, ...") from None
+            value = parsed if isinstance(parsed, list) else value
+        one = not isinstance(value, list | tuple)
+        texts = [(check_text if isinstance(t, str) else cell_text)(t, at) for t in ([value] if one else value)]
+        out[key] = texts[0] if one else texts
     numbered = [(int(m[1]), key) for key in record if isinstance(key, str) and (m := NUMBERED.fullmatch(key))]
-    wrong = [check_text(record[key], f"{where} row {i}: {key!r}") for _, key in sorted(numbered)
+    wrong = [check_text(record[key], f"{place}: {key!r}") for _, key in sorted(numbered)
              if record[key] not in (None, "")]  # fmt: skip
     if wrong and "perturbed_answer" in out:
-        raise DataError(f"{where} row {i}: both 'perturbed_answer' and {numbered[0][1]!r}; give one of them")
+        raise DataError(f"{place}: both 'perturbed_answer' and {numbered[0][1]!r}; give one of them")
     return out | ({"perturbed_answer": wrong} if wrong else {})
 
 
@@ -357,25 +397,6 @@ def system_column(record: Mapping[str, Any]) -> str | None:
         if isinstance(text := record[column], str) and text.strip():
             return text
     return None
-
-
-def written_list(text: str) -> list[Any] | None:
-    """Parse a text such as "['a', 'b']", or NumPy's "['a' 'b']", as a list; None for any other text."""
-    if re.match(r"\s*\[\s*['\"]", text) is None:
-        return None
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if not isinstance(value, list):
-        return None
-    # Python joins texts without a comma between them, which would make one answer of NumPy's several
-    tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
-    parts = [token for token in tokens if token.type == tokenize.STRING]
-    if len(parts) <= len(value):
-        return value
-    touch = any(one.end == other.start for one, other in itertools.pairwise(parts))  # "it''s": a doubled quote
-    return None if touch else [ast.literal_eval(part.string) for part in parts]
 
 
 def visible(text: str) -> bool:

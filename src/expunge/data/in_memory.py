@@ -35,6 +35,7 @@ from expunge.data.column_roles import (
 from expunge.data.examples import ANSWER, TRACE, Example, ExampleSet, Form, qa_rows, text_rows
 
 PARTS = (TRACE, "turns")
+AS_TEXT = "; to read the texts as they are, pass an ExampleSet"
 SHAPES = (
     "question and answer, instruction and response, prompt and completion, input and output, messages, conversations, "
     "or text"
@@ -153,11 +154,11 @@ def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], na
     if problem := codes_problem(records, prompt, answer):
         raise DataError(f"{name}: {problem}" + ("; pass the texts alone" if prompt == TEXT else ""))
     parts = PARTS if form == "qa" else ()
-    plain = [pair_record(record, prompt, answer, i, name, parts) for i, record in enumerate(records)]
+    plain = [pair_record(record, prompt, answer, i, name, parts, AS_TEXT) for i, record in enumerate(records)]
     for i, record in enumerate(plain):
         for key in (prompt, answer):
             if key in record:
-                record[key] = cell_text(record[key], f"{name} row {i}: {key!r}")
+                record[key] = cell_text(record[key], f"{name} row {i}: {key!r}", AS_TEXT)
     rows = qa_rows(plain, name=name, where=name, question_key=prompt, answer_key=answer)
     names = {str(key) for record in records for key in record}
     used = {prompt, answer, *VARIANTS, *parts, *filter(NUMBERED.fullmatch, names)}
