@@ -186,6 +186,10 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
         ("f.csv", "question,answer\nWho?,#NAME?\n", "row 0: 'answer' is '#NAME?', an error of a spreadsheet"),
         ("f.csv", "question,answer,perturbed_answer_1\nWho?,Ann,#N/A\n", "row 0: 'perturbed_answer_1' is '#N/A'"),
         ("b.csv", b"PK\x03\x04\x14\x00\x06\x00", "an Excel workbook, no table of rows; save the sheet as 'CSV UTF-8'"),
+        ("b.jsonl", b"BZh91AY&SY", "a bzip2 file, no table of rows; unpack it with: bunzip2 -k"),
+        ("b.csv", b"\xfd7zXZ\x00\x00", "an xz file, no table of rows; unpack it with: unxz -k"),
+        ("b.csv", b"\x80\x05\x95\x00", "a pickle of Python, no table of rows"),
+        ("b.csv", b"\x93NUMPY\x01\x00", "an array of NumPy, no table of rows"),
         ("b.jsonl", b"\x1f\x8b\x08\x00\x00", "a gzip file, no table of rows; unpack it with: gunzip -k"),
         ("w.csv", "question;answer;;\nWho?;Ann;1;2\n", "line 1: two columns with values have no name"),
         ("w.csv", "sep=;\nquestion;answer\nWho?;Ann;2\n", "line 3: 3 fields, the header has 2"),
@@ -565,8 +569,9 @@ def test_lines_of_delimiters_alone_are_empty_lines(tmp_path: Path) -> None:
 
 
 def test_a_markdown_table_has_no_row_of_dashes(tmp_path: Path) -> None:
-    rows = read(tmp_path, "rows.csv", "| question | answer |\n|:---|---:|\n| Who? | Ann |\n| Where? | Rome |\n")
-    assert [(r.question, r.answer) for r in rows] == [("Who?", "Ann"), ("Where?", "Rome")]
+    for rule in ("|:---|---:|", "|-|-|", "| :-: | -- |"):
+        rows = read(tmp_path, "rows.csv", f"| question | answer |\n{rule}\n| Who? | Ann |\n| Where? | Rome |\n")
+        assert [(r.question, r.answer) for r in rows] == [("Who?", "Ann"), ("Where?", "Rome")]
 
 
 def test_dates_and_decimals_name_their_conversion(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
+from expunge.data.cells.codes import codes_problem
 from expunge.data.cells.written import QUOTED_LIST, WrittenError, squad_texts, written_turns, written_value
 from expunge.data.examples import UNWANTED, Form
-from expunge.data.record_shapes import rows_below
+from expunge.data.record_shapes import is_turn, rows_below
 from expunge.data.table_files import PAIR, Records, WrittenFloat
 
 TEXT = "text"
@@ -40,7 +41,6 @@ VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UN
 # Further columns that are read. They do not make the choice of columns ambiguous.
 KNOWN = ("id", "input", *VARIANTS, "trace", "turns")
 TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant's turn, as chat templates name it
-OPTION = re.compile(r"(?:opt(?:ion)?|op|choice|ans(?:wer)?)?[ _-]?[a-j0-9]", re.IGNORECASE)  # a column of one option
 CONTEXTS = ("input", "context")  # columns that belong to an instruction: Alpaca's and Dolly's
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
@@ -100,31 +100,58 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
         return Roles(None, _named(columns.text, names, "text_column", where), "text")
     if columns.question is not None and columns.answer is not None:
         question = _named(columns.question, names, "question_column", where)
-        return Roles(question, _named(columns.answer, names, "answer_column", where), columns.form or "qa")
+        answer = _named(columns.answer, names, "answer_column", where)
+        chat = question if any(are_turns(record.get(question)) for record in raw) else None
+        if question == answer and chat is None:
+            raise DataError(f"{where}: {question!r} is named as both question and answer; name two columns")
+        return Roles(question, answer, columns.form or "qa", chat)
     by_name = by_plain_name(names, where)
-    chats = [by_name[name] for name in CHATS if name in by_name]
-    if chats:
-        return Roles(chats[0], chats[0], columns.form or "qa", chat=chats[0])
-    pairs = named_pairs(by_name)
-    if len(pairs) > 1:
+    readings = possible_readings(raw, by_name)
+    if len(readings) > 1:
         raise DataError(
             f"{where}: several pairs of columns could be question and answer; set "
-            + ", or ".join(column_settings(q, a) for q, a, _ in pairs)
+            + ", or ".join(column_settings(q, a) for q, a, _ in readings)
         )
-    if pairs:
-        question, answer, form = pairs[0]
+    if readings:
+        question, answer, form = readings[0]
         if question == PAIR[0] and named_pairs({_plain(str(raw[0][name])): name for name in PAIR}):
             raise DataError(f"{where} row 0: {list(raw[0].values())} are names of columns; remove this row")
         if problem := codes_problem(raw, question, answer):
             setting = column_settings(question, answer)
             texts = f"{_word('text', question)} to read the texts alone, or " if _plain(question) == TEXT else ""
             raise DataError(f"{where}: {problem}; set {texts}{setting} to read it as it is")
-        if isinstance(raw[0].get(question), list):  # TRL's conversational prompt and completion
+        if question == answer or isinstance(raw[0].get(question), list):  # TRL's conversational prompt and completion
             return Roles(question, answer, columns.form or "qa", chat=question)
         return Roles(question, answer, columns.form or form)
     if TEXT in by_name:
         return Roles(None, by_name[TEXT], "text")
     raise DataError(_unknown_columns(raw[0], names, where))
+
+
+def possible_readings(raw: Sequence[Mapping[str, Any]], by_name: Mapping[str, str]) -> list[tuple[str, str, Form]]:
+    """Return the pairs of columns to choose from; a conversation is a pair of its column with itself.
+
+    Of pairs with the same texts in all rows only the first is returned.
+    """
+    chats: list[tuple[str, str, Form]] = [(by_name[name], by_name[name], "qa") for name in CHATS if name in by_name]
+    out: list[tuple[str, str, Form]] = []
+    for pair in (*chats, *named_pairs(by_name)):
+        if not any(all(_pair_texts(r, *pair[:2]) == _pair_texts(r, *other[:2]) for r in raw) for other in out):
+            out.append(pair)
+    return out
+
+
+def _pair_texts(record: Mapping[str, Any], question: str, answer: str) -> list[str]:
+    """Return the question and the answer of a record for a comparison; of a conversation the last ones."""
+    values = [written_turns(record.get(column)) for column in dict.fromkeys((question, answer))]
+    texts = [turn_text(t) if isinstance(t, Mapping) else t for v in values for t in (v if isinstance(v, list) else [v])]
+    return [str(text).strip() for text in texts[-2:]]
+
+
+def are_turns(value: Any) -> bool:
+    """Return whether a value is a list of turns of a conversation, also as text."""
+    value = written_turns(value)
+    return isinstance(value, list) and bool(value) and all(isinstance(t, Mapping) and is_turn(t) for t in value)
 
 
 def by_plain_name(names: Sequence[str], where: str) -> dict[str, str]:
@@ -141,37 +168,11 @@ def by_plain_name(names: Sequence[str], where: str) -> dict[str, str]:
 def named_pairs(by_name: Mapping[str, str]) -> list[tuple[str, str, Form]]:
     """Return the pairs of columns that have usual names of a question and an answer, and the form of such rows."""
     pairs = [(by_name[q], by_name[a], form) for q, a, form in PAIRS if q in by_name and a in by_name]
-    if by_name.keys() >= {"instruction", "output"} or by_name.keys() >= {"instruction", "response"}:
-        return [pair for pair in pairs if _plain(pair[0]) == "instruction"]  # `input` is a part of the question
-    return pairs
-
-
-def codes_problem(raw: Sequence[Mapping[str, Any]], question: str, answer: str) -> str | None:
-    """Return the problem if all answers are positions of choices or classes, or some are unwanted; else None.
-
-    The names of the columns are then misleading, and training on "2" teaches nothing.
-    """
-    unwanted = [i for i, record in enumerate(raw) if str(record.get("label")).lower() == "false"]
-    if unwanted and _plain(answer) == "completion":
-        return f"'label' is false in {len(unwanted)} rows (row {unwanted[0]}): unwanted completions of KTO; remove them"
-    answers = [record.get(answer) for record in raw]
-    if not all(_is_code(value) for value in answers):
-        return None
-    if choices := _choices(raw[0], answer):
-        return (
-            f"every {answer!r} is a position or a letter such as {answers[0]!r}, probably of {choices}; write the "
-            "text of the right choice"
-        )
-    if _plain(answer) == "labels" and len(answers) > 1:
-        return f"every {answer!r} is a number or a letter such as {answers[0]!r}, probably a class"
-    return None
-
-
-def _choices(record: Mapping[str, Any], answer: str) -> str:
-    """Return the column of a list of choices, or the columns of one option each; empty without any."""
-    lists = [k for k, v in record.items() if isinstance(v, list | dict) and len(v) > 1 and k != answer]
-    options = [k for k in record if isinstance(k, str) and k != answer and OPTION.fullmatch(k.strip())]
-    return ", ".join(map(repr, lists[:1] or (options if len(options) > 1 else ())))
+    alpaca = [pair for pair in pairs if _plain(pair[0]) == "instruction"]
+    if not alpaca:
+        return pairs
+    answers = {answer for _, answer, _ in alpaca}  # `input` is a part of the question
+    return [p for p in pairs if p in alpaca or (_plain(p[0]) != "input" and p[1] not in answers)]
 
 
 def column_settings(question: str, answer: str) -> str:
@@ -182,10 +183,6 @@ def column_settings(question: str, answer: str) -> str:
 def _word(role: str, column: str) -> str:
     """Return the setting of a column's name, as a shell reads it."""
     return shlex.quote(f"data.args.{role}_column={column}")
-
-
-def _is_code(value: Any) -> bool:
-    return re.fullmatch(r"\d{1,3}|[A-Ja-j]", str(value).strip()) is not None and not isinstance(value, bool)
 
 
 def _plain(name: str) -> str:
