@@ -186,6 +186,10 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
         ("f.csv", "question,answer\nWho?,#NAME?\n", "row 0: 'answer' is '#NAME?', an error of a spreadsheet"),
         ("f.csv", "question,answer,perturbed_answer_1\nWho?,Ann,#N/A\n", "row 0: 'perturbed_answer_1' is '#N/A'"),
         ("b.csv", b"PK\x03\x04\x14\x00\x06\x00", "an Excel workbook, no table of rows; save the sheet as 'CSV UTF-8'"),
+        ("b.jsonl", b"BZh91AY&SY", "a bzip2 file, no table of rows; unpack it with: bunzip2 -k"),
+        ("b.csv", b"\xfd7zXZ\x00\x00", "an xz file, no table of rows; unpack it with: unxz -k"),
+        ("b.csv", b"\x80\x05\x95\x00", "a pickle of Python, no table of rows"),
+        ("b.csv", b"\x93NUMPY\x01\x00", "an array of NumPy, no table of rows"),
         ("b.jsonl", b"\x1f\x8b\x08\x00\x00", "a gzip file, no table of rows; unpack it with: gunzip -k"),
         ("w.csv", "question;answer;;\nWho?;Ann;1;2\n", "line 1: two columns with values have no name"),
         ("w.csv", "sep=;\nquestion;answer\nWho?;Ann;2\n", "line 3: 3 fields, the header has 2"),
@@ -459,6 +463,21 @@ def test_a_note_says_what_is_read_and_what_is_not(tmp_path: Path) -> None:
     assert "set model.template_args.system_prompt in a study file" in lines and "\n" not in lines
 
 
+def test_errors_count_the_rows_that_were_left_out(tmp_path: Path) -> None:
+    for texts, problem in (
+        (["A b", "", None], "row 2: 'text' must be text"),
+        (["A", "", "\ud83d"], "row 2: 'text' con"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            read(tmp_path, "r.json", json.dumps([{"text": text} for text in texts]))
+    rows = read(tmp_path, "r.json", json.dumps(["a b", "", "a b", "One", "Tom &amp; Jerry"]))
+    with pytest.raises(DataError, match=r"^r\.json row 3: a text of one word"):
+        continuations(rows, "forget", "r.json")
+    with pytest.raises(DataError, match=r"^r\.json row 3 is also k\.json row 0"):
+        refuse_shared(rows, read(tmp_path, "k.json", '["One"]'), ("r.json", "k.json"))
+    assert "&amp; (row 4)" in load_examples(str(tmp_path / "r.json"), "x", Columns()).note
+
+
 @pytest.mark.shared
 def test_shared_files_are_read(shared: Path) -> None:
     result = load_examples(str(shared / "data/muse_news/raw/retain1.jsonl"), "retain", Columns())
@@ -550,8 +569,9 @@ def test_lines_of_delimiters_alone_are_empty_lines(tmp_path: Path) -> None:
 
 
 def test_a_markdown_table_has_no_row_of_dashes(tmp_path: Path) -> None:
-    rows = read(tmp_path, "rows.csv", "| question | answer |\n|:---|---:|\n| Who? | Ann |\n| Where? | Rome |\n")
-    assert [(r.question, r.answer) for r in rows] == [("Who?", "Ann"), ("Where?", "Rome")]
+    for rule in ("|:---|---:|", "|-|-|", "| :-: | -- |"):
+        rows = read(tmp_path, "rows.csv", f"| question | answer |\n{rule}\n| Who? | Ann |\n| Where? | Rome |\n")
+        assert [(r.question, r.answer) for r in rows] == [("Who?", "Ann"), ("Where?", "Rome")]
 
 
 def test_dates_and_decimals_name_their_conversion(tmp_path: Path) -> None:

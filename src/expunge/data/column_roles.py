@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import datetime
 import functools
-import io
-import itertools
 import math
 import re
 import shlex
-import tokenize
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +15,10 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
+from expunge.data.cells.codes import codes_problem
+from expunge.data.cells.written import QUOTED_LIST, WrittenError, squad_texts, written_turns, written_value
 from expunge.data.examples import UNWANTED, Form
-from expunge.data.record_shapes import number_in_list, rows_below, squad_texts, written_turns
+from expunge.data.record_shapes import is_turn, rows_below
 from expunge.data.table_files import PAIR, Records, WrittenFloat
 
 TEXT = "text"
@@ -43,10 +41,8 @@ VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UN
 # Further columns that are read. They do not make the choice of columns ambiguous.
 KNOWN = ("id", "input", *VARIANTS, "trace", "turns")
 TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant's turn, as chat templates name it
-OPTION = re.compile(r"(?:opt(?:ion)?|op|choice|ans(?:wer)?)?[ _-]?[a-j0-9]", re.IGNORECASE)  # a column of one option
 CONTEXTS = ("input", "context")  # columns that belong to an instruction: Alpaca's and Dolly's
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
-WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
 ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
 CALLS = ("tool_calls", "function_call")  # fields of an assistant's turn whose content is no text
 SYSTEMS = ("system", "system_prompt")  # columns of a system message, next to a pair or a conversation
@@ -104,31 +100,58 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
         return Roles(None, _named(columns.text, names, "text_column", where), "text")
     if columns.question is not None and columns.answer is not None:
         question = _named(columns.question, names, "question_column", where)
-        return Roles(question, _named(columns.answer, names, "answer_column", where), columns.form or "qa")
+        answer = _named(columns.answer, names, "answer_column", where)
+        chat = question if any(are_turns(record.get(question)) for record in raw) else None
+        if question == answer and chat is None:
+            raise DataError(f"{where}: {question!r} is named as both question and answer; name two columns")
+        return Roles(question, answer, columns.form or "qa", chat)
     by_name = by_plain_name(names, where)
-    chats = [by_name[name] for name in CHATS if name in by_name]
-    if chats:
-        return Roles(chats[0], chats[0], columns.form or "qa", chat=chats[0])
-    pairs = named_pairs(by_name)
-    if len(pairs) > 1:
+    readings = possible_readings(raw, by_name)
+    if len(readings) > 1:
         raise DataError(
             f"{where}: several pairs of columns could be question and answer; set "
-            + ", or ".join(column_settings(q, a) for q, a, _ in pairs)
+            + ", or ".join(column_settings(q, a) for q, a, _ in readings)
         )
-    if pairs:
-        question, answer, form = pairs[0]
+    if readings:
+        question, answer, form = readings[0]
         if question == PAIR[0] and named_pairs({_plain(str(raw[0][name])): name for name in PAIR}):
             raise DataError(f"{where} row 0: {list(raw[0].values())} are names of columns; remove this row")
         if problem := codes_problem(raw, question, answer):
             setting = column_settings(question, answer)
             texts = f"{_word('text', question)} to read the texts alone, or " if _plain(question) == TEXT else ""
             raise DataError(f"{where}: {problem}; set {texts}{setting} to read it as it is")
-        if isinstance(raw[0].get(question), list):  # TRL's conversational prompt and completion
+        if question == answer or isinstance(raw[0].get(question), list):  # TRL's conversational prompt and completion
             return Roles(question, answer, columns.form or "qa", chat=question)
         return Roles(question, answer, columns.form or form)
     if TEXT in by_name:
         return Roles(None, by_name[TEXT], "text")
     raise DataError(_unknown_columns(raw[0], names, where))
+
+
+def possible_readings(raw: Sequence[Mapping[str, Any]], by_name: Mapping[str, str]) -> list[tuple[str, str, Form]]:
+    """Return the pairs of columns to choose from; a conversation is a pair of its column with itself.
+
+    Of pairs with the same texts in all rows only the first is returned.
+    """
+    chats: list[tuple[str, str, Form]] = [(by_name[name], by_name[name], "qa") for name in CHATS if name in by_name]
+    out: list[tuple[str, str, Form]] = []
+    for pair in (*chats, *named_pairs(by_name)):
+        if not any(all(_pair_texts(r, *pair[:2]) == _pair_texts(r, *other[:2]) for r in raw) for other in out):
+            out.append(pair)
+    return out
+
+
+def _pair_texts(record: Mapping[str, Any], question: str, answer: str) -> list[str]:
+    """Return the question and the answer of a record for a comparison; of a conversation the last ones."""
+    values = [written_turns(record.get(column)) for column in dict.fromkeys((question, answer))]
+    texts = [turn_text(t) if isinstance(t, Mapping) else t for v in values for t in (v if isinstance(v, list) else [v])]
+    return [str(text).strip() for text in texts[-2:]]
+
+
+def are_turns(value: Any) -> bool:
+    """Return whether a value is a list of turns of a conversation, also as text."""
+    value = written_turns(value)
+    return isinstance(value, list) and bool(value) and all(isinstance(t, Mapping) and is_turn(t) for t in value)
 
 
 def by_plain_name(names: Sequence[str], where: str) -> dict[str, str]:
@@ -145,37 +168,11 @@ def by_plain_name(names: Sequence[str], where: str) -> dict[str, str]:
 def named_pairs(by_name: Mapping[str, str]) -> list[tuple[str, str, Form]]:
     """Return the pairs of columns that have usual names of a question and an answer, and the form of such rows."""
     pairs = [(by_name[q], by_name[a], form) for q, a, form in PAIRS if q in by_name and a in by_name]
-    if by_name.keys() >= {"instruction", "output"} or by_name.keys() >= {"instruction", "response"}:
-        return [pair for pair in pairs if _plain(pair[0]) == "instruction"]  # `input` is a part of the question
-    return pairs
-
-
-def codes_problem(raw: Sequence[Mapping[str, Any]], question: str, answer: str) -> str | None:
-    """Return the problem if all answers are positions of choices or classes, or some are unwanted; else None.
-
-    The names of the columns are then misleading, and training on "2" teaches nothing.
-    """
-    unwanted = [i for i, record in enumerate(raw) if str(record.get("label")).lower() == "false"]
-    if unwanted and _plain(answer) == "completion":
-        return f"'label' is false in {len(unwanted)} rows (row {unwanted[0]}): unwanted completions of KTO; remove them"
-    answers = [record.get(answer) for record in raw]
-    if not all(_is_code(value) for value in answers):
-        return None
-    if choices := _choices(raw[0], answer):
-        return (
-            f"every {answer!r} is a position or a letter such as {answers[0]!r}, probably of {choices}; write the "
-            "text of the right choice"
-        )
-    if _plain(answer) == "labels" and len(answers) > 1:
-        return f"every {answer!r} is a number or a letter such as {answers[0]!r}, probably a class"
-    return None
-
-
-def _choices(record: Mapping[str, Any], answer: str) -> str:
-    """Return the column of a list of choices, or the columns of one option each; empty without any."""
-    lists = [k for k, v in record.items() if isinstance(v, list | dict) and len(v) > 1 and k != answer]
-    options = [k for k in record if isinstance(k, str) and k != answer and OPTION.fullmatch(k.strip())]
-    return ", ".join(map(repr, lists[:1] or (options if len(options) > 1 else ())))
+    alpaca = [pair for pair in pairs if _plain(pair[0]) == "instruction"]
+    if not alpaca:
+        return pairs
+    answers = {answer for _, answer, _ in alpaca}  # `input` is a part of the question
+    return [p for p in pairs if p in alpaca or (_plain(p[0]) != "input" and p[1] not in answers)]
 
 
 def column_settings(question: str, answer: str) -> str:
@@ -186,10 +183,6 @@ def column_settings(question: str, answer: str) -> str:
 def _word(role: str, column: str) -> str:
     """Return the setting of a column's name, as a shell reads it."""
     return shlex.quote(f"data.args.{role}_column={column}")
-
-
-def _is_code(value: Any) -> bool:
-    return re.fullmatch(r"\d{1,3}|[A-Ja-j]", str(value).strip()) is not None and not isinstance(value, bool)
 
 
 def _plain(name: str) -> str:
@@ -235,22 +228,41 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     )
 
 
-def cell_text(value: Any, place: str) -> Any:
-    """Return a cell as text: a number by its `repr`, a list of one value as that value.
+def cell_text(value: Any, place: str, as_text: str | None = "") -> Any:
+    """Return a cell as text: a number by its `repr`, a list of one value as that value, also if it is written as text.
+
+    as_text: the end of an error for a text such as "[1, 2]": how to read it unchanged. None: read it unchanged.
 
     Raises DataError for a list of several values; a truth value; NaN; an error of a spreadsheet; a whole number that a
     table stores as a fraction; text without a visible character. Other values (None, a missing text) are returned
     unchanged; the construction of rows refuses them.
     """
-    if isinstance(value, str) and WRITTEN_LIST.match(value) and (listed := written_list(value)) is not None:
-        value = listed
-    elif isinstance(value, str) and (number := number_in_list(value)) is not None:
-        value = number
+    if not isinstance(value, str):
+        return _one_text(value, place)
+    texts = False  # whether it is a list of texts, which is no text in any column
+    try:
+        if (parsed := written_value(value)) is not None:
+            texts = QUOTED_LIST.match(value) is not None and all(isinstance(item, str) for item in parsed)
+            text = _one_text(parsed, place)
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"{place} is {_short(value)}, a list without a text")
+            value = text
+    except WrittenError as error:
+        if as_text is not None:
+            raise DataError(f"{place} {error}, {_short(value)}{as_text}") from None
+    except DataError as error:
+        if as_text is not None or texts:
+            raise DataError(f"{error}{'' if texts else as_text}") from None
+    return check_text(value, place)
+
+
+def _one_text(value: Any, place: str) -> Any:
+    """Return a value that is no text as text, as `cell_text` does."""
     value = squad_texts(value)
     if isinstance(value, list | tuple):
         if len(value) != 1:
             raise DataError(f"{place} lists {len(value)} values, {_short(value)}; give one answer in each row")
-        value = value[0]
+        return _one_text(value[0], place)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy, with a repr of its own
         value = value.item()
     if isinstance(value, bool):
@@ -293,8 +305,10 @@ def with_context(record: Mapping[str, Any], question: Any, place: str) -> Any:
     context = None if key is None else record[key]
     if context is None or (isinstance(context, float) and math.isnan(context)):
         return question
-    if not isinstance(context, str) or context.strip():
+    if not isinstance(context, str):
         context = cell_text(context, f"{place}: {key!r}")
+    elif context.strip():  # a list written as text is part of the task, as in Alpaca's "Sort it." and "[3, 1]"
+        check_text(context, f"{place}: {key!r}")
     if not isinstance(context, str):
         raise DataError(f"{place}: {key!r} must be text, got {_short(context)}")
     return "\n\n".join(part for part in (question, context) if part.strip())
@@ -307,13 +321,17 @@ def context_column(names: Iterable[Any]) -> str | None:
 
 
 def pair_record(
-    record: Mapping[str, Any], question: str, answer: str, i: int, where: str, parts: Sequence[str] = ()
+    record: Mapping[str, Any],
+    question: str,
+    answer: str,
+    i: int,
+    where: str,
+    parts: Sequence[str] = (),
+    as_text: str | None = "",
 ) -> dict[str, Any]:
-    """Return two columns of a record for `qa_rows`, and its further answers, numbered ones in one list.
+    """Return two columns of a record for `qa_rows`, and its further answers.
 
-    Empty optional values are left out.
-
-    parts: the columns of a trace and of earlier turns, if they are read.
+    parts: the columns of a trace and of earlier turns, if they are read. as_text: see `cell_text`.
     """
     out = {key: record[key] for key in (question, answer) if key in record}
     out |= {key: record[key] for key in parts if record.get(key) is not None}
@@ -321,17 +339,36 @@ def pair_record(
         out["turns"] = earlier
     if question.strip().lower() == "instruction" and isinstance(out.get(question), str):
         out[question] = with_context(record, out[question], f"{where} row {i}")
+    return out | variants_in(record, f"{where} row {i}", as_text)
+
+
+def variants_in(record: Mapping[str, Any], place: str, as_text: str | None = "") -> dict[str, Any]:
+    """Return the further answers of a record, numbered ones in one list. Empty optional values are left out.
+
+    as_text: see `cell_text`.
+    """
+    out: dict[str, Any] = {}
     for key in VARIANTS:
-        if record.get(key) not in (None, ""):
-            value = record[key]
-            out[key] = (written_list(value) if isinstance(value, str) else None) or value
-            for text in out[key] if isinstance(out[key], list) else [out[key]]:
-                check_text(text, f"{where} row {i}: {key!r}")
+        value, at = record.get(key), f"{place}: {key!r}"
+        if value is None or (isinstance(value, str) and not value):
+            continue
+        if key.startswith("paraphrased"):
+            out[key] = cell_text(value, at, as_text)
+            continue
+        if isinstance(value, str) and (as_text is not None or QUOTED_LIST.match(value)):
+            try:
+                parsed = written_value(value)
+            except WrittenError as error:
+                raise DataError(f"{at} {error}, {_short(value)}; use the columns {key}_1, {key}_2, ...") from None
+            value = parsed if isinstance(parsed, list) else value
+        one = not isinstance(value, list | tuple)
+        texts = [(check_text if isinstance(t, str) else cell_text)(t, at) for t in ([value] if one else value)]
+        out[key] = texts[0] if one else texts
     numbered = [(int(m[1]), key) for key in record if isinstance(key, str) and (m := NUMBERED.fullmatch(key))]
-    wrong = [check_text(record[key], f"{where} row {i}: {key!r}") for _, key in sorted(numbered)
+    wrong = [check_text(record[key], f"{place}: {key!r}") for _, key in sorted(numbered)
              if record[key] not in (None, "")]  # fmt: skip
     if wrong and "perturbed_answer" in out:
-        raise DataError(f"{where} row {i}: both 'perturbed_answer' and {numbered[0][1]!r}; give one of them")
+        raise DataError(f"{place}: both 'perturbed_answer' and {numbered[0][1]!r}; give one of them")
     return out | ({"perturbed_answer": wrong} if wrong else {})
 
 
@@ -357,25 +394,6 @@ def system_column(record: Mapping[str, Any]) -> str | None:
         if isinstance(text := record[column], str) and text.strip():
             return text
     return None
-
-
-def written_list(text: str) -> list[Any] | None:
-    """Parse a text such as "['a', 'b']", or NumPy's "['a' 'b']", as a list; None for any other text."""
-    if re.match(r"\s*\[\s*['\"]", text) is None:
-        return None
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if not isinstance(value, list):
-        return None
-    # Python joins texts without a comma between them, which would make one answer of NumPy's several
-    tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
-    parts = [token for token in tokens if token.type == tokenize.STRING]
-    if len(parts) <= len(value):
-        return value
-    touch = any(one.end == other.start for one, other in itertools.pairwise(parts))  # "it''s": a doubled quote
-    return None if touch else [ast.literal_eval(part.string) for part in parts]
 
 
 def visible(text: str) -> bool:

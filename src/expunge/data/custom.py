@@ -21,6 +21,7 @@ from expunge.data.column_roles import (
     Columns,
     Roles,
     cell_text,
+    check_text,
     column_settings,
     context_column,
     find_roles,
@@ -30,7 +31,7 @@ from expunge.data.column_roles import (
     system_column,
 )
 from expunge.data.doubtful_texts import doubts
-from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows
+from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows, text_in
 from expunge.data.record_shapes import table_in_text, unwrapped
 from expunge.data.source import file_bytes, is_hub_id, load_raw, read_file
 from expunge.data.table_files import DELIMITERS, Records, decode_text
@@ -162,19 +163,23 @@ def continuations(rows: ExampleSet, name: str, where: str) -> ExampleSet:
     for row in rows:
         words = list(re.finditer(r"\S+", row.answer))
         if len(words) < 2:
-            raise DataError(f"{where} row {row.row_id}: a text of one word cannot be divided; give two words or more")
+            raise DataError(f"{where} row {row.number}: a text of one word cannot be divided; give two words or more")
         middle = words[len(words) // 2].start()
-        cut.append(Example(row.row_id, row.answer[:middle], {ANSWER: row.answer[middle:]}, meta=row.meta))
+        cut.append(
+            Example(
+                row.row_id, row.answer[:middle], {ANSWER: row.answer[middle:]}, meta=row.meta, file_row=row.file_row
+            )
+        )
     return ExampleSet(name, tuple(cut), "text")
 
 
 def refuse_shared(one: ExampleSet, other: ExampleSet, places: tuple[str, str]) -> None:
     """Raise DataError with the first row that is in both sets."""
-    theirs = {row_key(row): row.row_id for row in other}
+    theirs = {row_key(row): row.number for row in other}
     for row in one:
         if row_key(row) in theirs:
             raise DataError(
-                f"{places[0]} row {row.row_id} is also {places[1]} row {theirs[row_key(row)]}: "
+                f"{places[0]} row {row.number} is also {places[1]} row {theirs[row_key(row)]}: "
                 f"{_shown(row.question or row.answer)}; remove it from one of them"
             )
 
@@ -207,19 +212,23 @@ def _rows(raw: Records, roles: Roles, name: str, where: str, columns: Columns) -
         return _texts(raw, roles.answer, name, where)
     remarks: list[str] = []
     question, answer = roles.question, roles.answer
+    setting = f"; to read the texts as they are, set {column_settings(question, answer)}"
+    as_text = setting if columns.question is None else None
     if roles.chat is not None:
         plain, remarks = _from_chats(raw, roles, where)
         question, answer = "question", "answer"
     else:
         parts = (TRACE, "turns") if roles.form == "qa" else ()
-        plain = [pair_record(record, question, answer, i, where, parts) for i, record in enumerate(raw)]
+        plain = [pair_record(r, question, answer, i, where, parts, as_text) for i, r in enumerate(raw)]
         if columns.question is None:  # a user who names the columns reads them alone
             systems = [system_column(record) for record in raw]
             remarks = _on_system(systems, where, f", or name the columns to read: {column_settings(question, answer)}")
     for i, record in enumerate(plain):
         for key in (question, answer):
             if key in record:
-                record[key] = cell_text(record[key], f"{where} row {i}: '{key}'")
+                place = f"{where} row {i}: '{key}'"
+                turn = roles.chat is not None and isinstance(record[key], str)  # its text is no cell of a table
+                record[key] = check_text(record[key], place) if turn else cell_text(record[key], place, as_text)
     examples = qa_rows(plain, name=name, where=where, question_key=question, answer_key=answer)
     parted = next((r.row_id for r in examples if r.trace is not None or r.turns), None)
     if roles.form != "qa" and parted is not None:
@@ -267,8 +276,7 @@ def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:
 
 def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet, list[str]]:
     """Return rows of plain text as answers without question. Empty and repeated texts are left out and counted."""
-    plain: list[dict[str, Any]] = []
-    indices: list[int] = []
+    rows: list[Example] = []
     empty: list[int] = []
     twice: list[int] = []
     seen: set[str] = set()
@@ -282,22 +290,18 @@ def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet
             continue
         if isinstance(value, str):
             seen.add(value.strip())
-        plain.append({"question": TEXT, "answer": cell_text(value, f"{place}: '{column}'")})
-        indices.append(i)
-    if not plain:
+            check_text(value, f"{place}: '{column}'")
+        else:
+            value = cell_text(value, f"{place}: '{column}'")
+        text = text_in({column: value}, column, place)
+        number = i if i != len(rows) else None
+        rows.append(Example(len(rows), "", {ANSWER: text}, meta=_meta(record, where, i), file_row=number))
+    if not rows:
         raise DataError(f"{where}: no rows; every '{column}' is empty")
-    try:
-        examples = qa_rows(plain, name=name, where=where)
-    except DataError as error:
-        raise DataError(str(error).replace("'answer'", f"'{column}'")) from None
-    rows = tuple(
-        Example(r.row_id, "", {ANSWER: r.answer}, meta=_meta(raw[i], where, i))
-        for i, r in zip(indices, examples, strict=True)
-    )
     dropped = [
         dropped_rows(numbers, why) for numbers, why in ((empty, "an empty text"), (twice, "a repeated text")) if numbers
     ]
-    return ExampleSet(name, rows, "text"), dropped
+    return ExampleSet(name, tuple(rows), "text"), dropped
 
 
 def _paragraphs(file: Path) -> Sequence[str]:
@@ -321,10 +325,10 @@ def row_key(row: Example) -> tuple[str, ...]:
 def _refuse_twice(rows: ExampleSet, where: str) -> None:
     seen: dict[tuple[str, ...], int] = {}
     for row in rows:
-        first = seen.setdefault(row_key(row), row.row_id)
-        if first != row.row_id:
+        first = seen.setdefault(row_key(row), row.number)
+        if first != row.number:
             raise DataError(
-                f"{where} row {row.row_id} is the same as row {first}: {_shown(row.question or row.answer)}"
+                f"{where} row {row.number} is the same as row {first}: {_shown(row.question or row.answer)}"
             )
 
 

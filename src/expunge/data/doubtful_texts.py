@@ -27,7 +27,7 @@ def doubts(rows: Sequence[Example]) -> list[str]:
     )
     remarks = []
     for what, doubtful in kinds:
-        numbers = [row.row_id for row in rows if doubtful(row)]
+        numbers = [row.number for row in rows if doubtful(row)]
         if numbers:
             remarks.append(f"{len(numbers)} {what} (row {numbers[0]}), read unchanged")
     return remarks

@@ -36,7 +36,7 @@ class Example:
     `row_id` is the position in the set. `meta` contains only plain JSON values, because the fingerprint covers it.
     `trace`: the reasoning before the answer, a span of its own. Each answer of the example follows the same trace; ""
     is a closed thought without text, None is an example without a thought. `turns`: the earlier questions and answers
-    of the conversation.
+    of the conversation. `file_row`: the row's number in its file, if rows before it were left out.
     """
 
     row_id: int
@@ -46,6 +46,12 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
     trace: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
+    file_row: int | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def number(self) -> int:
+        """The row's number in its file, for errors."""
+        return self.row_id if self.file_row is None else self.file_row
 
     @property
     def answer(self) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.core.errors import DataError, kind_of
+from expunge.data.cells.codes import codes_problem, unwanted_problem
 from expunge.data.column_roles import (
-    CHATS,
     NUMBERED,
     TEXT,
     VARIANTS,
@@ -21,10 +21,9 @@ from expunge.data.column_roles import (
     cell_text,
     chat_record,
     check_text,
-    codes_problem,
     context_column,
-    named_pairs,
     pair_record,
+    possible_readings,
     refuse_calls,
     refuse_rendered,
     system_column,
@@ -35,6 +34,7 @@ from expunge.data.column_roles import (
 from expunge.data.examples import ANSWER, TRACE, Example, ExampleSet, Form, qa_rows, text_rows
 
 PARTS = (TRACE, "turns")
+AS_TEXT = "; to read the texts as they are, pass an ExampleSet"
 SHAPES = (
     "question and answer, instruction and response, prompt and completion, input and output, messages, conversations, "
     "or text"
@@ -70,22 +70,23 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
     records = _records(data, name)
     first = records[0]
     by_name = by_plain_name([str(key) for key in first], name)
-    chats = [by_name[column] for column in CHATS if column in by_name]
-    columns = named_pairs(by_name)
-    if (chats or columns) and any(system_column(record) for record in records):
+    readings = possible_readings(records, by_name)
+    if readings and any(system_column(record) for record in records):
         raise DataError(
             f"{name}: a column of system messages is not read; remove it, and pass its text once, "
             "template={'system_prompt': TEXT}"
         )
-    if chats:
-        key = chats[0]
+    if len(readings) > 1:
+        listed = ", or ".join(f"{q!r} and {a!r}" if q != a else repr(q) for q, a, _ in readings)
+        raise DataError(f"{name} row 0: several pairs of columns could be question and answer: {listed}; pass one pair")
+    if readings and readings[0][0] == readings[0][1]:
+        key = readings[0][0]
+        if problem := unwanted_problem(records):
+            raise DataError(f"{name}: {problem}")
         pairs = [_conversation(record.get(key), f"{name} row {i}: {key!r}") for i, record in enumerate(records)]
         return _questions(records, pairs, name, key)
-    if len(columns) > 1:
-        listed = ", or ".join(f"{question!r} and {answer!r}" for question, answer, _ in columns)
-        raise DataError(f"{name} row 0: several pairs of columns could be question and answer: {listed}; pass one pair")
-    if columns:
-        return _pairs(records, columns[0], name)
+    if readings:
+        return _pairs(records, readings[0], name)
     if TEXT in by_name:
         texts = text_rows(records, name=name, where=name, key=by_name[TEXT])
         return dataclasses.replace(texts, rows=_with_meta(texts.rows, records, {by_name[TEXT]}))
@@ -153,11 +154,11 @@ def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], na
     if problem := codes_problem(records, prompt, answer):
         raise DataError(f"{name}: {problem}" + ("; pass the texts alone" if prompt == TEXT else ""))
     parts = PARTS if form == "qa" else ()
-    plain = [pair_record(record, prompt, answer, i, name, parts) for i, record in enumerate(records)]
+    plain = [pair_record(record, prompt, answer, i, name, parts, AS_TEXT) for i, record in enumerate(records)]
     for i, record in enumerate(plain):
         for key in (prompt, answer):
             if key in record:
-                record[key] = cell_text(record[key], f"{name} row {i}: {key!r}")
+                record[key] = cell_text(record[key], f"{name} row {i}: {key!r}", AS_TEXT)
     rows = qa_rows(plain, name=name, where=name, question_key=prompt, answer_key=answer)
     names = {str(key) for record in records for key in record}
     used = {prompt, answer, *VARIANTS, *parts, *filter(NUMBERED.fullmatch, names)}

@@ -1,15 +1,11 @@
-"""Shapes of other programs' records: rows below one key, SQuAD's answers, conversations and numbers as text."""
+"""Shapes of other programs' records: rows below one key, and conversations."""
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-NUMBER_IN_LIST = re.compile(r"\s*\[\s*(-?\d+(?:\.\d+)?)\s*\]\s*")
 
 
 def unwrapped(raw: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -21,42 +17,6 @@ def unwrapped(raw: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if {"text", "answer_start"} <= values[0].keys():
         return list(raw)  # SQuAD's answers
     return values
-
-
-def squad_texts(value: Any) -> Any:
-    """Return the texts of SQuAD's `{"text": [...], "answer_start": [...]}`, each once; any other value unchanged.
-
-    Its own files have a list of objects with one text and one number each.
-    """
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(v, Mapping) and {"text", "answer_start"} <= v.keys() for v in value)
-    ):
-        value = {key: [v[key] for v in value] for key in ("text", "answer_start")}
-    if not isinstance(value, Mapping) or value.keys() != {"text", "answer_start"}:
-        return value
-    texts = value["text"]
-    return list(dict.fromkeys(texts)) if isinstance(texts, list) and all(isinstance(t, str) for t in texts) else texts
-
-
-def number_in_list(text: str) -> str | None:
-    """Return the number of a text such as "[1888]" as it is written; None for any other text."""
-    match = NUMBER_IN_LIST.fullmatch(text)
-    return match[1] if match else None
-
-
-def written_turns(value: Any) -> Any:
-    """Return the turns that a table holds as JSON or Python text; any other value unchanged."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return value
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            turns = parse(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-        return turns if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns) else value
-    return value
 
 
 def rows_by_name(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:

@@ -26,13 +26,17 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 HEADER = re.compile(r'(?:[^"\n]+|"[^"]*")*')  # the first line; a quoted name may contain line breaks
 BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n|\n|\r))*")
 LINE_MARKS = re.compile(r"(?<=[\r\n])\ufeff")  # marks of the byte order inside a file: it was joined from several
-RULE = re.compile(r"\s*(:?-{3,}:?)?\s*")  # a field of the line below the header of a Markdown table
+RULE = re.compile(r"\s*(:?-+:?)?\s*")  # a field of the line below the header of a Markdown table
 SEPARATOR = re.compile(r"sep=(.)\r?(?:\n|\Z)", re.IGNORECASE)  # Excel's first line, which names the delimiter
 OTHER_FILES = (  # the first bytes, the name and a remedy for kinds of files that are no tables
     (b"PK\x03\x04", "a zip archive or an Excel workbook", "save the sheet as 'CSV UTF-8', or unpack the archive"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the sheet as 'CSV UTF-8'"),
     (b"\x1f\x8b", "a gzip file", "unpack it with: gunzip -k"),
     (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it with: zstd -d"),
+    (b"BZh", "a bzip2 file", "unpack it with: bunzip2 -k"),
+    (b"\xfd7zXZ\0", "an xz file", "unpack it with: unxz -k"),
+    (b"\x93NUMPY", "an array of NumPy", "save its rows as CSV or JSON"),
+    *((bytes((128, n)), "a pickle of Python", "save its rows as CSV, JSON or parquet") for n in range(2, 6)),
     (b"%PDF", "a PDF", "save its rows as CSV or text"),
     (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
 )
