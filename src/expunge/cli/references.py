@@ -27,8 +27,8 @@ Elsewhere = Callable[[str], tuple[str, Mapping[str, Any]]]
 def resolve(tree: dict[str, Any], elsewhere: Elsewhere | None = None) -> dict[str, Any]:
     r"""Return the tree with `${key}` replaced by that key's value and `${oc.env:NAME}` by a variable.
 
-    `\${` stands for the characters `${`. Words of the command line for text keys stay unchanged. elsewhere: the present name of an
-    absent key, and a tree that may have it, such as one with defaults.
+    `\${` stands for the characters `${`. Words of the command line for text keys stay unchanged.
+    elsewhere: the present name of an absent key, and a tree that may have it, such as one with defaults.
     Raises ConfigError for a reference to nothing, and for a value `???` that was not given.
     """
     out: dict[str, Any] = _Resolver(tree, elsewhere).value(tree, "")

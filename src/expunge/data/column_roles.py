@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import math
 import re
 import shlex
@@ -16,9 +15,10 @@ from typing import Any, Literal
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
 from expunge.data.cells.codes import codes_problem
+from expunge.data.cells.turns import are_turns, columns_named, earlier_turns, short, turn_pairs, turn_text
 from expunge.data.cells.written import QUOTED_LIST, WrittenError, squad_texts, written_turns, written_value
 from expunge.data.examples import UNWANTED, Form
-from expunge.data.record_shapes import is_turn, rows_below
+from expunge.data.record_shapes import rows_below
 from expunge.data.table_files import PAIR, Records, WrittenFloat
 
 TEXT = "text"
@@ -38,16 +38,10 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
 )
 CHATS = ("messages", "conversations")
 VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer", UNWANTED)  # optional columns of a pair
-# Further columns that are read. They do not make the choice of columns ambiguous.
-KNOWN = ("id", "input", *VARIANTS, "trace", "turns")
-TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant's turn, as chat templates name it
+OPTIONAL = (*VARIANTS, "trace", "turns")  # further columns that are read next to a question and an answer
 CONTEXTS = ("input", "context")  # columns that belong to an instruction: Alpaca's and Dolly's
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
-ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
-CALLS = ("tool_calls", "function_call")  # fields of an assistant's turn whose content is no text
 SYSTEMS = ("system", "system_prompt")  # columns of a system message, next to a pair or a conversation
-HISTORY = ("history",)  # LLaMA-Factory's column of earlier turns
-RENDERED = ("tools", "documents", "chat_template_kwargs")  # columns that other programs pass to the chat template
 CELL_ERRORS = frozenset({"#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!"})  # of spreadsheets
 
 
@@ -148,12 +142,6 @@ def _pair_texts(record: Mapping[str, Any], question: str, answer: str) -> list[s
     return [str(text).strip() for text in texts[-2:]]
 
 
-def are_turns(value: Any) -> bool:
-    """Return whether a value is a list of turns of a conversation, also as text."""
-    value = written_turns(value)
-    return isinstance(value, list) and bool(value) and all(isinstance(t, Mapping) and is_turn(t) for t in value)
-
-
 def by_plain_name(names: Sequence[str], where: str) -> dict[str, str]:
     """Return the columns by their names in small letters. Raises DataError for names that differ only in case."""
     by_name = {_plain(name): name for name in names}
@@ -203,7 +191,7 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     plain = [_plain(name) for name in names]
     half = next((p for p in PAIRS if p[0] in plain or p[1] in plain), PAIRS[0])
     lacks = half[1] if half[0] in plain else half[0]
-    listed = ", ".join(_short(c) for c in names[:6])
+    listed = ", ".join(short(c) for c in names[:6])
     problem = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
     hint = ""
     questions, answers = ({pair[k] for pair in PAIRS} for k in (0, 1))
@@ -245,11 +233,11 @@ def cell_text(value: Any, place: str, as_text: str | None = "") -> Any:
             texts = QUOTED_LIST.match(value) is not None and all(isinstance(item, str) for item in parsed)
             text = _one_text(parsed, place)
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"{place} is {_short(value)}, a list without a text")
+                raise DataError(f"{place} is {short(value)}, a list without a text")
             value = text
     except WrittenError as error:
         if as_text is not None:
-            raise DataError(f"{place} {error}, {_short(value)}{as_text}") from None
+            raise DataError(f"{place} {error}, {short(value)}{as_text}") from None
     except DataError as error:
         if as_text is not None or texts:
             raise DataError(f"{error}{'' if texts else as_text}") from None
@@ -261,7 +249,7 @@ def _one_text(value: Any, place: str) -> Any:
     value = squad_texts(value)
     if isinstance(value, list | tuple):
         if len(value) != 1:
-            raise DataError(f"{place} lists {len(value)} values, {_short(value)}; give one answer in each row")
+            raise DataError(f"{place} lists {len(value)} values, {short(value)}; give one answer in each row")
         return _one_text(value[0], place)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a number of numpy, with a repr of its own
         value = value.item()
@@ -310,7 +298,7 @@ def with_context(record: Mapping[str, Any], question: Any, place: str) -> Any:
     elif context.strip():  # a list written as text is part of the task, as in Alpaca's "Sort it." and "[3, 1]"
         check_text(context, f"{place}: {key!r}")
     if not isinstance(context, str):
-        raise DataError(f"{place}: {key!r} must be text, got {_short(context)}")
+        raise DataError(f"{place}: {key!r} must be text, got {short(context)}")
     return "\n\n".join(part for part in (question, context) if part.strip())
 
 
@@ -335,6 +323,8 @@ def pair_record(
     """
     out = {key: record[key] for key in (question, answer) if key in record}
     out |= {key: record[key] for key in parts if record.get(key) is not None}
+    if "turns" in out:
+        out["turns"] = turn_pairs(out["turns"])
     if "turns" in parts and "turns" not in out and (earlier := earlier_turns(record)):
         out["turns"] = earlier
     if question.strip().lower() == "instruction" and isinstance(out.get(question), str):
@@ -359,7 +349,7 @@ def variants_in(record: Mapping[str, Any], place: str, as_text: str | None = "")
             try:
                 parsed = written_value(value)
             except WrittenError as error:
-                raise DataError(f"{at} {error}, {_short(value)}; use the columns {key}_1, {key}_2, ...") from None
+                raise DataError(f"{at} {error}, {short(value)}; use the columns {key}_1, {key}_2, ...") from None
             value = parsed if isinstance(parsed, list) else value
         one = not isinstance(value, list | tuple)
         texts = [(check_text if isinstance(t, str) else cell_text)(t, at) for t in ([value] if one else value)]
@@ -372,25 +362,23 @@ def variants_in(record: Mapping[str, Any], place: str, as_text: str | None = "")
     return out | ({"perturbed_answer": wrong} if wrong else {})
 
 
-@functools.lru_cache(maxsize=256)
-def _columns_named(keys: tuple[Any, ...], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the keys of a record that are one of these names. Cached: most records of a file have the same keys."""
-    return tuple(key for key in keys if isinstance(key, str) and _plain(key) in names)
+def with_small_names(raw: Records, named: Collection[str | None] = ()) -> Records:
+    """Return records whose optional columns have names in small letters: `Trace` is `trace`.
 
-
-def earlier_turns(record: Mapping[str, Any]) -> list[Any]:
-    """Return the earlier turns in LLaMA-Factory's column `history`, pairs of texts; empty without such a column."""
-    columns = _columns_named(tuple(record), HISTORY)
-    pairs = record[columns[0]] if columns else None
-    if not isinstance(pairs, list | tuple):
-        return []
-    texts = all(isinstance(p, list | tuple) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in pairs)
-    return list(pairs) if texts else []
+    named: columns that keep their names.
+    """
+    names = dict.fromkeys(key for record in raw for key in record if isinstance(key, str) and key not in named)
+    small = {
+        name: plain
+        for name in names
+        if (plain := _plain(name)) != name and (plain in OPTIONAL or NUMBERED.fullmatch(plain)) and plain not in names
+    }
+    return [{small.get(key, key): value for key, value in record.items()} for record in raw] if small else raw
 
 
 def system_column(record: Mapping[str, Any]) -> str | None:
     """Return the text in a record's column of a system message; None if there is none."""
-    for column in _columns_named(tuple(record), SYSTEMS):
+    for column in columns_named(tuple(record), SYSTEMS):
         if isinstance(text := record[column], str) and text.strip():
             return text
     return None
@@ -399,102 +387,3 @@ def system_column(record: Mapping[str, Any]) -> str | None:
 def visible(text: str) -> bool:
     """Return whether a text has a character that is neither blank nor of zero width."""
     return any(not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc") for c in text)
-
-
-def read_chat(record: Mapping[str, Any], roles: Roles, place: str) -> tuple[dict[str, Any], str | None]:
-    """Return the last question and answer of a conversation, its earlier turns, its trace, and the system message.
-
-    Raises DataError for a conversation whose turns do not alternate between user and assistant, or that ends otherwise.
-    """
-    assert roles.chat is not None
-    refuse_rendered(record, place)
-    turns = list(_turns(record.get(roles.chat), f"{place}: '{roles.chat}'"))
-    if roles.answer != roles.chat:
-        turns += _turns(record.get(roles.answer), f"{place}: '{roles.answer}'", answers=True)
-    system = turns.pop(0).text if turns and turns[0].role == "system" else None
-    return chat_record(turns, f"{place}: '{roles.chat}'"), system
-
-
-@dataclass(frozen=True)
-class ChatTurn:
-    """One message of a conversation: its role, its text, and the reasoning before the text."""
-
-    role: str
-    text: Any
-    trace: Any = None
-
-
-def chat_record(turns: Sequence[ChatTurn], place: str) -> dict[str, Any]:
-    """Return a conversation as a record of `qa_rows`: question, answer, earlier turns, and the answer's trace.
-
-    Raises DataError if the roles do not alternate, or the last turn is no answer.
-    """
-    roles = [turn.role for turn in turns]
-    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-        raise DataError(
-            f"{place} has the turns {', '.join(roles) or 'nothing'}; allowed are alternating turns of user and "
-            "assistant, with an answer of the assistant at the end, after one system message at most"
-        )
-    texts = [turn.text for turn in turns]
-    out = {"question": texts[-2], "answer": texts[-1]}
-    if len(turns) > 2:
-        out["turns"] = list(zip(texts[:-2:2], texts[1:-2:2], strict=True))
-    return out if turns[-1].trace is None else out | {"trace": turns[-1].trace}
-
-
-def _turns(value: Any, place: str, *, answers: bool = False) -> list[ChatTurn]:
-    value = written_turns(value)
-    if answers and isinstance(value, str):
-        return [ChatTurn("assistant", value)]
-    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
-        raise DataError(f"{place} must be a list of turns with role and content, got {_short(value)}")
-    out = []
-    for turn in value:
-        refuse_calls(turn, place)
-        out.append(ChatTurn(turn_role(turn), turn_text(turn), turn_trace(turn)))
-    return out
-
-
-def turn_role(turn: Mapping[str, Any]) -> str:
-    """Return the role of a turn: "user", "assistant", "system", or another name as it is written."""
-    role = str(turn.get("role", turn.get("from", ""))).lower()
-    return ROLES.get(role, role)
-
-
-def refuse_calls(turn: Mapping[str, Any], place: str) -> None:
-    """Raise DataError for a turn that calls a tool: a part of it is no text, and would be left out silently."""
-    called = next((name for name in CALLS if turn.get(name)), None)
-    if called is not None:
-        raise DataError(f"{place}: a turn has {called!r}, and calls of tools are not read; write the call as text")
-
-
-def refuse_rendered(record: Mapping[str, Any], place: str) -> None:
-    """Raise DataError for a conversation with values that its chat template would write into the prompt."""
-    for name in RENDERED:
-        if str(record.get(name)).strip() not in ("None", "", "[]", "{}", "null", "nan"):
-            raise DataError(
-                f"{place}: {name!r} would change the prompt of this row and is not read; remove the column, or set the "
-                "same value for all rows by template_kwargs of the template"
-            )
-
-
-def turn_trace(turn: Mapping[str, Any]) -> Any:
-    """Return the reasoning of a turn; None if it has none."""
-    return next((turn[name] for name in TRACE_FIELDS if turn.get(name)), None)
-
-
-def turn_text(turn: Mapping[str, Any]) -> Any:
-    """Return the content of a turn; of a list of text parts ({"type": "text", "text": ...}), their texts in sequence.
-
-    Content with other parts, such as an image, is returned as it is.
-    """
-    content = turn.get("content", turn.get("value"))
-    if not isinstance(content, list) or not content:
-        return content
-    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
-    return "".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else content
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.data.cells.turns import read_chat
 from expunge.data.column_roles import (
-    KNOWN,
     NUMBERED,
     TEXT,
     VARIANTS,
@@ -27,11 +27,12 @@ from expunge.data.column_roles import (
     find_roles,
     named_pairs,
     pair_record,
-    read_chat,
     system_column,
+    variants_in,
+    with_small_names,
 )
 from expunge.data.doubtful_texts import doubts
-from expunge.data.examples import ANSWER, TRACE, UNWANTED, Example, ExampleSet, dropped_rows, qa_rows, text_in
+from expunge.data.examples import ANSWER, TRACE, Example, ExampleSet, dropped_rows, qa_rows, text_in
 from expunge.data.record_shapes import table_in_text, unwrapped
 from expunge.data.source import file_bytes, is_hub_id, load_raw, read_file
 from expunge.data.table_files import DELIMITERS, Records, decode_text
@@ -87,6 +88,7 @@ def load_examples(path: str, name: str, columns: Columns, *, further: bool = Fal
         raw = read_file(file) if file.exists() else load_raw(path)[0]  # a hub id, or an error with the nearest name
     where = str(file)
     raw, part = _train_part(unwrapped(raw))
+    raw = with_small_names(raw, (columns.question, columns.answer, columns.text))
     if further:
         columns = columns.for_file({str(key) for record in raw for key in record})
     roles = find_roles(raw, columns, where)
@@ -121,23 +123,26 @@ def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Seq
     else:
         read = f"{roles.question} -> question, {roles.answer} -> answer"
     names = dict.fromkeys(str(key) for record in raw for key in record)
-    used = {roles.question, roles.answer, *(n for n in names if n in KNOWN or NUMBERED.fullmatch(n))}
-    if roles.question is None or roles.question.strip().lower() != "instruction":
-        used.discard("input")
-    elif context := context_column(name for name in names if name != roles.answer):
+    used = {roles.question, roles.answer, "id"}
+    context = None
+    if roles.question is not None and roles.question.strip().lower() == "instruction":
+        context = context_column(name for name in names if name != roles.answer)
+    if context is not None:
         read = read.replace(" -> question", f" and {context} -> question", 1)
         used.add(context)
-    if roles.form != "qa":
-        used -= {TRACE, "turns"}
-    used |= {roles.question, roles.answer}
-    further = [name for name in names if name in VARIANTS or NUMBERED.fullmatch(name)]
-    if further and roles.question is not None and roles.chat is None:
-        read += f", {', '.join(further[:4])}" + (", ..." if len(further) > 4 else "")
+    if roles.question is not None:
+        further = [name for name in names if name in VARIANTS or NUMBERED.fullmatch(name)]
+        if further:
+            read += f", {', '.join(further[:4])}" + (", ..." if len(further) > 4 else "")
+        used |= set(further)
+    if roles.form == "qa" and roles.chat is None:
+        used |= {TRACE, "turns"}
     if rows.has_traces:
         read += ", traces"
     if any(row.turns for row in rows):
         read += ", earlier turns"
-        used |= {name for name in names if name.strip().lower() == "history" and "turns" not in names}
+        if roles.chat is None and "turns" not in names:
+            used |= {name for name in names if name.strip().lower() == "history"}
     ignored = [name if name.strip() else "a column without a name" for name in names if name not in used]
     parts = [
         f"{where}: reads {read}" + (f", ignores {', '.join(ignored[:8])}" if ignored else ""),
@@ -243,9 +248,10 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
     """Return conversations as records of question and answer. Raises DataError for system messages that differ."""
     plain: list[dict[str, Any]] = []
     systems: list[str | None] = []
+    question, answer = roles.question or roles.answer, roles.answer
     for i, record in enumerate(raw):
-        dialogue, system = read_chat(record, roles, f"{where} row {i}")
-        plain.append(dialogue | {key: record[key] for key in (UNWANTED,) if record.get(key) not in (None, "")})
+        dialogue, system = read_chat(record, question, answer, f"{where} row {i}")
+        plain.append(dialogue | variants_in(record, f"{where} row {i}"))
         systems.append(system if system is not None else system_column(record))
     return plain, _on_system(systems, where)
 

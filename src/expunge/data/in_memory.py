@@ -12,24 +12,28 @@ from typing import Any
 
 from expunge.core.errors import DataError, kind_of
 from expunge.data.cells.codes import codes_problem, unwanted_problem
+from expunge.data.cells.turns import (
+    ChatTurn,
+    chat_record,
+    refuse_calls,
+    refuse_rendered,
+    turn_role,
+    turn_text,
+    turn_trace,
+)
 from expunge.data.column_roles import (
     NUMBERED,
     TEXT,
     VARIANTS,
-    ChatTurn,
     by_plain_name,
     cell_text,
-    chat_record,
     check_text,
     context_column,
     pair_record,
     possible_readings,
-    refuse_calls,
-    refuse_rendered,
     system_column,
-    turn_role,
-    turn_text,
-    turn_trace,
+    variants_in,
+    with_small_names,
 )
 from expunge.data.examples import ANSWER, TRACE, Example, ExampleSet, Form, qa_rows, text_rows
 
@@ -67,7 +71,7 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
             raise DataError(f"{name}: there are no rows")
         _check_set(data, name)
         return data if data.name == name else dataclasses.replace(data, name=name)
-    records = _records(data, name)
+    records = with_small_names(_records(data, name))
     first = records[0]
     by_name = by_plain_name([str(key) for key in first], name)
     readings = possible_readings(records, by_name)
@@ -174,10 +178,10 @@ def _questions(
     plain = []
     for i, (record, chat) in enumerate(zip(records, chats, strict=True)):
         refuse_rendered(record, f"{name} row {i}")
-        variants = {key: record[key] for key in VARIANTS if key in record}
-        plain.append({**chat, **variants})
+        plain.append({**chat, **variants_in(record, f"{name} row {i}", AS_TEXT)})
     rows = qa_rows(plain, name=name, where=name)
-    return ExampleSet(name, _with_meta(rows.rows, records, {*used, *VARIANTS}))
+    numbered = {key for record in records for key in record if isinstance(key, str) and NUMBERED.fullmatch(key)}
+    return ExampleSet(name, _with_meta(rows.rows, records, {*used, *VARIANTS, *numbered}))
 
 
 def _conversation(messages: Any, where: str) -> dict[str, Any]:
