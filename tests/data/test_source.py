@@ -136,7 +136,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, name: str, text: str, words: str)
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(pickle.dumps(RECORDS))
-    assert "a.json is a pickle of Python, no table of rows" in error_of("a", root=str(tmp_path))
+    assert "a.json: a pickle of Python, no table of rows" in error_of("a", root=str(tmp_path))
 
 
 def test_a_missing_file_is_named_with_the_nearest(tmp_path: Path) -> None:
