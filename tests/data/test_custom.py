@@ -651,3 +651,22 @@ def test_two_halves_of_pairs_are_named(tmp_path: Path) -> None:
     rows = [{"topic": "x", "question": "Who?", "response": "Ann"}]
     with pytest.raises(DataError, match=r"Write: data\.args\.question_column=question data\.args\.answer_column=resp"):
         load_examples(_file(tmp_path, rows), "forget", Columns())
+
+
+def test_settings_without_effect_on_plain_texts_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The red book.\n\nThe blue book.\n")
+    loaded = load_examples(str(tmp_path / "a.txt"), "forget", Columns(question="q", answer="a"))
+    assert "plain texts, on which data.args.question_column and data.args.answer_column have no effect" in loaded.note
+    assert "no effect" not in load_examples(str(tmp_path / "a.txt"), "forget", Columns()).note
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "The red book."}]))
+    assert (
+        "on which data.args.form has no effect" in load_examples(str(tmp_path / "a.json"), "f", Columns(form="qa")).note
+    )
+
+
+def test_rows_that_were_encoded_twice_are_refused(tmp_path: Path) -> None:
+    rows = [json.dumps({"question": f"Who wrote book {i}?", "answer": f"Ana {i}."}) for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"every 'text' is an object of JSON, as in rows that were encoded twice"):
+        load_examples(str(tmp_path / "a.jsonl"), "forget", Columns())
+    assert len(load_examples(str(tmp_path / "a.jsonl"), "forget", Columns(text="text")).rows) == 3
