@@ -80,7 +80,7 @@ def test_patched_code_is_found(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, 
         other = dataclasses.replace(template, user_start_tag="Q: ")
         assert not set(before) & set(digests(encode, Encoder(other, tokenizer, lambda: "one")))
     if compat == "openunlearning" and encode is not pieces:
-        monkeypatch.setattr(Encoder, "_peer_ids", lambda self, text: [5, 6, 7])
+        monkeypatch.setattr(Encoder, "_peer_ids", lambda self, text, form: [5, 6, 7])
     else:
         patch(monkeypatch)
     with pytest.raises(JobError, match=r"token ids of .* differ from those in test/job"), comparing([before], "later"):

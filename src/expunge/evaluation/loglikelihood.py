@@ -146,7 +146,7 @@ def score_tokens(
 def check_context(context: int | None, rows: ExampleSet, items: Sequence[_ScoreItem]) -> None:
     """Raise DataError for an answer that is longer than a model's context."""
     for item in items:
-        if context is not None and item.encoded.n_prompt >= context:
+        if context is not None and rows.max_length is not None and item.encoded.n_prompt >= context:
             raise DataError(
                 f"{rows.name} row {item.row_id}: its prompt alone has {item.encoded.n_prompt} tokens, and the model's "
                 f"context is {context}; these rows need a model with a longer context, or other metrics (eval.metrics=)"

@@ -77,7 +77,7 @@ def _file_of(place: Path, side: str) -> Path:
         others = [p for p in files if not p.name.startswith(f"{side}_validation")]
         validation = validation or next((p.name for p in files if p not in others), "")
         files = named or others
-        if len(files) == 1 or (files and len({_content(p) for p in files}) == 1):
+        if len(files) == 1 or (named and len({_content(p) for p in named}) == 1):
             return min(files, key=lambda p: FORMATS.index(p.suffix) if p.suffix in FORMATS else len(FORMATS))
         if files:
             names = ", ".join(p.name for p in files)
