@@ -146,12 +146,15 @@ def compose(mode: str, overrides: Sequence[str], *, unnamed: bool = False) -> Co
         tree = _with_models(mode, tree)
     else:
         tree = _with_whole_steps(tree)
-        from expunge.interop.open_unlearning.differences import is_theirs, notes_on_bounds, notes_on_differences
+        experiment = choices.get("experiment")
+        if experiment or tree["trainer"]["handler"] == "PDU":
+            from expunge.interop.open_unlearning.differences import is_theirs, notes_on_bounds, notes_on_differences
 
-        notes += notes_on_bounds(mode, tree)
-        if experiment := choices.get("experiment"):
-            replaced = files.files_model if is_theirs(experiment) else None
-            notes += notes_on_differences(mode, experiment, tree, MODEL_KEY in files.user_keys | typed, replaced)
+            notes += notes_on_bounds(mode, tree)
+            if experiment:
+                replaced = files.files_model if is_theirs(experiment) else None
+                typed_model = MODEL_KEY in files.user_keys | typed
+                notes += notes_on_differences(mode, experiment, tree, typed_model, replaced)
     notes += [*files.notes, *notes_on_effects(mode, tree, files.user_keys - files.written_keys | typed)]
     return Composed(tree, tuple(dict.fromkeys(notes)))
 

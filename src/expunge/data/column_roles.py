@@ -14,9 +14,20 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import DataError, nearest
-from expunge.data.cells.codes import codes_problem
-from expunge.data.cells.turns import are_turns, columns_named, earlier_turns, short, turn_pairs, turn_text
-from expunge.data.cells.written import QUOTED_LIST, WrittenError, squad_texts, written_turns, written_value
+from expunge.data.cells import (
+    QUOTED_LIST,
+    WrittenError,
+    are_turns,
+    codes_problem,
+    columns_named,
+    earlier_turns,
+    short,
+    squad_texts,
+    turn_pairs,
+    turn_text,
+    written_turns,
+    written_value,
+)
 from expunge.data.examples import UNWANTED, Form
 from expunge.data.record_shapes import rows_below
 from expunge.data.table_files import PAIR, Records, WrittenFloat

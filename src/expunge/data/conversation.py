@@ -17,7 +17,7 @@ import jinja2
 from expunge.core.errors import ConfigError, DataError, first_line
 from expunge.core.records import CLOSED_THOUGHT
 from expunge.data.answer_ends import KEY, MARKER, QUESTION, TRACE, AnswerEnds, Messages, rendered_frame
-from expunge.data.cells.turns import TRACE_FIELDS
+from expunge.data.cells import TRACE_FIELDS
 from expunge.data.row_tokenizer import token_pattern
 from expunge.data.template import THINK_TAGS, Thought
 from expunge.data.template_trial import check_template, fixed_clock, template_text

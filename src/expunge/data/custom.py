@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, DataError, nearest
-from expunge.data.cells.turns import read_chat
+from expunge.data.cells import read_chat
 from expunge.data.column_roles import (
     NUMBERED,
     TEXT,

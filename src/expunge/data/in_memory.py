@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.core.errors import DataError, kind_of
-from expunge.data.cells.codes import codes_problem, unwanted_problem
-from expunge.data.cells.turns import (
+from expunge.data.cells import (
     ChatTurn,
     chat_record,
+    codes_problem,
     refuse_calls,
     refuse_rendered,
     turn_role,
     turn_text,
     turn_trace,
+    unwanted_problem,
 )
 from expunge.data.column_roles import (
     NUMBERED,

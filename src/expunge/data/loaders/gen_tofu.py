@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import DataError
-from expunge.data.cells.written import written_list
+from expunge.data.cells import written_list
 from expunge.data.examples import Example, qa_rows
 from expunge.data.granularity import N_WRONG
 from expunge.data.source import EXTENSIONS, read_file

@@ -26,9 +26,12 @@ class Translation:
     @property
     def theirs(self) -> bool:
         """Whether the experiment has a name of OpenUnlearning's."""
+        experiment = self.values.get("experiment", "")
+        if not experiment:
+            return False
         from expunge.interop.open_unlearning.differences import is_theirs
 
-        return is_theirs(self.values.get("experiment", ""))
+        return is_theirs(experiment)
 
     def add(self, key: str, value: str, old: str = "") -> None:
         """Add a word, with a note if it has another name than the user's."""
