@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from expunge.core.decode import decode, field_names, strict
+from expunge.core.decode import below_key, decode, field_names, strict, value_at
 from expunge.core.errors import ConfigError
 
 
@@ -173,3 +173,10 @@ def test_the_constructor_raises_the_error_of_a_group() -> None:
         Copy(share=2)
     with pytest.raises(ConfigError, match=r"^a\.share: must be at most 1, got 2$"):
         decode(Copy, {"share": 2}, where="a")
+
+
+def test_a_value_is_found_by_its_dotted_key_and_written_below_one() -> None:
+    tree = below_key("a.b", 1)
+    assert tree == {"a": {"b": 1}} and below_key("", tree) is tree
+    assert (value_at(tree, "a.b"), value_at(tree, "a"), value_at(tree, "a.c", "none")) == (1, {"b": 1}, "none")
+    assert value_at(tree, "a.b.c") is None

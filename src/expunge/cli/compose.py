@@ -21,7 +21,7 @@ from expunge.cli.field_docs import fields_of
 from expunge.cli.references import resolve
 from expunge.cli.schema import GROUPS, OWN_FILES, check_tree, flat, hint_of, is_text, members, tree_of, unknown_key
 from expunge.cli.words import NAMES, REFERRED, Verbatim, Word, has_references, parse_value, split_words
-from expunge.core.decode import decode, merge
+from expunge.core.decode import below_key, decode, merge, value_at
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_keys, rename_value
 from expunge.models.config import MODEL_KEY, TOKENIZER_KEY, TOKENIZERS, looks_local
@@ -146,23 +146,22 @@ def compose(mode: str, overrides: Sequence[str], *, unnamed: bool = False) -> Co
         tree = _with_models(mode, tree)
     else:
         tree = _with_whole_steps(tree)
-        experiment = choices.get("experiment")
-        if experiment or tree["trainer"]["handler"] == "PDU":
-            from expunge.interop.open_unlearning.differences import is_theirs, notes_on_bounds, notes_on_differences
+        from expunge.interop.open_unlearning.translation import is_theirs, notes_on_bounds
 
-            notes += notes_on_bounds(mode, tree)
-            if experiment:
-                replaced = files.files_model if is_theirs(experiment) else None
-                typed_model = MODEL_KEY in files.user_keys | typed
-                notes += notes_on_differences(mode, experiment, tree, typed_model, replaced)
+        notes += notes_on_bounds(mode, tree)
+        if (experiment := choices.get("experiment")) and is_theirs(experiment):
+            from expunge.interop.open_unlearning.differences import notes_on_differences
+
+            typed_model = MODEL_KEY in files.user_keys | typed
+            notes += notes_on_differences(mode, experiment, tree, typed_model, files.files_model)
     notes += [*files.notes, *notes_on_effects(mode, tree, files.user_keys - files.written_keys | typed)]
     return Composed(tree, tuple(dict.fromkeys(notes)))
 
 
-def _elsewhere(mode: str, tree: dict[str, Any], name: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the present name of a key, and the tree with the method's defaults if it is one of its settings."""
+def _elsewhere(mode: str, tree: dict[str, Any], name: str) -> tuple[Mapping[str, Any], str]:
+    """Return the tree, with the method's defaults if the key is one of its settings, and the key's present name."""
     (name,) = rename_keys(mode, [name], [])
-    return name, _whole(tree) if name.startswith("trainer.method_args.") else tree
+    return _whole(tree) if name.startswith("trainer.method_args.") else tree, name
 
 
 def _for_benchmark(mode: str, tree: dict[str, Any], words: Sequence[Word], notes: list[str]) -> dict[str, Any]:
@@ -229,23 +228,17 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
     known = hint_of(mode, word.key)
     if known is None:
         raise ConfigError(_unknown(mode, word.key, tree))
-    parts = word.key.split(".")
     if word.remove:
-        present: Any = tree
-        for part in parts:
-            present = present.get(part) if isinstance(present, Mapping) else None
+        present = value_at(tree, word.key)
         if word.text and present is not None and parse_value(mode, word.key, word.text) != present:
             raise ConfigError(f"~{word.key}={word.text}: its value is {present}; write ~{word.key}")
-        return _without(tree, parts)
+        return _without(tree, word.key.split("."))
     if is_text(known):
         notes += _quoted(mode, word, tree)
     value = rename_value(mode, word.key, parse_value(mode, word.key, word.text), notes)
     if isinstance(value, Mapping) and not any(member is Any for member in members(known)):
         check_tree(mode, value, "", prefix=f"{word.key}.")
-    addition: Any = value
-    for part in reversed(parts):
-        addition = {part: addition}
-    laid: dict[str, Any] = merge(tree, addition)
+    laid: dict[str, Any] = merge(tree, below_key(word.key, value))
     return laid
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from expunge.cli.schema import tree_of
-from expunge.core.decode import merge
+from expunge.core.decode import merge, value_at
 from expunge.core.fingerprints import canonical
 from expunge.training.config import TrainArgs
 
@@ -19,19 +19,12 @@ ALL = ("run", "train", "unlearn", "eval")
 TAGS = ("user_start_tag", "user_end_tag", "asst_start_tag", "asst_end_tag")
 
 
-def _get(tree: Tree, key: str) -> Any:
-    here: Any = tree
-    for part in key.split("."):
-        here = here.get(part) if isinstance(here, Mapping) else None
-    return here
-
-
 def _loaded(tree: Tree) -> bool:
-    return bool(_get(tree, "model.model_args.pretrained_model_name_or_path"))
+    return bool(value_at(tree, "model.model_args.pretrained_model_name_or_path"))
 
 
 def _chat(tree: Tree) -> bool:
-    return bool(_get(tree, "model.template_args.apply_chat_template"))
+    return bool(value_at(tree, "model.template_args.apply_chat_template"))
 
 
 def _without_splits(tree: Tree) -> bool:
@@ -85,25 +78,25 @@ RULES: tuple[Rule, ...] = (
     (
         ("train", "unlearn"),
         "trainer.args.report_dir",
-        lambda tree: not _get(tree, "trainer.args.report_to"),
+        lambda tree: not value_at(tree, "trainer.args.report_to"),
         "trainer.args.report_to names no reporter",
     ),
     (
         ("run", "unlearn", "eval"),
         "eval.judge",
-        lambda tree: not any(str(name).startswith("judgement") for name in _get(tree, "eval.metrics") or ()),
+        lambda tree: not any(str(name).startswith("judgement") for name in value_at(tree, "eval.metrics") or ()),
         "eval.metrics names no judgement",
     ),
     (
         ALL,
         "eval.lm_eval.",
-        lambda tree: not _get(tree, "eval.lm_eval.tasks"),
+        lambda tree: not value_at(tree, "eval.lm_eval.tasks"),
         "eval.lm_eval.tasks names no task",
     ),
     (
         ("run", "unlearn", "eval"),
         "eval.split_",
-        lambda tree: _get(tree, "eval.split") == "all" and not _get(tree, "sweep.trials"),
+        lambda tree: value_at(tree, "eval.split") == "all" and not value_at(tree, "sweep.trials"),
         "eval.split is all",
     ),
 )
@@ -111,20 +104,20 @@ RULES: tuple[Rule, ...] = (
 
 def _off(key: str, value: Any, reason: str) -> TrainRule:
     """Return a rule whose settings are idle if another setting has a value."""
-    return key, lambda args: _get(args, key) == value, reason
+    return key, lambda args: value_at(args, key) == value, reason
 
 
 def _on(key: str) -> TrainRule:
     """Return a rule whose settings are idle if another setting, which replaces them, is set."""
-    return key, lambda args: _get(args, key) not in (None, -1), f"{key} is set and counts"
+    return key, lambda args: value_at(args, key) not in (None, -1), f"{key} is set and counts"
 
 
 def _no_evaluation(args: Tree) -> bool:
-    return _get(args, "evaluate.every") is None and _get(args, "evaluate.steps") is None
+    return value_at(args, "evaluate.every") is None and value_at(args, "evaluate.steps") is None
 
 
 def _no_choice(args: Tree) -> bool:
-    return _get(args, "evaluate.keep") == "last" and _get(args, "evaluate.patience") is None
+    return value_at(args, "evaluate.keep") == "last" and value_at(args, "evaluate.patience") is None
 
 
 def _no_betas(args: Tree) -> bool:
@@ -165,7 +158,7 @@ def _train_notes(mode: str, tree: Tree, keys: Collection[str]) -> Iterator[str]:
     varied = repr([tree.get(name) for name in ("grid", "grid_cells", "methods", "sweep")]) if mode == "run" else ""
     noted: set[str] = set()
     for section, (suffix, (deciding, idle, reason)) in itertools.product(sections, TRAIN_RULES):
-        args = merge(standard, _get(tree, section) or {})
+        args = merge(standard, value_at(tree, section) or {})
         if all(any(key.startswith(f"{section}.{name}") for key in keys) for name in standard):
             continue  # the settings of an earlier run as it wrote them: most are nobody's choice
         for key in sorted(set(keys) - noted):
@@ -173,7 +166,7 @@ def _train_notes(mode: str, tree: Tree, keys: Collection[str]) -> Iterator[str]:
             named = own == suffix or (suffix[-1] == "." and own.startswith(suffix))
             if key == own or not named or deciding.partition(".")[0] in varied:
                 continue
-            if _get(args, own) != _get(standard, own) and idle(args):
+            if value_at(args, own) != value_at(standard, own) and idle(args):
                 noted.add(key)
                 yield f"{key} has no effect: {reason}"
 
@@ -187,7 +180,7 @@ def notes_on_effects(mode: str, tree: Tree, keys: Collection[str]) -> list[str]:
             continue
         for key in sorted(keys):
             named = key == prefix or (prefix[-1] in "._" and key.startswith(prefix))
-            if named and _get(tree, key) != _get(defaults, key) and idle(tree):
+            if named and value_at(tree, key) != value_at(defaults, key) and idle(tree):
                 out.append(f"{key} has no effect: {reason}")
     out += _train_notes(mode, tree, keys) if mode != "eval" else ()
     if "methods" in keys and not tree.get("methods"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from expunge.cli.words import Verbatim
+from expunge.core.decode import value_at
 from expunge.core.errors import ConfigError, nearest
 
 ALLOW_ENV = "EXPUNGE_ALLOW_ENV"
@@ -21,14 +22,14 @@ _ABSENT = object()
 REFERENCE = re.compile(r"(\\?)\$\{([^{}]*)\}")
 
 
-Elsewhere = Callable[[str], tuple[str, Mapping[str, Any]]]
+Elsewhere = Callable[[str], tuple[Mapping[str, Any], str]]
 
 
 def resolve(tree: dict[str, Any], elsewhere: Elsewhere | None = None) -> dict[str, Any]:
     r"""Return the tree with `${key}` replaced by that key's value and `${oc.env:NAME}` by a variable.
 
     `\${` stands for the characters `${`. Words of the command line for text keys stay unchanged.
-    elsewhere: the present name of an absent key, and a tree that may have it, such as one with defaults.
+    elsewhere: of an absent key, a tree that may have it, such as one with defaults, and its present name.
     Raises ConfigError for a reference to nothing, and for a value `???` that was not given.
     """
     out: dict[str, Any] = _Resolver(tree, elsewhere).value(tree, "")
@@ -81,9 +82,9 @@ class _Resolver:
     def _referred(self, name: str, key: str) -> Any:
         if name.startswith("oc.env:"):
             return Verbatim(_variable(name, key))
-        here = _at(name, self._root)
+        here = value_at(self._root, name, _ABSENT)
         if here is _ABSENT and self._elsewhere is not None:
-            here = _at(*self._elsewhere(name))
+            here = value_at(*self._elsewhere(name), _ABSENT)
         if here is _ABSENT:
             raise ConfigError(f"{key}: ${{{name}}} refers to no key{nearest(name, self._root)}")
         if here == "???":
@@ -93,15 +94,6 @@ class _Resolver:
 
 def _names(group: str, tree: Mapping[str, Any]) -> list[str]:
     return [f"{group}.{key}" for key, value in tree.items() if not isinstance(value, Mapping)]
-
-
-def _at(name: str, root: Mapping[str, Any]) -> Any:
-    here: Any = root
-    for part in name.split("."):
-        if not isinstance(here, Mapping) or part not in here:
-            return _ABSENT
-        here = here[part]
-    return here
 
 
 def _variable(reference: str, key: str) -> str:

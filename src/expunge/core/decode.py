@@ -271,3 +271,20 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def value_at(tree: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """Return the value of a dotted key; `default` for a key that the tree does not have."""
+    here: Any = tree
+    for part in key.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            return default
+        here = here[part]
+    return here
+
+
+def below_key(key: str, value: Any) -> Any:
+    """Return a value below a dotted key, as nested dictionaries; the empty key is the top."""
+    for part in reversed(key.split(".") if key else ()):
+        value = {part: value}
+    return value

@@ -83,8 +83,7 @@ def load_examples(path: str, name: str, columns: Columns, *, further: bool = Fal
         if ending := table_in_text(texts, DELIMITERS, lambda names: bool(named_pairs(dict.fromkeys(names, "")))):
             raise DataError(f"{path}: its lines are rows of a table, not texts; name the file {file.stem}{ending}")
         raw: Records = [{TEXT: text} for text in texts]
-        idle = _idle(columns, "question", "answer", "text", "form")
-        columns = Columns(text=TEXT)
+        idle, columns = _set(columns, "question", "answer", "text", "form"), Columns(text=TEXT)
     else:
         idle = []
         raw = read_file(file) if file.exists() else load_raw(path)[0]  # a hub id, or an error with the nearest name
@@ -94,24 +93,23 @@ def load_examples(path: str, name: str, columns: Columns, *, further: bool = Fal
     if further:
         columns = columns.for_file({str(key) for record in raw for key in record})
     roles = find_roles(raw, columns, where)
-    if roles.question is None and columns.form is not None:
-        idle = _idle(columns, "form")
+    if roles.question is None:
+        idle += _set(columns, "form")
     if roles.question is None and columns.text is None:
         _refuse_encoded(raw, roles.answer, where)
     rows, remarks = _rows(raw, roles, name, where, columns)
-    remarks += [*part, *([] if further else idle), *doubts(rows.rows)]
+    if idle and not further:
+        part.append(f"plain texts, on which {' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect")
+    remarks += [*part, *doubts(rows.rows)]
     _refuse_twice(rows, where)
     first = rows[0]
     shown = f"{_shown(first.question)} -> {_shown(first.answer)}" if first.question else _shown(first.answer)
     return LoadedRows(rows, _note(where, raw, roles, rows, remarks), f"{where}: first row: {shown}")
 
 
-def _idle(columns: Columns, *roles: str) -> list[str]:
-    """Return a remark on settings of columns that have no effect on plain texts, if there are any."""
-    names = [f"data.args.{role}{'' if role == 'form' else '_column'}" for role in roles if getattr(columns, role)]
-    return [f"plain texts, on which {' and '.join(names)} {'has' if len(names) == 1 else 'have'} no effect"] * bool(
-        names
-    )
+def _set(columns: Columns, *roles: str) -> list[str]:
+    """Return the settings of these roles that the user has set."""
+    return [f"data.args.{role}{'' if role == 'form' else '_column'}" for role in roles if getattr(columns, role)]
 
 
 def _refuse_encoded(raw: Records, column: str, where: str) -> None:

@@ -407,8 +407,11 @@ class Encoder:
         return dict(zip(every, ids, strict=True))
 
     def _peer_prompt(self, prompt: str, form: str) -> list[int]:
-        cut = form == "qa" and self.text.chat is None  # a chat template and a text's beginning are not cut there
-        return self._peer_ids(prompt, form)[: self.max_length if cut else None]
+        return self._peer_ids(prompt, form)[: self._peer_limit(form)]
+
+    def _peer_limit(self, form: str) -> int | None:
+        """Return where OpenUnlearning cuts a prompt, and a question with its answer; None: not."""
+        return self.max_length if form == "qa" and self.text.chat is None else None
 
     def _join_peer(self, prompt: str, whole: str, form: str) -> Encoded:
         """Return the ids of an example whose label boundary is the number of tokens of its prompt alone.
@@ -416,7 +419,7 @@ class Encoder:
         A text has no end token, and `max_length` tokens after its beginning.
         """
         n, every = len(self._peer_prompt(prompt, form)), self._peer_ids(whole, form)
-        ids = every[: n + self.max_length if form != "qa" else self.max_length if self.text.chat is None else None]
+        ids = every[: self._peer_limit(form) if form == "qa" else n + self.max_length]
         over = len(every) - len(ids)
         if form == "qa" and ids[-1] != self.eos:
             ids = [*ids, self.eos]

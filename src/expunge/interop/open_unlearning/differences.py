@@ -9,15 +9,8 @@ from typing import Any
 
 # Methods whose loss differs from OpenUnlearning's, because ours follows the paper.
 LOSSES = ("PDU", "RMU", "UNDIAL")
-FAMILIES = ("tofu", "muse", "wmdp")
 START = "Llama-3.2-1B-Instruct"  # the start model of its experiments on TOFU, with every `model=`
 PROFILE = "profile=openunlearning"
-
-
-def is_theirs(experiment: str) -> bool:
-    """Return whether an experiment has a name of OpenUnlearning's."""
-    parts = experiment.removesuffix(".yaml").split("/")
-    return len(parts) == 3 and parts[0] in ("unlearn", "eval", "finetune") and parts[1] in FAMILIES
 
 
 @dataclass(frozen=True)
@@ -106,28 +99,14 @@ def difference_of(fact: str, values: tuple[Any, Any], experiment: str, method: s
     return next((d for d in DIFFERENCES if d.covers(fact, values, experiment, method)), None)
 
 
-def notes_on_bounds(mode: str, tree: Mapping[str, Any]) -> list[str]:
-    """Return the line on PDU's bound on the retain loss if the user did not set it; OpenUnlearning requires it."""
-    trainer = tree["trainer"]
-    if mode != "unlearn" or trainer["handler"] != "PDU" or "retain_loss_eps" in (trainer.get("method_args") or {}):
-        return []
-    from expunge.methods.pdu import PDU
-
-    return [
-        f"trainer.method_args.retain_loss_eps={PDU.retain_loss_eps:g} is the bound of PDU's own TOFU script; set it "
-        "somewhat above the retain loss of your model (OpenUnlearning has no default)"
-    ]
-
-
 def notes_on_differences(
     mode: str, experiment: str, tree: Mapping[str, Any], start_is_set: bool, replaced: str | None
 ) -> list[str]:
     """Return the lines that name the differences in this job, and the word that gives OpenUnlearning's forms.
 
-    start_is_set: the user named the start model. replaced: the experiment's model, if a folder replaced its template.
+    experiment: one of its names. start_is_set: the user named the start model. replaced: the experiment's model, if a
+    folder replaced its template.
     """
-    if not is_theirs(experiment):
-        return []
     source = tree["model"]["model_args"]["pretrained_model_name_or_path"] or tree["model"]["preset"]
     notes = []
     tofu = "/tofu/" in experiment and tree.get("benchmark") == "tofu"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.core.decode import merge
+from expunge.core.decode import below_key, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.yaml_text import read_yaml
 
@@ -38,7 +38,7 @@ def experiment_tree(
     tree: dict[str, Any] = {}
     for entry in entries:
         if entry == "_self_":
-            tree = merge(tree, at_key(package_of(present[name], "") or "", body))
+            tree = merge(tree, below_key(package_of(present[name], "") or "", body))
         elif isinstance(entry, str):
             other = entry.removeprefix("/experiment/").removesuffix(".yaml")
             if other not in present and not entry.startswith("/"):  # Hydra itself looks in the folder experiment alone
@@ -68,13 +68,6 @@ def package_of(path: Path, group: str) -> str | None:
         if line.strip() and not line.lstrip().startswith("#"):
             break
     return None
-
-
-def at_key(key: str, body: Any) -> Any:
-    """Return settings below a dotted key; the empty key is the top."""
-    for part in reversed(key.split(".") if key else ()):
-        body = {part: body}
-    return body
 
 
 def configs_of(folder: Path) -> Path:
@@ -118,7 +111,7 @@ def composed(
     tree: dict[str, Any] = {}
     for entry in entries:
         if entry == "_self_":
-            tree = merge(tree, at_key(package, body))
+            tree = merge(tree, below_key(package, body))
             continue
         for other, file, key, explicit in _included(entry, group, package):
             below = composed(configs, other, file, package=explicit, default=key, above=(*above, path), absent=absent)

@@ -11,13 +11,12 @@ from typing import Any
 
 import yaml
 
-from expunge.core.decode import leaves, merge
+from expunge.core.decode import below_key, leaves, merge
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.yaml_text import read_yaml
 from expunge.interop.open_unlearning.datasets import BENCHMARKS, DATASETS
 from expunge.interop.open_unlearning.fork_files import (
     MODES,
-    at_key,
     composed,
     configs_of,
     experiment_tree,
@@ -337,9 +336,9 @@ class _Carried:
         self.notes += notes
         if not trained:
             other = length not in (None, 512)
-            return merge(at_key("model.template_args.max_length", length), body) if other else body
+            return merge(below_key("model.template_args.max_length", length), body) if other else body
         for key, value in keys.items():
-            body = merge(body, at_key(key, length if isinstance(value, int) else value))
+            body = merge(body, below_key(key, length if isinstance(value, int) else value))
         return body
 
     def _is_setting(self, method: str, key: str) -> bool:

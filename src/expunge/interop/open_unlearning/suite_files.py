@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from expunge.core.decode import leaves, merge
+from expunge.core.decode import below_key, leaves, merge
 from expunge.interop.open_unlearning.datasets import BENCHMARKS
-from expunge.interop.open_unlearning.fork_files import at_key, composed, read_file
+from expunge.interop.open_unlearning.fork_files import composed, read_file
 from expunge.interop.open_unlearning.words import METRIC_GROUPS, METRICS
 
 # The values of OpenUnlearning's own files, as regular expressions by "SUITE.METRIC.KEY". The first key that matches
@@ -137,7 +137,7 @@ class Suite:
         out: dict[str, Any] = {}
         for key, value in leaves(settings):
             if key not in ("handler", "output_dir", "overwrite") and ORIGINAL.get(key, ...) != value:
-                out = merge(out, at_key(f"eval.{self.kind}.{key}", value))
+                out = merge(out, below_key(f"eval.{self.kind}.{key}", value))
         return out
 
     def settings(self) -> Iterator[tuple[str, str, Any]]:
@@ -174,7 +174,7 @@ class Suite:
             if is_original(f"{self.kind}.{metric}.{key}", text):
                 continue
             if (key.startswith("generation_args.") and len(texts[key]) == 1) or key.startswith("reference_"):
-                tree = merge(tree, at_key(f"eval.{self.kind}.metrics.{metric}.{key}", value))
+                tree = merge(tree, below_key(f"eval.{self.kind}.metrics.{metric}.{key}", value))
             else:
                 others.setdefault((key, text), []).append(metric)
         classes = [

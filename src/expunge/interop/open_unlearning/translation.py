@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.interop.open_unlearning.datasets import BENCHMARKS
+
+FAMILIES = ("tofu", "muse", "wmdp")
 
 
 @dataclass
@@ -26,12 +30,7 @@ class Translation:
     @property
     def theirs(self) -> bool:
         """Whether the experiment has a name of OpenUnlearning's."""
-        experiment = self.values.get("experiment", "")
-        if not experiment:
-            return False
-        from expunge.interop.open_unlearning.differences import is_theirs
-
-        return is_theirs(experiment)
+        return is_theirs(self.values.get("experiment", ""))
 
     def add(self, key: str, value: str, old: str = "") -> None:
         """Add a word, with a note if it has another name than the user's."""
@@ -53,3 +52,22 @@ class Translation:
             )
         self.add(key, value)
         self.notes.append(f"{old} is now {key}{reach}")
+
+
+def is_theirs(experiment: str) -> bool:
+    """Return whether an experiment has a name of OpenUnlearning's."""
+    parts = experiment.removesuffix(".yaml").split("/")
+    return len(parts) == 3 and parts[0] in ("unlearn", "eval", "finetune") and parts[1] in FAMILIES
+
+
+def notes_on_bounds(mode: str, tree: Mapping[str, Any]) -> list[str]:
+    """Return the line on PDU's bound on the retain loss if the user did not set it; OpenUnlearning requires it."""
+    trainer = tree["trainer"]
+    if mode != "unlearn" or trainer["handler"] != "PDU" or "retain_loss_eps" in (trainer.get("method_args") or {}):
+        return []
+    from expunge.methods.pdu import PDU
+
+    return [
+        f"trainer.method_args.retain_loss_eps={PDU.retain_loss_eps:g} is the bound of PDU's own TOFU script; set it "
+        "somewhat above the retain loss of your model (OpenUnlearning has no default)"
+    ]
